@@ -1,0 +1,20 @@
+"""Grids, transforms and sampling: the conventions of the whole package, each implemented once.
+
+World is RAS+ millimetres; a transform maps points of the fixed world to points of the moving world; a displacement is
+(1, D, *grid) float32 in voxels of its own grid."""
+
+from stepwarp.geometry.grid import Grid
+from stepwarp.geometry.transform import Affine, Composition, DisplacementField, Transform, inverse_residual
+from stepwarp.geometry.volume import Image, LabelMap, Volume
+
+__all__ = [
+    "Affine",
+    "Composition",
+    "DisplacementField",
+    "Grid",
+    "Image",
+    "LabelMap",
+    "Transform",
+    "Volume",
+    "inverse_residual",
+]

@@ -1,0 +1,109 @@
+"""Where the voxels of an image lie: a shape and an affine from voxel index to RAS+ millimetres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Two grids are the same when no corner voxel lies further apart than this (mm): headers store float32.
+SAME_GRID_MM = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A lattice of voxel centres.
+
+    shape: voxels per axis, in nibabel's axis order (i, j, k).
+    affine: (D+1, D+1) float64, voxel index (a voxel's centre) to world RAS+ mm. Read-only.
+
+    Raises ValueError for a shape and affine that do not fit together or an affine that cannot be inverted."""
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        affine = np.array(self.affine, dtype=np.float64)
+        d = len(shape)
+        if affine.shape != (d + 1, d + 1):
+            raise ValueError(f"a grid of {d} axes needs an affine of {d + 1} x {d + 1}, not {affine.shape}")
+        if min(shape) < 1:
+            raise ValueError(f"a grid needs at least one voxel along each axis, not {shape}")
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:d, :d])) < 1e-12:
+            raise ValueError("the affine of a grid must be finite and invertible")
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    @classmethod
+    def isotropic(cls, shape: Sequence[int], spacing: float = 1.0) -> Grid:
+        """An axis-aligned grid whose first voxel lies at the world's origin."""
+        return cls(tuple(shape), np.diag([spacing] * len(shape) + [1.0]))
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Millimetres between neighbours along each axis, shape (D,)."""
+        return np.linalg.norm(self.linear, axis=0)
+
+    @property
+    def linear(self) -> np.ndarray:
+        """The (D, D) part of the affine that maps voxel vectors to mm vectors."""
+        return self.affine[:-1, :-1]
+
+    @property
+    def inverse_affine(self) -> np.ndarray:
+        """(D+1, D+1), world RAS+ mm to voxel index."""
+        return np.linalg.inv(self.affine)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The world point (mm) half-way between the first and the last voxel."""
+        return self.affine[:-1, :-1] @ ((np.array(self.shape) - 1) / 2) + self.affine[:-1, -1]
+
+    def corners(self) -> np.ndarray:
+        """World points (2^D, D) of the corner voxels' centres."""
+        d = self.ndim
+        ends = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), -1).reshape(-1, d)
+        return ends @ self.linear.T + self.affine[:-1, -1]
+
+    def indices(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """The voxel index of every voxel: (1, D, *shape)."""
+        axes = [torch.arange(n, device=device, dtype=dtype) for n in self.shape]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+    def coarser(self, factors: int | Sequence[int]) -> Grid:
+        """The grid whose voxels are blocks of `factors` voxels of this one (the last block may reach beyond).
+
+        Its first voxel's centre is the first block's centre, half a coarse voxel in, so both grids agree in world."""
+        factors = (factors,) * self.ndim if isinstance(factors, int) else tuple(factors)
+        block = np.diag([*map(float, factors), 1.0])
+        block[:-1, -1] = (np.array(factors) - 1) / 2
+        return Grid(tuple(-(-n // f) for n, f in zip(self.shape, factors, strict=True)), self.affine @ block)
+
+    def index_map_to(self, other: Grid, world: np.ndarray | None = None) -> np.ndarray:
+        """(D+1, D+1): an index of this grid -> this world -> `world` matrix (identity) -> an index of `other`."""
+        middle = np.eye(self.ndim + 1) if world is None else world
+        return other.inverse_affine @ middle @ self.affine
+
+    def distance_to(self, other: Grid) -> float:
+        """How far apart (mm) the furthest pair of equal corners lies; infinite if the shapes differ."""
+        if self.shape != other.shape:
+            return float("inf")
+        return float(np.linalg.norm(self.corners() - other.corners(), axis=1).max())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grid) and self.distance_to(other) < SAME_GRID_MM
+
+    __hash__ = None  # type: ignore[assignment]  # equality has a tolerance
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        return f"Grid({size} voxels of {' x '.join(f'{s:.3g}' for s in self.spacing)} mm)"

@@ -1,0 +1,88 @@
+"""What a displacement does to space: its Jacobian determinant, where it folds, and its inverse.
+
+Displacements are (1, D, *grid) in voxels of their grid. The determinant is the same in voxels and in mm, because a
+change of basis does not alter it."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from stepwarp.geometry import sampling
+
+
+def determinant(displacement: Tensor) -> Tensor:
+    """det(I + du/dx) by central differences, one-sided at the border: (1, D, *grid) -> (1, *grid)."""
+    if sampling.on_kernels(displacement):
+        from stepwarp.geometry import cpu
+
+        return cpu.determinant(displacement)
+    d = displacement.shape[1]
+    return _det([_central(displacement, axis) for axis in range(d)])
+
+
+def smallest_corner_determinant(displacement: Tensor) -> Tensor:
+    """The smallest of the 2^D determinants by one-sided differences at each voxel: (1, D, *grid) -> (1, *grid).
+
+    Positive at every corner of every cell is what trilinear interpolation needs at least to be one-to-one there;
+    central differences miss folds between neighbours. One-sided towards the inside at the border."""
+    if sampling.on_kernels(displacement):
+        from stepwarp.geometry import cpu
+
+        return cpu.smallest_corner_determinant(displacement)
+    d = displacement.shape[1]
+    sides = [[_one_sided(displacement, axis, forward) for forward in (False, True)] for axis in range(d)]
+    smallest = None
+    for choice in itertools.product((0, 1), repeat=d):
+        value = _det([sides[axis][side] for axis, side in enumerate(choice)])
+        smallest = value if smallest is None else torch.minimum(smallest, value)
+    assert smallest is not None
+    return smallest
+
+
+def invert(displacement: Tensor, start: Tensor | None = None, iterations: int = 30, tolerance: float = 1e-3) -> Tensor:
+    """The displacement v with (id + u) o (id + v) = id, by the fixed point v <- -u o (id + v) (Chen et al. 2008).
+
+    start: a first guess, such as the inverse of a similar displacement. Stops when no voxel moves by more than
+    `tolerance` voxels, or after `iterations`. Converges where u is a contraction, which a displacement without strong
+    local stretch is; the residual is for the caller to measure."""
+    inverse = torch.zeros_like(displacement) if start is None else start
+    for _ in range(iterations):
+        following = sampling.compose(displacement, inverse) - inverse
+        change = (following + inverse).abs().amax()
+        inverse = -following
+        if change < tolerance:
+            break
+    return inverse
+
+
+def _central(displacement: Tensor, axis: int) -> Tensor:
+    if displacement.shape[axis + 2] == 1:
+        return torch.zeros_like(displacement)
+    return torch.gradient(displacement, dim=axis + 2)[0]
+
+
+def _one_sided(displacement: Tensor, axis: int, forward: bool) -> Tensor:
+    dim = axis + 2
+    n = displacement.shape[dim]
+    if n == 1:
+        return torch.zeros_like(displacement)
+    steps = displacement.diff(dim=dim)
+    edge = steps.narrow(dim, n - 2 if forward else 0, 1)
+    return torch.cat([steps, edge] if forward else [edge, steps], dim)
+
+
+def _det(derivatives: list[Tensor]) -> Tensor:
+    """From du/dx_axis (1, D, *grid) for each axis, det(I + du/dx)."""
+    d = len(derivatives)
+    rows = torch.stack(derivatives, 2)  # (1, D component, D axis, *grid)
+    entry = [[rows[:, a, b] + (a == b) for b in range(d)] for a in range(d)]
+    if d == 1:
+        return entry[0][0]
+    if d == 2:
+        return entry[0][0] * entry[1][1] - entry[0][1] * entry[1][0]
+    return sum(
+        entry[0][a] * (entry[1][b] * entry[2][c] - entry[1][c] * entry[2][b]) for a, b, c in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+    )

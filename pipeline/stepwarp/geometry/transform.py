@@ -1,0 +1,191 @@
+"""Transforms: functions from points of the fixed world to points of the moving world, RAS+ millimetres.
+
+`moved = moving o T`: an image is pulled back along T, a landmark of the fixed image is sent by T to its match."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepwarp.geometry import jacobian, sampling
+from stepwarp.geometry.grid import Grid
+
+#: World points mapped at a time where a whole grid is evaluated: bounds the memory in float64.
+_CHUNK = 1 << 20
+
+
+class Transform(ABC):
+    """A map of D-dimensional world points (mm, RAS+)."""
+
+    @property
+    @abstractmethod
+    def ndim(self) -> int: ...
+
+    @abstractmethod
+    def _map(self, points: Tensor) -> Tensor:
+        """World points (N, D) float64 -> world points (N, D) float64."""
+
+    @abstractmethod
+    def inverse(self) -> Transform:
+        """The transform that undoes this one."""
+
+    @overload
+    def __call__(self, points: np.ndarray) -> np.ndarray: ...
+    @overload
+    def __call__(self, points: Tensor) -> Tensor: ...
+    def __call__(self, points):
+        """Map world points (..., D) in mm; numpy in, numpy out, and tensors likewise (float64)."""
+        if isinstance(points, np.ndarray):
+            return self(torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))).numpy()
+        if points.shape[-1] != self.ndim:
+            raise ValueError(f"points of {points.shape[-1]} coordinates given to a transform of {self.ndim}")
+        return self._map(points.double().reshape(-1, self.ndim)).reshape(points.shape)
+
+    def __matmul__(self, inner: Transform) -> Transform:
+        """`T @ U` is T after U: x -> T(U(x)). Nothing is computed until points come, or `on` is called."""
+        return Composition.of(self, inner)
+
+    def on(self, grid: Grid) -> DisplacementField:
+        """This transform sampled on a grid, collapsed into one displacement field (float32)."""
+        to_world = Affine(grid.affine)
+        to_index = Affine(grid.inverse_affine)
+        index = grid.indices(dtype=torch.float64)[0].flatten(1).T
+        parts = [to_index._map(self._map(to_world._map(part))) - part for part in index.split(_CHUNK)]
+        return DisplacementField(torch.cat(parts).T.reshape(1, grid.ndim, *grid.shape).float(), grid)
+
+    def jacobian_determinant(self, grid: Grid) -> Tensor:
+        """Determinant of the transform's derivative at every voxel of `grid`, shape `grid.shape`, float32.
+
+        By central differences between neighbouring voxels, one-sided at the border; dimensionless, 1 for a rigid
+        motion, at most 0 where space folds."""
+        return jacobian.determinant(self.on(grid).displacement)[0]
+
+
+class Affine(Transform):
+    """x -> A x + b in world mm. matrix: (D+1, D+1) or (D, D+1) float64."""
+
+    def __init__(self, matrix: np.ndarray | Tensor) -> None:
+        matrix = np.array(matrix.detach().cpu() if isinstance(matrix, Tensor) else matrix, dtype=np.float64)
+        if matrix.shape[0] + 1 == matrix.shape[1]:
+            matrix = np.vstack([matrix, np.eye(matrix.shape[1])[-1:]])
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"an affine needs a square homogeneous matrix, not {matrix.shape}")
+        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+            raise ValueError("the matrix of an affine transform must be finite and invertible")
+        matrix.setflags(write=False)
+        self.matrix = matrix
+
+    @classmethod
+    def identity(cls, ndim: int) -> Affine:
+        return cls(np.eye(ndim + 1))
+
+    @property
+    def ndim(self) -> int:
+        return len(self.matrix) - 1
+
+    def _map(self, points: Tensor) -> Tensor:
+        matrix = torch.from_numpy(self.matrix.copy()).to(points.device)
+        return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
+
+    def inverse(self) -> Affine:
+        return Affine(np.linalg.inv(self.matrix))
+
+    def __repr__(self) -> str:
+        return f"Affine({np.array2string(self.matrix, precision=4, suppress_small=True)})"
+
+
+class DisplacementField(Transform):
+    """x -> x + u(x), with u stored on a grid in voxels of that grid; beyond the grid u has its border value.
+
+    displacement: (1, D, *grid.shape) float32, ij order."""
+
+    def __init__(self, displacement: Tensor, grid: Grid) -> None:
+        if tuple(displacement.shape) != (1, grid.ndim, *grid.shape):
+            raise ValueError(f"a displacement of shape {tuple(displacement.shape)} does not fit {grid}")
+        self.displacement = displacement
+        self.grid = grid
+
+    @classmethod
+    def identity(cls, grid: Grid) -> DisplacementField:
+        return cls(torch.zeros(1, grid.ndim, *grid.shape), grid)
+
+    @classmethod
+    def from_millimetres(cls, displacement: np.ndarray | Tensor, grid: Grid) -> DisplacementField:
+        """From (*grid.shape, D) RAS mm vectors."""
+        vectors = torch.as_tensor(displacement).double()
+        voxels = vectors @ torch.from_numpy(np.linalg.inv(grid.linear)).T
+        return cls(voxels.movedim(-1, 0)[None].float(), grid)
+
+    def millimetres(self) -> Tensor:
+        """The displacement as RAS mm vectors, (*grid.shape, D) float32 on the CPU."""
+        linear = torch.from_numpy(self.grid.linear.copy()).float()
+        return torch.einsum("ab,b...->...a", linear, self.displacement[0].float().cpu())
+
+    @property
+    def ndim(self) -> int:
+        return self.grid.ndim
+
+    def _map(self, points: Tensor) -> Tensor:
+        index = Affine(self.grid.inverse_affine)._map(points)
+        moved = sampling.sample(self.displacement.to(points.device), index.T[None].to(self.displacement), outside="border")
+        linear = torch.from_numpy(self.grid.linear.copy()).to(points.device)
+        return points + moved[0].T.double() @ linear.T
+
+    def inverse(self) -> DisplacementField:
+        """The inverse on the same grid, by fixed-point iteration; how exact it is says `inverse_residual`."""
+        return DisplacementField(jacobian.invert(self.displacement), self.grid)
+
+    def on(self, grid: Grid) -> DisplacementField:
+        if grid == self.grid:
+            return self
+        matrix = torch.from_numpy(grid.index_map_to(self.grid))
+        return DisplacementField(sampling.resize_displacement(self.displacement, grid.shape, matrix), grid)
+
+    def __repr__(self) -> str:
+        return f"DisplacementField(on {self.grid})"
+
+
+class Composition(Transform):
+    """Transforms one after the other; `parts[-1]` sees the point first."""
+
+    def __init__(self, parts: Iterable[Transform]) -> None:
+        self.parts = tuple(parts)
+        if len({part.ndim for part in self.parts}) != 1:
+            raise ValueError("only transforms of one dimension can follow each other")
+
+    @classmethod
+    def of(cls, *transforms: Transform) -> Transform:
+        """The composition, without nesting, and with neighbouring affines multiplied into one."""
+        parts: list[Transform] = []
+        for transform in transforms:
+            for part in transform.parts if isinstance(transform, Composition) else (transform,):
+                if parts and isinstance(part, Affine) and isinstance(parts[-1], Affine):
+                    parts[-1] = Affine(parts[-1].matrix @ part.matrix)
+                else:
+                    parts.append(part)
+        return parts[0] if len(parts) == 1 else cls(parts)
+
+    @property
+    def ndim(self) -> int:
+        return self.parts[0].ndim
+
+    def _map(self, points: Tensor) -> Tensor:
+        for part in reversed(self.parts):
+            points = part._map(points)
+        return points
+
+    def inverse(self) -> Transform:
+        return Composition.of(*(part.inverse() for part in reversed(self.parts)))
+
+    def __repr__(self) -> str:
+        return " @ ".join(map(repr, self.parts))
+
+
+def inverse_residual(transform: Transform, inverse: Transform, points: np.ndarray) -> np.ndarray:
+    """|inverse(transform(x)) - x| in mm for world points (N, D): how far from inverse to each other the two are."""
+    return np.linalg.norm(inverse(transform(points)) - points, axis=1)
