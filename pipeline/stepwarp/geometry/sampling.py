@@ -93,11 +93,44 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return inner + sample(outer, inner + _indices_like(inner), outside="border")
 
 
+def compose_step(displacement: Tensor, step: Tensor, scale: float, longest: float) -> Tensor:
+    """x -> x + u(x) after a step x -> x + s(x): the displacement of u o s, (1, D, *grid).
+
+    s is `scale` times `step`, and shortened to `longest` voxels where it is longer than that."""
+    if on_kernels(displacement, step):
+        from stepwarp.geometry import cpu
+
+        return cpu.compose_step(displacement, step, scale, longest)
+    step = step * scale
+    length = step.square().sum(1, keepdim=True).add(1e-12).sqrt()
+    return compose(displacement, step * (longest / length).clamp_max(1))
+
+
+def scaled_gradient(factor: Tensor, image: Tensor) -> Tensor:
+    """`factor` (1, 1, *grid) times the gradient of `image` (1, 1, *grid) per voxel: (1, D, *grid).
+
+    Central differences, one-sided at the border. Where factor is dE/d image, this is dE/d displacement for a step
+    composed on the inside of the image's own warp."""
+    if on_kernels(factor, image):
+        from stepwarp.geometry import cpu
+
+        return cpu.scaled_gradient(factor, image)
+    slopes = [
+        torch.gradient(image, dim=axis)[0] if image.shape[axis] > 1 else torch.zeros_like(image)
+        for axis in range(2, image.ndim)
+    ]
+    return factor * torch.cat(slopes, 1)
+
+
 def resize_displacement(displacement: Tensor, shape: tuple[int, ...], matrix: Tensor) -> Tensor:
     """A displacement (1, D, *grid) read on another grid of the given shape and expressed in that grid's voxels.
 
     matrix: (D+1, D+1), index of the new grid -> index of the displacement's grid."""
     d = displacement.shape[1]
+    if on_kernels(displacement):
+        from stepwarp.geometry import cpu
+
+        return cpu.resize_displacement(displacement, shape, matrix)
     still = torch.zeros(1, d, *shape, device=displacement.device, dtype=displacement.dtype)
     matrix = matrix.to(displacement)
     coords = torch.einsum("ab,nb...->na...", matrix[:d, :d], _indices_like(still))

@@ -1,0 +1,33 @@
+# Each target sets up what it needs: Python 3.11 or later with venv is enough to start from.
+PYTHON ?= python3
+BIN := .venv/bin
+UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --editable .
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	$(BIN)/stepwarp demo --out demo --force
+
+test: lint
+	$(BIN)/pytest
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv demo dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+
+$(BIN)/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# The stamps make the second time instant; a changed pyproject.toml installs again.
+.venv/ready: pyproject.toml | $(BIN)/uv
+	$(UV_INSTALL)
+	@touch $@
+
+.venv/ready-dev: pyproject.toml | $(BIN)/uv
+	$(UV_INSTALL) --group dev
+	@touch $@

@@ -1,0 +1,253 @@
+"""The bytes of NIfTI files: read under guard, written whole.
+
+ITK's readers fill a truncated file up with zeros and turn NaN into 0 without a word. Here nothing is read that the
+header does not account for, nothing is allocated before the header makes sense, and every doubt is an InputError."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+from isal import igzip, igzip_lib
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+from torch import Tensor
+
+from stepwarp.errors import InputError, OutputError
+from stepwarp.files.atomic import atomic_path
+
+SUFFIXES = (".nii", ".nii.gz")
+
+_GZIP_MAGIC = b"\x1f\x8b"
+#: Deflate cannot make data smaller than this: a file that would have to hold more is cut off.
+_LARGEST_RATIO = 1032
+#: Measured on displacement fields and brains: levels 2 and 3 of ISA-L are no smaller, level 0 is a third larger.
+_GZIP_LEVEL = 1
+_HEADERS = {348: (Nifti1Header, b"n+1\0", 344), 540: (Nifti2Header, b"n+2\0\r\n\032\n", 4)}
+
+
+def size_limit() -> int:
+    """The bytes that one volume may occupy: 8 GiB, or the environment's STEPWARP_MAX_GIB."""
+    text = os.environ.get("STEPWARP_MAX_GIB", "8")
+    try:
+        return int(float(text) * 2**30)
+    except (ValueError, OverflowError):
+        raise InputError(f"STEPWARP_MAX_GIB={text}: is not a number of GiB.") from None
+
+
+def suffix_of(path: Path) -> str:
+    """The last suffix in lower case, together with the one before it where the last is .gz."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
+def check_readable(path: Path) -> int:
+    """The size of a file in bytes; InputError if it is absent, empty, no regular file, or may not be read."""
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder. Name a file in it.")
+        if not path.exists():
+            raise InputError(f"{path}: does not exist. Check the name and the folder.")
+        if not path.is_file():
+            raise InputError(f"{path}: is not a regular file. Copy its content into one.")
+        with path.open("rb"):
+            size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    if size == 0:
+        raise InputError(f"{path}: is empty. Fetch or write it again.")
+    return size
+
+
+def check_gzip(path: Path) -> None:
+    """InputError if a gzip file is cut off, fails its checksum, or unpacks to more than `size_limit`; others pass."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == _GZIP_MAGIC
+        file.seek(0)
+        if not compressed:
+            return
+        with _reading(path):
+            stream, unpacked = igzip.IGzipFile(fileobj=file), 0
+            while part := stream.read(1 << 22):
+                unpacked += len(part)
+                if unpacked > size_limit():
+                    raise InputError(f"{path}: unpacks to more than {size_limit() / 2**30:.3g} GiB. It may be a trap.")
+
+
+def check_shape(shape: tuple[int, ...], itemsize: int, name: str) -> None:
+    """InputError unless every axis has a voxel and all of them, as float32 or as stored, stay below `size_limit`."""
+    if not shape or min(shape) < 1:
+        raise InputError(f"{name}: its header gives an impossible size, {_times(shape)} voxels. Write the file again.")
+    needed = _product(shape) * max(itemsize, 4)
+    if needed > size_limit():
+        raise InputError(
+            f"{name}: its header announces {_times(shape)} voxels, {needed / 2**30:.3g} GiB, above the limit of "
+            f"{size_limit() / 2**30:.3g} GiB. If that is no damage, raise STEPWARP_MAX_GIB."
+        )
+
+
+def check_number_type(dtype: np.dtype, name: str) -> None:
+    """InputError unless a voxel is one integer or floating-point number."""
+    if dtype.kind not in "iuf":
+        kind = "complex numbers" if dtype.kind == "c" else "colours" if dtype.names else f"values of type {dtype}"
+        raise InputError(f"{name}: its voxels are {kind}. Save one number per voxel.")
+
+
+def read_nifti(path: Path) -> tuple[Nifti1Header, np.ndarray]:
+    """The header as it is, and the values with the header's scaling applied, in the header's shape, Fortran order.
+
+    Raises InputError, with one line that names the file, for whatever keeps the file from being exactly what its header
+    says: truncated, damaged, misnamed, too large, followed by further bytes, of an unknown type."""
+    size = check_readable(path)
+    with _opened(path) as (stream, compressed):
+        header = _read_header(stream, path)
+        shape = _shape(header, path)
+        dtype = _dtype(header, path)
+        check_shape(shape, dtype.itemsize, str(path))
+        start, length = _data_offset(header, path), _product(shape) * dtype.itemsize
+        if start + length > size * (_LARGEST_RATIO if compressed else 1):
+            raise _truncated(path)
+        _read_exactly(stream, start - int(header["sizeof_hdr"]), path)
+        values = np.frombuffer(_read_exactly(stream, length, path), dtype).reshape(shape, order="F")
+        # Asking for one byte more also makes gzip verify its checksum.
+        if stream.read(1):
+            raise InputError(f"{path}: holds more data than its header accounts for. Write the file again.")
+    return header, _scaled(values, header, path)
+
+
+def write_nifti(
+    path: Path, values: Tensor, affine: np.ndarray, *, intent: str = "none", overwrite: bool = False
+) -> None:
+    """Write values (i, j, k, ...) at an affine (4, 4) to RAS+ mm: sform and qform equal, code 1, gzip if so named.
+
+    Equal values give equal bytes. Raises OutputError as `atomic_path` does, for a name without .nii or .nii.gz, and
+    for values that are not finite, which other readers would turn into 0."""
+    if suffix_of(path) not in SUFFIXES:
+        raise OutputError(f"{path}: volumes are written as {' or '.join(SUFFIXES)}. Choose such a name.")
+    if values.is_floating_point() and not values.isfinite().all():
+        raise OutputError(f"{path}: would hold values that are not finite. Nothing was written.")
+    values = values.detach().cpu()
+    header = _new_header(path, values, affine, intent)
+    first_axis_fastest = values.permute(*reversed(range(values.ndim))).contiguous().numpy()
+    with atomic_path(path, overwrite) as temporary, temporary.open("wb") as file:
+        if suffix_of(path) == ".nii":
+            _write(cast(BinaryIO, file), header, first_axis_fastest)
+        else:
+            with igzip.IGzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as stream:
+                _write(cast(BinaryIO, stream), header, first_axis_fastest)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+    """The unpacked bytes, and whether they are stored compressed; what goes wrong in reading is an InputError."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == _GZIP_MAGIC
+        file.seek(0)
+        if compressed != (suffix_of(path) == ".nii.gz"):
+            is_, name = ("compressed", ".nii.gz") if compressed else ("not compressed", ".nii")
+            raise InputError(f"{path}: is {is_} although its name says otherwise. If it is NIfTI, rename it to {name}.")
+        with _reading(path):
+            yield cast(BinaryIO, igzip.IGzipFile(fileobj=file) if compressed else file), compressed
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except EOFError:
+        raise _truncated(path) from None
+    except (igzip_lib.IsalError, OSError) as error:
+        raise InputError(f"{path}: is damaged ({error}). Fetch or write it again.") from error
+
+
+def _read_header(stream: BinaryIO, path: Path) -> Nifti1Header:
+    start = _read_exactly(stream, 4, path)
+    length = next((n for n in _HEADERS if start in (n.to_bytes(4, "little"), n.to_bytes(4, "big"))), None)
+    if length is None:
+        raise InputError(f"{path}: is not a NIfTI file, whatever its name says. Convert it, for example with dcm2niix.")
+    kind, magic, position = _HEADERS[length]
+    block = start + _read_exactly(stream, length - 4, path)
+    if block[position : position + len(magic)] != magic:
+        raise InputError(f"{path}: is not a single-file NIfTI (magic {block[position : position + 4]!r}). Convert it.")
+    # Unchecked: nibabel's checks repair what they find, and every field in use is checked here.
+    return kind(block, check=False)
+
+
+def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:
+    axes, *sizes = (int(n) for n in header["dim"])
+    if not 1 <= axes <= 7:
+        raise InputError(f"{path}: its header gives {axes} axes; NIfTI has 1 to 7. Write the file again.")
+    return tuple(sizes[:axes])
+
+
+def _dtype(header: Nifti1Header, path: Path) -> np.dtype:
+    try:
+        dtype = header.get_data_dtype()
+    except (HeaderDataError, KeyError):
+        raise InputError(f"{path}: its data type {int(header['datatype'])} is unknown. Save it as float32.") from None
+    check_number_type(dtype, str(path))
+    return dtype
+
+
+def _data_offset(header: Nifti1Header, path: Path) -> int:
+    offset = float(header["vox_offset"])
+    # A header is followed by four bytes that announce extensions.
+    if not int(header["sizeof_hdr"]) + 4 <= offset <= size_limit():
+        raise InputError(f"{path}: its header puts the voxels at byte {offset:g}, which cannot be. Write it again.")
+    return int(offset)
+
+
+def _scaled(values: np.ndarray, header: Nifti1Header, path: Path) -> np.ndarray:
+    slope, intercept = np.float64(header["scl_slope"]), np.float64(header["scl_inter"])
+    if slope == 0 or np.isnan(slope) or (slope, intercept) == (1, 0):  # 0 and, by habit, NaN mean unscaled
+        return values
+    if not np.isfinite([slope, intercept]).all():
+        raise InputError(f"{path}: its intensity scaling is not finite. Write the file again.")
+    return values * slope + intercept
+
+
+def _read_exactly(stream: BinaryIO, length: int, path: Path) -> bytes:
+    data = stream.read(length)
+    if len(data) < length:
+        raise _truncated(path)
+    return data
+
+
+def _new_header(path: Path, values: Tensor, affine: np.ndarray, intent: str) -> Nifti1Header:
+    header = Nifti1Header()
+    try:
+        header.set_data_shape(values.shape)
+        header.set_data_dtype(values.numpy().dtype)
+    except (HeaderDataError, TypeError) as error:
+        raise OutputError(f"{path}: does not fit into NIfTI ({error}).") from error
+    header.set_zooms([*np.linalg.norm(affine[:3, :3], axis=0), *[1.0] * (values.ndim - 3)])
+    header.set_xyzt_units("mm")
+    header.set_intent(intent)
+    header.set_sform(affine, 1)
+    header.set_qform(affine, 1)
+    header.set_slope_inter(1, 0)
+    header["vox_offset"] = header.single_vox_offset
+    return header
+
+
+def _write(stream: BinaryIO, header: Nifti1Header, values: np.ndarray) -> None:
+    stream.write(header.binaryblock)
+    stream.write(bytes(4))  # no extensions follow
+    stream.write(values.data.cast("B"))
+
+
+def _truncated(path: Path) -> InputError:
+    return InputError(f"{path}: is cut off, it holds less than its header announces. Fetch or write it again.")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    return int(np.prod(np.array(shape, dtype=object)))

@@ -1,0 +1,130 @@
+"""Where a file says its voxels lie in the world: the choice between its statements, and what makes them unusable."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.spatialimages import HeaderDataError
+
+from stepwarp.errors import InputError
+from stepwarp.geometry import Grid
+from stepwarp.geometry.grid import SAME_GRID_MM
+
+#: sform, qform: that statement of the header, whatever its code and whatever the other says. base: the voxel sizes
+#: alone, axes running to the left, front and top, the centre of the image at 0 (what nibabel assumes).
+Trust = Literal["sform", "qform", "base"]
+
+#: Two statements of one header that place no corner further apart than this (mm) say the same.
+SAME_PLACE_MM = 0.1
+
+#: Shear that moves no corner further than this (mm) is rounding and is removed; ITK knows no shear.
+SHEAR_MM = 0.01
+
+_SPATIAL_UNITS = {1: "metres", 3: "micrometres"}
+
+
+def affine_of(header: Nifti1Header, shape: tuple[int, ...], name: str, trust: Trust | None = None) -> np.ndarray:
+    """The (4, 4) map from voxel index to RAS+ mm that a NIfTI header states, or that `trust` picks from it.
+
+    A statement counts if its code is above 0 and it is finite and invertible. Raises InputError where none counts,
+    where both do and differ by more than SAME_PLACE_MM, and where lengths are not in mm."""
+    unit = _SPATIAL_UNITS.get(int(header["xyzt_units"]) & 7)
+    if unit:
+        raise InputError(f"{name}: its lengths are in {unit}, and readers disagree on what to do. Save it in mm.")
+    if trust is not None:
+        return _trusted(header, name, trust)
+    codes = {"sform": int(header["sform_code"]), "qform": int(header["qform_code"])}
+    stated = {form: _form(header, form) for form, code in codes.items() if code > 0}
+    usable = {form: affine for form, affine in stated.items() if affine is not None}
+    if not stated:
+        raise InputError(
+            f"{name}: does not say where it lies (sform and qform code are 0), and readers disagree on it, left and "
+            "right included. Set its header, or choose with --trust sform, qform or base (voxel sizes alone)."
+        )
+    if not usable:
+        raise InputError(
+            f"{name}: its affine is singular or not finite ({' and '.join(stated)}). Set its header, or use "
+            "--trust base (voxel sizes alone)."
+        )
+    if len(usable) == 2:
+        _refuse_contradiction(usable["sform"], usable["qform"], shape, name)
+    return next(iter(usable.values()))
+
+
+def grid_of(shape: tuple[int, ...], affine: np.ndarray, name: str) -> Grid:
+    """The grid of an affine that came from outside: invertible, and with perpendicular axes as ITK needs them.
+
+    Shear between SAME_GRID_MM and SHEAR_MM at the worst corner is removed, about the centre, so that what is written
+    later means the same to every reader; above that InputError says how large it is."""
+    if not _is_usable(affine):
+        raise InputError(f"{name}: its affine is singular or not finite. Set its header.")
+    grid = Grid(shape, affine)
+    straight = straightened(grid)
+    shear = grid.distance_to(straight)
+    if shear > SHEAR_MM:
+        raise InputError(
+            f"{name}: its axes are not perpendicular, which moves a corner by {shear:.3g} mm, and ITK knows no shear. "
+            "Resample it onto a grid without shear."
+        )
+    return straight if shear > SAME_GRID_MM else grid
+
+
+def straightened(grid: Grid) -> Grid:
+    """The grid with the same shape, spacing and centre whose axes are the nearest perpendicular ones (polar factor)."""
+    left, _, right = np.linalg.svd(grid.linear / grid.spacing)
+    affine = grid.affine.copy()
+    affine[:3, :3] = left @ right * grid.spacing
+    affine[:3, 3] = grid.centre - affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2)
+    return Grid(grid.shape, affine)
+
+
+def _trusted(header: Nifti1Header, name: str, trust: str) -> np.ndarray:
+    if trust not in get_args(Trust):
+        raise InputError(f"--trust {trust}: is none of {', '.join(get_args(Trust))}.")
+    affine = header.get_base_affine() if trust == "base" else _form(header, trust)
+    if affine is None or not _is_usable(affine):
+        raise InputError(f"{name}: its {trust} is singular or not finite. Trust another one, or set its header.")
+    return affine
+
+
+def _form(header: Nifti1Header, form: str) -> np.ndarray | None:
+    """One of the header's two statements, whatever its code; None if it is not an affine."""
+    if form == "sform":
+        affine = header.get_sform()
+    else:
+        try:
+            affine = _with_handedness(header).get_qform()
+        except (HeaderDataError, ValueError):
+            return None
+    return affine if _is_usable(affine) else None
+
+
+def _with_handedness(header: Nifti1Header) -> Nifti1Header:
+    """The standard: a handedness (pixdim[0]) of 0 means 1."""
+    header = header.copy()
+    if header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1
+    return header
+
+
+def _is_usable(affine: np.ndarray) -> bool:
+    return bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine[:3, :3])) > 1e-12
+
+
+def _refuse_contradiction(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...], name: str) -> None:
+    apart = Grid(shape, sform).distance_to(Grid(shape, qform))
+    if apart > SAME_PLACE_MM:
+        raise InputError(
+            f"{name}: its sform and qform contradict each other, by {apart:.3g} mm at a corner and "
+            f"{_turn(sform, qform)}. Choose with --trust sform or --trust qform."
+        )
+
+
+def _turn(first: np.ndarray, second: np.ndarray) -> str:
+    left, _, right = np.linalg.svd(first[:3, :3] @ np.linalg.inv(second[:3, :3]))
+    rotation = left @ right
+    if np.linalg.det(rotation) < 0:
+        return "by a mirror"
+    return f"{np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))):.3g} degrees"

@@ -1,0 +1,215 @@
+"""Transforms in the files of ITK and ANTs. Both map points of the fixed world to points of the moving world, as here;
+their world is LPS+ mm.
+
+One difference remains, which no file can express: beyond its grid a displacement of ITK is 0, ours its border value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stepwarp.errors import InputError, OutputError
+from stepwarp.files import nifti
+from stepwarp.files.atomic import atomic_path
+from stepwarp.files.lps import flip_grid, flip_map, flip_vectors
+from stepwarp.files.placement import SHEAR_MM, Trust, affine_of, grid_of, straightened
+from stepwarp.files.transform_guard import TEXT_SUFFIXES, check_complete
+from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+_AFFINE_SUFFIXES = (".mat", *TEXT_SUFFIXES)
+_COMPOSITE_SUFFIXES = (".h5", ".hdf5")
+
+#: NIfTI's intent of a displacement in the sense of ITK: vector. Readers disagree on the sign of 1006, displacement.
+_VECTOR, _DISPLACEMENT = 1007, 1006
+
+#: Displacements are stored as multiples of 1 / this (mm): 0.00003 mm away at most, and the file a fifth smaller.
+_STEPS_PER_MM = 2.0**14
+
+
+def write_affine(path: str | Path, affine: Affine, centre: np.ndarray | None = None, overwrite: bool = False) -> None:
+    """Write a 3D affine, fixed world to moving world, as ITK's AffineTransform: .mat (ANTs), .tfm or .txt.
+
+    centre: the fixed point (3,) in RAS mm that ITK's parameters turn about; the map is the same for every centre.
+    Raises OutputError for another suffix and as `atomic_path` does."""
+    path = Path(path)
+    _require_suffix(path, _AFFINE_SUFFIXES, "an affine")
+    centre = np.zeros(3) if centre is None else np.asarray(centre, dtype=float)
+    _write_with_itk(path, _affine_to_itk(affine, centre), overwrite)
+
+
+def write_displacement(path: str | Path, field: DisplacementField, overwrite: bool = False) -> None:
+    """Write a 3D field, fixed world to moving world, as ITK, ANTs and Slicer read it: .nii or .nii.gz.
+
+    Five axes (I, J, K, 1, 3), float32, intent vector, LPS mm, rounded to 2^-14 mm. Raises OutputError as `atomic_path`
+    does, for another suffix, for values that are not finite, and for a grid with shear."""
+    path = Path(path)
+    _require_straight(path, field.grid)
+    rounded = torch.round(field.millimetres() * _STEPS_PER_MM) / _STEPS_PER_MM
+    vectors = torch.from_numpy(flip_vectors(rounded.numpy()))
+    nifti.write_nifti(path, vectors[..., None, :], field.grid.affine, intent="vector", overwrite=overwrite)
+
+
+def write_composite(path: str | Path, transform: Transform, overwrite: bool = False) -> None:
+    """Write affines and 3D fields that follow each other as ITK's CompositeTransform: .h5.
+
+    ITK applies the last of a composite first, as a Composition does. Raises OutputError as `atomic_path` does, for
+    another suffix and for a grid with shear."""
+    import SimpleITK
+
+    path = Path(path)
+    _require_suffix(path, _COMPOSITE_SUFFIXES, "a composite")
+    parts = transform.parts if isinstance(transform, Composition) else (transform,)
+    _write_with_itk(path, SimpleITK.CompositeTransform([_to_itk(path, part) for part in parts]), overwrite)
+
+
+def read_transform(path: str | Path, *, trust: Trust | None = None) -> Transform:
+    """The transform in a file of ITK or ANTs: fixed world to moving world, RAS mm.
+
+    .mat, .tfm, .txt: any linear transform of ITK -> Affine. .nii, .nii.gz: five axes (I, J, K, 1, 3), intent vector,
+    LPS mm -> DisplacementField (`trust` as for images). .h5, .hdf5, .tfm: a composite of these -> Composition, or its
+    only part. Raises InputError, one line, for anything else, and for files that are cut off or damaged."""
+    path = Path(path)
+    suffix = nifti.suffix_of(path)
+    if suffix in nifti.SUFFIXES:
+        return _read_displacement(path, trust)
+    check_complete(path)
+    if suffix not in _AFFINE_SUFFIXES + _COMPOSITE_SUFFIXES:
+        known = ", ".join((*_AFFINE_SUFFIXES, *_COMPOSITE_SUFFIXES, *nifti.SUFFIXES))
+        raise InputError(f"{path}: a transform is read from {known}. Convert it.")
+    import SimpleITK
+
+    try:
+        transform = SimpleITK.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path}: ITK cannot read this transform ({_last_line(error)}). Write it again.") from error
+    return _from_itk(transform, str(path))
+
+
+def _read_displacement(path: Path, trust: Trust | None) -> DisplacementField:
+    name = str(path)
+    header, values = nifti.read_nifti(path)
+    intent = int(header["intent_code"])
+    if values.ndim != 5 or values.shape[3:] != (1, 3):
+        size = " x ".join(map(str, values.shape))
+        raise InputError(f"{name}: {size} is not the shape of a displacement field (I x J x K x 1 x 3). Convert it.")
+    if intent != _VECTOR:
+        why = ", on whose sign readers disagree" if intent == _DISPLACEMENT else ""
+        raise InputError(
+            f"{name}: its intent code is {intent}{why}; a displacement field of ITK has {_VECTOR} (vector). If its "
+            "vectors are LPS mm, set the code."
+        )
+    shape = values.shape[:3]
+    grid = grid_of(shape, affine_of(header, shape, name, trust), name)
+    return _field(values[:, :, :, 0].astype(np.float32), grid, name)
+
+
+def _field(lps_vectors: np.ndarray, grid: Grid, name: str) -> DisplacementField:
+    broken = int((~np.isfinite(lps_vectors)).any(-1).sum())
+    if broken:
+        raise InputError(f"{name}: {broken} displacements are NaN or infinite. Compute it again.")
+    return DisplacementField.from_millimetres(flip_vectors(lps_vectors), grid)
+
+
+def _from_itk(transform: SimpleITK.Transform, name: str) -> Transform:
+    import SimpleITK
+
+    if transform.GetDimension() != 3:
+        raise InputError(f"{name}: is a transform of {transform.GetDimension()}D space. Give a 3D one.")
+    if transform.IsLinear():
+        return _affine_from_itk(transform, name)
+    kind = transform.GetTransformEnum()
+    if kind == SimpleITK.sitkComposite:
+        composite = SimpleITK.CompositeTransform(transform)
+        parts = [composite.GetNthTransform(n) for n in range(composite.GetNumberOfTransforms())]
+        return Composition.of(*(_from_itk(part, name) for part in parts))
+    if kind == SimpleITK.sitkDisplacementField:
+        return _field_from_itk(SimpleITK.DisplacementFieldTransform(transform).GetDisplacementField(), name)
+    raise InputError(
+        f"{name}: holds a {transform.GetName()}; affines and displacement fields are read. Convert it, for example by "
+        "antsApplyTransforms -o [field.nii.gz,1]."
+    )
+
+
+def _affine_from_itk(transform: SimpleITK.Transform, name: str) -> Affine:
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    ends = np.array([transform.TransformPoint(tuple(axis)) for axis in np.eye(3)])
+    matrix = np.eye(4)
+    matrix[:3, :3] = (ends - origin).T
+    matrix[:3, 3] = origin
+    try:
+        return Affine(flip_map(matrix))
+    except ValueError as error:
+        raise InputError(f"{name}: its matrix is singular or not finite. Compute it again.") from error
+
+
+def _field_from_itk(image: SimpleITK.Image, name: str) -> DisplacementField:
+    import SimpleITK
+
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    grid = grid_of(image.GetSize(), flip_grid(affine), name)
+    return _field(SimpleITK.GetArrayViewFromImage(image).transpose(2, 1, 0, 3).astype(np.float32), grid, name)
+
+
+def _to_itk(path: Path, part: Transform) -> SimpleITK.Transform:
+    if isinstance(part, Affine):
+        return _affine_to_itk(part, np.zeros(3))
+    if isinstance(part, DisplacementField):
+        _require_straight(path, part.grid)
+        return _field_to_itk(part)
+    raise OutputError(f"{path}: a {type(part).__name__} cannot be written. Sample it on a grid first.")
+
+
+def _affine_to_itk(affine: Affine, centre: np.ndarray) -> SimpleITK.AffineTransform:
+    import SimpleITK
+
+    matrix, centre = flip_map(affine.matrix), flip_vectors(centre)
+    transform = SimpleITK.AffineTransform(3)
+    transform.SetCenter(centre.tolist())
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation((matrix[:3, 3] + matrix[:3, :3] @ centre - centre).tolist())
+    return transform
+
+
+def _field_to_itk(field: DisplacementField) -> SimpleITK.DisplacementFieldTransform:
+    import SimpleITK
+
+    vectors = flip_vectors(field.millimetres().double().numpy())
+    image = SimpleITK.GetImageFromArray(vectors.transpose(2, 1, 0, 3), isVector=True)
+    affine = flip_grid(field.grid.affine)
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(field.grid.spacing.tolist())
+    image.SetDirection((affine[:3, :3] / field.grid.spacing).ravel().tolist())
+    return SimpleITK.DisplacementFieldTransform(image)
+
+
+def _write_with_itk(path: Path, transform: SimpleITK.Transform, overwrite: bool) -> None:
+    import SimpleITK
+
+    with atomic_path(path, overwrite) as temporary:
+        try:
+            SimpleITK.WriteTransform(transform, str(temporary))
+        except RuntimeError as error:
+            raise OutputError(f"{path}: ITK cannot write it ({_last_line(error)}). Is the disk full?") from error
+
+
+def _require_suffix(path: Path, suffixes: tuple[str, ...], what: str) -> None:
+    if nifti.suffix_of(path) not in suffixes:
+        raise OutputError(f"{path}: {what} is written as {' or '.join(suffixes)}. Choose such a name.")
+
+
+def _require_straight(path: Path, grid: Grid) -> None:
+    shear = grid.distance_to(straightened(grid))
+    if shear > SHEAR_MM:
+        raise OutputError(f"{path}: the field's grid has {shear:.3g} mm of shear, which ITK does not know.")
+
+
+def _last_line(error: RuntimeError) -> str:
+    return [" ".join(line.split()) for line in str(error).splitlines() if line.strip()][-1]

@@ -1,0 +1,334 @@
+"""Compiled CPU kernels (numba) for the functions of `sampling`, `smoothing` and `jacobian`: one 3D float32 sample each.
+
+They exist because registration is bound by memory traffic: each reads its inputs once, keeps nothing in between, and
+uses every core. The plain torch implementations are the reference they are tested against."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+#: Reassociation lets loops use vector instructions; NaN and infinity keep their meaning, so that guards still work.
+FAST = {"contract", "arcp", "nsz", "reassoc", "afn"}
+compiled = njit(parallel=True, fastmath=FAST, cache=True, error_model="numpy", nogil=True)
+inlined = njit(fastmath=FAST, cache=True, error_model="numpy", nogil=True, inline="always")
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory as a C-contiguous array; copies only what is not contiguous."""
+    return tensor.detach().contiguous().numpy()
+
+
+def warp(image: Tensor, displacement: Tensor, matrix: Tensor) -> Tensor:
+    """See `sampling.warp`: (1, C, *grid) at matrix (x + u(x))."""
+    out = np.empty((1, image.shape[1], *displacement.shape[2:]), np.float32)
+    rows = array(matrix.double())[:3].astype(np.float32)
+    for channel, target in zip(array(_at_least_two(image))[0], out[0], strict=True):
+        _warp(channel, np.array(image.shape[2:], np.float32), array(displacement)[0], rows, target)
+    return torch.from_numpy(out)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """See `sampling.compose`."""
+    out = np.empty(inner.shape, np.float32)
+    _compose(array(_at_least_two(outer))[0], array(inner)[0], np.float32(1), np.float32(np.inf), out[0])
+    return torch.from_numpy(out)
+
+
+def compose_step(displacement: Tensor, step: Tensor, scale: float, longest: float) -> Tensor:
+    """See `sampling.compose_step`."""
+    out = np.empty(step.shape, np.float32)
+    _compose(array(_at_least_two(displacement))[0], array(step)[0], np.float32(scale), np.float32(longest), out[0])
+    return torch.from_numpy(out)
+
+
+def resize_displacement(displacement: Tensor, shape: tuple[int, ...], matrix: Tensor) -> Tensor:
+    """See `sampling.resize_displacement`."""
+    rows = array(matrix.double())[:3].astype(np.float32)
+    vectors = np.linalg.inv(array(matrix.double())[:3, :3]).astype(np.float32)
+    out = np.empty((1, 3, *shape), np.float32)
+    _resize_displacement(array(_at_least_two(displacement))[0], rows, vectors, out[0])
+    return torch.from_numpy(out)
+
+
+def smooth(field: Tensor, kernel: Tensor) -> Tensor:
+    """See `smoothing.convolve_axes`: the same odd, symmetric kernel along the three axes, border values repeated."""
+    weights = array(kernel.float())
+    source = array(field)[0]
+    planes = np.empty_like(source)
+    _smooth_planes(source, weights, planes)
+    out = np.empty_like(source)
+    _smooth_across(planes, weights, out)
+    return torch.from_numpy(out[None])
+
+
+def scaled_gradient(factor: Tensor, image: Tensor) -> Tensor:
+    """See `sampling.scaled_gradient`."""
+    out = np.empty((1, 3, *image.shape[2:]), np.float32)
+    _scaled_gradient(array(factor)[0, 0], array(image)[0, 0], out[0])
+    return torch.from_numpy(out)
+
+
+def determinant(displacement: Tensor) -> Tensor:
+    """See `jacobian.determinant`."""
+    out = np.empty((1, *displacement.shape[2:]), np.float32)
+    _determinant(array(displacement)[0], out[0])
+    return torch.from_numpy(out)
+
+
+def smallest_corner_determinant(displacement: Tensor) -> Tensor:
+    """See `jacobian.smallest_corner_determinant`."""
+    out = np.empty((1, *displacement.shape[2:]), np.float32)
+    _smallest_corner_determinant(array(displacement)[0], out[0])
+    return torch.from_numpy(out)
+
+
+def _at_least_two(tensor: Tensor) -> Tensor:
+    """Repeats the voxel of an axis of one, because the kernels read the two neighbours of every position."""
+    for axis in range(2, tensor.ndim):
+        if tensor.shape[axis] == 1:
+            tensor = tensor.repeat_interleave(2, axis)
+    return tensor
+
+
+@compiled
+def _warp(image, size, u, m, out):
+    n0, n1, n2 = image.shape
+    flat = image.reshape(-1)
+    s0, s1 = n1 * n2, n2
+    top0, top1, top2 = np.float32(n0 - 1), np.float32(n1 - 1), np.float32(n2 - 1)
+    last0, last1, last2 = np.int32(n0 - 2), np.int32(n1 - 2), np.int32(n2 - 2)
+    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
+    end0, end1, end2 = size[0] - half, size[1] - half, size[2] - half
+    for i in prange(out.shape[0]):
+        for j in range(out.shape[1]):
+            fi, fj = np.float32(i), np.float32(j)
+            a0 = m[0, 0] * fi + m[0, 1] * fj + m[0, 3]
+            a1 = m[1, 0] * fi + m[1, 1] * fj + m[1, 3]
+            a2 = m[2, 0] * fi + m[2, 1] * fj + m[2, 3]
+            for k in range(out.shape[2]):
+                d0 = u[0, i, j, k]
+                d1 = u[1, i, j, k]
+                d2 = u[2, i, j, k] + np.float32(k)
+                p0 = a0 + m[0, 0] * d0 + m[0, 1] * d1 + m[0, 2] * d2
+                p1 = a1 + m[1, 0] * d0 + m[1, 1] * d1 + m[1, 2] * d2
+                p2 = a2 + m[2, 0] * d0 + m[2, 1] * d1 + m[2, 2] * d2
+                inside = (
+                    (p0 >= -half) & (p0 < end0) & (p1 >= -half) & (p1 < end1) & (p2 >= -half) & (p2 < end2)
+                )
+                p0 = min(max(p0, zero), top0)
+                p1 = min(max(p1, zero), top1)
+                p2 = min(max(p2, zero), top2)
+                q0, q1, q2 = min(np.int32(p0), last0), min(np.int32(p1), last1), min(np.int32(p2), last2)
+                t0, t1, t2 = p0 - np.float32(q0), p1 - np.float32(q1), p2 - np.float32(q2)
+                b = np.uintp(q0 * s0 + q1 * s1 + q2)
+                c00 = flat[b] * (one - t2) + flat[b + np.uintp(1)] * t2
+                c01 = flat[b + np.uintp(s1)] * (one - t2) + flat[b + np.uintp(s1 + 1)] * t2
+                c10 = flat[b + np.uintp(s0)] * (one - t2) + flat[b + np.uintp(s0 + 1)] * t2
+                c11 = flat[b + np.uintp(s0 + s1)] * (one - t2) + flat[b + np.uintp(s0 + s1 + 1)] * t2
+                value = (c00 * (one - t1) + c01 * t1) * (one - t0) + (c10 * (one - t1) + c11 * t1) * t0
+                out[i, j, k] = value if inside else zero
+
+
+@compiled
+def _compose(u, v, scale, longest, out):
+    """out(x) = s(x) + u(x + s(x)) with s = scale v, shortened where longer than `longest`."""
+    n0, n1, n2 = u.shape[1:]
+    flat = u.reshape(3, -1)
+    s0, s1 = n1 * n2, n2
+    top0, top1, top2 = np.float32(n0 - 1), np.float32(n1 - 1), np.float32(n2 - 1)
+    last0, last1, last2 = np.int32(n0 - 2), np.int32(n1 - 2), np.int32(n2 - 2)
+    zero, one, tiny = np.float32(0), np.float32(1), np.float32(1e-12)
+    for i in prange(out.shape[1]):
+        for j in range(out.shape[2]):
+            for k in range(out.shape[3]):
+                d0, d1, d2 = v[0, i, j, k] * scale, v[1, i, j, k] * scale, v[2, i, j, k] * scale
+                shorten = min(one, longest / np.sqrt(d0 * d0 + d1 * d1 + d2 * d2 + tiny))
+                d0, d1, d2 = d0 * shorten, d1 * shorten, d2 * shorten
+                p0 = min(max(np.float32(i) + d0, zero), top0)
+                p1 = min(max(np.float32(j) + d1, zero), top1)
+                p2 = min(max(np.float32(k) + d2, zero), top2)
+                q0, q1, q2 = min(np.int32(p0), last0), min(np.int32(p1), last1), min(np.int32(p2), last2)
+                t0, t1, t2 = p0 - np.float32(q0), p1 - np.float32(q1), p2 - np.float32(q2)
+                b = np.uintp(q0 * s0 + q1 * s1 + q2)
+                for c in range(3):
+                    c00 = flat[c, b] * (one - t2) + flat[c, b + np.uintp(1)] * t2
+                    c01 = flat[c, b + np.uintp(s1)] * (one - t2) + flat[c, b + np.uintp(s1 + 1)] * t2
+                    c10 = flat[c, b + np.uintp(s0)] * (one - t2) + flat[c, b + np.uintp(s0 + 1)] * t2
+                    c11 = flat[c, b + np.uintp(s0 + s1)] * (one - t2) + flat[c, b + np.uintp(s0 + s1 + 1)] * t2
+                    value = (c00 * (one - t1) + c01 * t1) * (one - t0) + (c10 * (one - t1) + c11 * t1) * t0
+                    out[c, i, j, k] = value + (d0 if c == 0 else (d1 if c == 1 else d2))
+
+
+@compiled
+def _resize_displacement(u, m, vectors, out):
+    """out(x) = vectors u(m x); the border value beyond the grid of u."""
+    n0, n1, n2 = u.shape[1:]
+    flat = u.reshape(3, -1)
+    s0, s1 = n1 * n2, n2
+    top0, top1, top2 = np.float32(n0 - 1), np.float32(n1 - 1), np.float32(n2 - 1)
+    last0, last1, last2 = np.int32(n0 - 2), np.int32(n1 - 2), np.int32(n2 - 2)
+    zero, one = np.float32(0), np.float32(1)
+    for i in prange(out.shape[1]):
+        value = np.empty(3, np.float32)
+        for j in range(out.shape[2]):
+            fi, fj = np.float32(i), np.float32(j)
+            a0 = m[0, 0] * fi + m[0, 1] * fj + m[0, 3]
+            a1 = m[1, 0] * fi + m[1, 1] * fj + m[1, 3]
+            a2 = m[2, 0] * fi + m[2, 1] * fj + m[2, 3]
+            for k in range(out.shape[3]):
+                fk = np.float32(k)
+                p0 = min(max(a0 + m[0, 2] * fk, zero), top0)
+                p1 = min(max(a1 + m[1, 2] * fk, zero), top1)
+                p2 = min(max(a2 + m[2, 2] * fk, zero), top2)
+                q0, q1, q2 = min(np.int32(p0), last0), min(np.int32(p1), last1), min(np.int32(p2), last2)
+                t0, t1, t2 = p0 - np.float32(q0), p1 - np.float32(q1), p2 - np.float32(q2)
+                b = np.uintp(q0 * s0 + q1 * s1 + q2)
+                for c in range(3):
+                    c00 = flat[c, b] * (one - t2) + flat[c, b + np.uintp(1)] * t2
+                    c01 = flat[c, b + np.uintp(s1)] * (one - t2) + flat[c, b + np.uintp(s1 + 1)] * t2
+                    c10 = flat[c, b + np.uintp(s0)] * (one - t2) + flat[c, b + np.uintp(s0 + 1)] * t2
+                    c11 = flat[c, b + np.uintp(s0 + s1)] * (one - t2) + flat[c, b + np.uintp(s0 + s1 + 1)] * t2
+                    value[c] = (c00 * (one - t1) + c01 * t1) * (one - t0) + (c10 * (one - t1) + c11 * t1) * t0
+                for c in range(3):
+                    out[c, i, j, k] = (
+                        vectors[c, 0] * value[0] + vectors[c, 1] * value[1] + vectors[c, 2] * value[2]
+                    )
+
+
+@compiled
+def _smooth_planes(source, weights, out):
+    """Along k and then j, one (j, k) plane at a time, so that the row between the two stays in the cache."""
+    channels, n0, n1, n2 = source.shape
+    r = len(weights) // 2
+    for plane in prange(channels * n0):
+        c, i = plane // n0, plane % n0
+        rows = np.empty((n1, n2), np.float32)
+        padded = np.empty(n2 + 2 * r, np.float32)
+        for j in range(n1):
+            for k in range(n2):
+                padded[r + k] = source[c, i, j, k]
+            for k in range(r):
+                padded[k] = source[c, i, j, 0]
+                padded[r + n2 + k] = source[c, i, j, n2 - 1]
+            for k in range(n2):
+                rows[j, k] = weights[r] * padded[r + k]
+            for d in range(1, r + 1):
+                w = weights[r + d]
+                for k in range(n2):
+                    rows[j, k] += w * (padded[r + k - d] + padded[r + k + d])
+        for j in range(n1):
+            target = out[c, i, j]
+            for k in range(n2):
+                target[k] = weights[r] * rows[j, k]
+            for d in range(1, r + 1):
+                w = weights[r + d]
+                below, above = rows[max(j - d, 0)], rows[min(j + d, n1 - 1)]
+                for k in range(n2):
+                    target[k] += w * (below[k] + above[k])
+
+
+@compiled
+def _smooth_across(source, weights, out):
+    """Along i, row by row."""
+    channels, n0, n1, n2 = source.shape
+    r = len(weights) // 2
+    for line in prange(channels * n1):
+        c, j = line // n1, line % n1
+        for i in range(n0):
+            target, centre = out[c, i, j], source[c, i, j]
+            for k in range(n2):
+                target[k] = weights[r] * centre[k]
+            for d in range(1, r + 1):
+                w = weights[r + d]
+                below, above = source[c, max(i - d, 0), j], source[c, min(i + d, n0 - 1), j]
+                for k in range(n2):
+                    target[k] += w * (below[k] + above[k])
+
+
+@compiled
+def _scaled_gradient(factor, image, out):
+    """factor(x) times the central difference of the image, one-sided at the border."""
+    n0, n1, n2 = image.shape
+    half = np.float32(0.5)
+    for i in prange(n0):
+        i0, i1 = max(i - 1, 0), min(i + 1, n0 - 1)
+        hi = half if i1 - i0 == 2 else np.float32(1)
+        for j in range(n1):
+            j0, j1 = max(j - 1, 0), min(j + 1, n1 - 1)
+            hj = half if j1 - j0 == 2 else np.float32(1)
+            for k in range(n2):
+                out[0, i, j, k] = factor[i, j, k] * (image[i1, j, k] - image[i0, j, k]) * hi
+                out[1, i, j, k] = factor[i, j, k] * (image[i, j1, k] - image[i, j0, k]) * hj
+            for k in range(1, n2 - 1):
+                out[2, i, j, k] = factor[i, j, k] * (image[i, j, k + 1] - image[i, j, k - 1]) * half
+            last = n2 - 1
+            out[2, i, j, 0] = factor[i, j, 0] * (image[i, j, min(1, last)] - image[i, j, 0])
+            out[2, i, j, last] = factor[i, j, last] * (image[i, j, last] - image[i, j, max(last - 1, 0)])
+
+
+@inlined
+def _det3(a0, a1, a2, b0, b1, b2, c0, c1, c2):
+    return a0 * (b1 * c2 - b2 * c1) - a1 * (b0 * c2 - b2 * c0) + a2 * (b0 * c1 - b1 * c0)
+
+
+@compiled
+def _determinant(u, out):
+    n0, n1, n2 = out.shape
+    one = np.float32(1)
+    for i in prange(n0):
+        i0, i1 = max(i - 1, 0), min(i + 1, n0 - 1)
+        hi = one / np.float32(max(i1 - i0, 1))
+        for j in range(n1):
+            j0, j1 = max(j - 1, 0), min(j + 1, n1 - 1)
+            hj = one / np.float32(max(j1 - j0, 1))
+            for k in range(n2):
+                k0, k1 = max(k - 1, 0), min(k + 1, n2 - 1)
+                hk = one / np.float32(max(k1 - k0, 1))
+                out[i, j, k] = _det3(
+                    one + (u[0, i1, j, k] - u[0, i0, j, k]) * hi,
+                    (u[0, i, j1, k] - u[0, i, j0, k]) * hj,
+                    (u[0, i, j, k1] - u[0, i, j, k0]) * hk,
+                    (u[1, i1, j, k] - u[1, i0, j, k]) * hi,
+                    one + (u[1, i, j1, k] - u[1, i, j0, k]) * hj,
+                    (u[1, i, j, k1] - u[1, i, j, k0]) * hk,
+                    (u[2, i1, j, k] - u[2, i0, j, k]) * hi,
+                    (u[2, i, j1, k] - u[2, i, j0, k]) * hj,
+                    one + (u[2, i, j, k1] - u[2, i, j, k0]) * hk,
+                )
+
+
+@compiled
+def _smallest_corner_determinant(u, out):
+    n0, n1, n2 = out.shape
+    one = np.float32(1)
+    for plane in prange(n0):
+        i = np.int64(plane)
+        for j in range(n1):
+            for k in range(n2):
+                smallest = np.float32(np.inf)
+                for a in range(2):
+                    # The step towards i + 1 (a = 1) or i - 1 (a = 0); at the border, the only one there is.
+                    i0 = i if (a == 1 and i < n0 - 1) or i == 0 else i - 1
+                    i1 = min(i0 + 1, n0 - 1)
+                    for b in range(2):
+                        j0 = j if (b == 1 and j < n1 - 1) or j == 0 else j - 1
+                        j1 = min(j0 + 1, n1 - 1)
+                        for c in range(2):
+                            k0 = k if (c == 1 and k < n2 - 1) or k == 0 else k - 1
+                            k1 = min(k0 + 1, n2 - 1)
+                            value = _det3(
+                                one + u[0, i1, j, k] - u[0, i0, j, k],
+                                u[0, i, j1, k] - u[0, i, j0, k],
+                                u[0, i, j, k1] - u[0, i, j, k0],
+                                u[1, i1, j, k] - u[1, i0, j, k],
+                                one + u[1, i, j1, k] - u[1, i, j0, k],
+                                u[1, i, j, k1] - u[1, i, j, k0],
+                                u[2, i1, j, k] - u[2, i0, j, k],
+                                u[2, i, j1, k] - u[2, i, j0, k],
+                                one + u[2, i, j, k1] - u[2, i, j, k0],
+                            )
+                            smallest = min(smallest, value)
+                out[i, j, k] = smallest

@@ -1,0 +1,1 @@
+"""How unlike two images are, and how unsmooth a displacement is."""

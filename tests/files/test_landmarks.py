@@ -1,0 +1,241 @@
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from ants.internal import get_lib_fn
+
+from stepwarp.errors import InputError, OutputError
+from stepwarp.files import Landmarks, read_image, read_landmarks, write_affine, write_landmarks
+from stepwarp.geometry import Affine, Grid
+
+LANDMARKS = Landmarks(("AC", "PC", "sulcus, left"), [[0.1, -2.5, 1 / 3], [-25.124, 1e-7, 7], [1, 2, 3]])
+FORMATS = ["a.csv", "a.fcsv", "a.mrk.json"]
+
+
+def written(tmp_path, text, name="points.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(path, *words, **keywords):
+    with pytest.raises(InputError) as caught:
+        read_landmarks(path, **keywords)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    for word in words:
+        assert word in message
+
+
+# --- CSV
+
+
+def test_columns_that_say_ras_or_lps(tmp_path):
+    ras = read_landmarks(written(tmp_path, "afid,name,x_ras,y_ras,z_ras\n1,AC,-0.12,2.5,-4.8\n2,PC,1,2,3\n"))
+    assert ras.names == ("AC", "PC")
+    np.testing.assert_array_equal(ras.points, [[-0.12, 2.5, -4.8], [1, 2, 3]])
+    lps = read_landmarks(written(tmp_path, "afid,X_LPS,Y_LPS,Z_LPS\r\n7,0.12,-2.5,-4.8\r\n"))
+    assert lps.names == ("7",)
+    np.testing.assert_array_equal(lps.points, [[-0.12, 2.5, -4.8]])
+
+
+def test_bare_columns_need_a_statement(tmp_path):
+    text = "x,y,z,t,label\n1,2,3,0,5\n"
+    refused(written(tmp_path, text), "# space: LPS", "RAS", "x_ras")
+    np.testing.assert_array_equal(read_landmarks(written(tmp_path, text), space="lps").points, [[-1, -2, 3]])
+    np.testing.assert_array_equal(read_landmarks(written(tmp_path, text), space="ras").points, [[1, 2, 3]])
+    stated = written(tmp_path, f"# made by hand\n# space: LPS\n{text}")
+    np.testing.assert_array_equal(read_landmarks(stated).points, [[-1, -2, 3]])
+    assert read_landmarks(stated).names == ("5",)
+
+
+def test_statements_that_contradict_the_argument(tmp_path):
+    refused(written(tmp_path, "# space: LPS\nx,y,z\n1,2,3\n"), "LPS", "RAS", space="ras")
+    refused(written(tmp_path, "x_ras,y_ras,z_ras\n1,2,3\n"), "RAS", "LPS", space="lps")
+    refused(written(tmp_path, "# space: MNI\nx,y,z\n1,2,3\n"), "neither RAS nor LPS")
+
+
+def test_voxels_need_their_grid(tmp_path):
+    path = written(tmp_path, "i,j,k\n1,2,3\n")
+    refused(path, "voxel", "image")
+    grid = Grid((9, 9, 9), nib.affines.from_matvec(np.diag([-2.0, 1, 1]), (10, 20, 30)))
+    found = read_landmarks(path, grid=grid)
+    np.testing.assert_array_equal(found.points, [[8, 22, 33]])
+    assert found.names == ("1",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ("empty",)),
+        ("\n\n", ("no line of column names",)),
+        ("x_ras,y_ras,z_ras\n", ("no landmark",)),
+        ("x_ras,y_ras\n1,2\n", ("x_ras, y_ras, z_ras",)),
+        ("x_ras;y_ras;z_ras\n1;2;3\n", ("needs columns",)),
+        ("# a\nx_ras,y_ras,z_ras\n1,2,3\n\n1,two,3\n", ("line 5", "y_ras", "'two'")),
+        ("x_ras,y_ras,z_ras\n1,nan,3\n", ("line 2", "'nan'")),
+        ("x_ras,y_ras,z_ras\n1,,3\n", ("line 2", "''")),
+        ("x_ras,y_ras,z_ras\n1,2\n", ("line 2", "2 cells where 3")),
+        ("x_ras,y_ras,z_ras\n1,2,3,4\n", ("line 2", "4 cells where 3")),
+        ("x_ras,y_ras,z_ras,x_ras\n1,2,3,4\n", ("line 1", "x_ras twice")),
+        ('name,x_ras,y_ras,z_ras\n"AC,1,2,3\n', ("line 2",)),
+    ],
+)
+def test_malformed_tables(tmp_path, text, words):
+    refused(written(tmp_path, text), *words)
+
+
+def test_other_files(tmp_path):
+    refused(tmp_path / "absent.csv", "does not exist")
+    refused(written(tmp_path, "1 2 3", "points.txt"), ".csv")
+    path = tmp_path / "binary.csv"
+    path.write_bytes(b"\xff\xfe" + bytes(range(256)))
+    refused(path, "UTF-8")
+    with path.open("wb") as file:
+        file.truncate(65 << 20)
+    refused(path, "MiB")
+
+
+def test_a_byte_order_mark_and_names_that_start_with_a_hash(tmp_path):
+    path = written(tmp_path, "\ufeffname,x_ras,y_ras,z_ras\n#1,1,2,3\nb,1,2,3\n")
+    assert read_landmarks(path).names == ("#1", "b")
+
+
+# --- 3D Slicer
+
+FCSV = """# Markups fiducial file version = 4.13
+# CoordinateSystem = {}
+# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID
+vtkMRMLMarkupsFiducialNode_1,1,2,3,0,0,0,1,1,1,0,1,AC,,2,0
+"""
+
+
+@pytest.mark.parametrize(
+    ("stated", "point"), [("LPS", (-1, -2, 3)), ("1", (-1, -2, 3)), ("RAS", (1, 2, 3)), ("0", (1, 2, 3))]
+)
+def test_fcsv(tmp_path, stated, point):
+    found = read_landmarks(written(tmp_path, FCSV.format(stated), "a.fcsv"))
+    assert found.names == ("1",)
+    np.testing.assert_array_equal(found.points, [point])
+
+
+def test_malformed_fcsv(tmp_path):
+    refused(written(tmp_path, FCSV.format("2"), "a.fcsv"), "neither RAS nor LPS")
+    unstated = "\n".join(line for line in FCSV.splitlines() if "System" not in line)
+    refused(written(tmp_path, unstated, "a.fcsv"), "which world")
+    np.testing.assert_array_equal(read_landmarks(tmp_path / "a.fcsv", space="ras").points, [[1, 2, 3]])
+    refused(written(tmp_path, FCSV.format("RAS")[:-40] + "\n", "a.fcsv"), "line 4", "cells")
+    refused(written(tmp_path, FCSV.format("RAS").replace(",1,2,3", ",1,?,3"), "a.fcsv"), "line 4", "y", "'?'")
+
+
+def markups(**changes):
+    control = {"id": "1", "label": "AC", "position": [1, 2, 3], "positionStatus": "defined"}
+    control |= changes.pop("control", {})
+    markup = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": [control]}
+    return json.dumps({"markups": [markup | changes]}, indent=1)
+
+
+def test_markups(tmp_path):
+    found = read_landmarks(written(tmp_path, markups(), "a.mrk.json"))
+    assert found.names == ("AC",)
+    np.testing.assert_array_equal(found.points, [[-1, -2, 3]])
+    found = read_landmarks(written(tmp_path, markups(coordinateSystem="RAS", coordinateUnits=["mm"] * 3), "a.mrk.json"))
+    np.testing.assert_array_equal(found.points, [[1, 2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (markups()[:-5], ("line", "JSON")),
+        ("[" * 100_000, ("JSON",)),
+        ("[]", ("'markups'",)),
+        ('{"markups": [1]}', ("'markups'",)),
+        (markups(controlPoints=None), ("markup 1", "'controlPoints'")),
+        (markups(controlPoints=[]), ("no landmark",)),
+        (markups(coordinateSystem="IJK"), ("markup 1", "neither RAS nor LPS")),
+        (markups(coordinateSystem=None), ("markup 1", "which world")),
+        (markups(coordinateUnits="um"), ("markup 1", "um", "mm")),
+        (markups(coordinateUnits={"a": 1}), ("markup 1", "mm")),
+        (markups(type="Plane"), ("markup 1", "Plane")),
+        (markups(control={"position": [1, 2]}), ("point 1", "no position")),
+        (markups(control={"position": [1, 2, None]}), ("point 1", "None")),
+        (markups(control={"position": [1, 2, float("nan")]}), ("point 1", "nan")),
+        (markups(control={"positionStatus": "undefined"}), ("point 1", "no position")),
+    ],
+)
+def test_malformed_markups(tmp_path, text, words):
+    refused(written(tmp_path, text, "a.mrk.json"), *words)
+
+
+# --- what is written
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_written_is_read_back_exactly(tmp_path, name):
+    write_landmarks(tmp_path / name, LANDMARKS)
+    back = read_landmarks(tmp_path / name)
+    assert back.names == LANDMARKS.names
+    np.testing.assert_array_equal(back.points, LANDMARKS.points)
+
+
+def test_slicers_files_say_lps(tmp_path):
+    for name in ("a.fcsv", "a.mrk.json"):
+        write_landmarks(tmp_path / name, LANDMARKS)
+        with pytest.raises(InputError, match="LPS"):
+            read_landmarks(tmp_path / name, space="ras")
+    content = json.loads((tmp_path / "a.mrk.json").read_text())
+    assert content["markups"][0]["controlPoints"][2]["position"] == [-1, -2, 3]
+
+
+def test_ants_reads_and_maps_the_lps_table(tmp_path):
+    affine = Affine(nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, 0.2, 0.3), (5, 6, 7)))
+    write_affine(tmp_path / "a.mat", affine)
+    write_landmarks(tmp_path / "in.csv", LANDMARKS, space="lps")
+    arguments = ["-d", "3", "-i", tmp_path / "in.csv", "-o", tmp_path / "out.csv", "-t", tmp_path / "a.mat"]
+    get_lib_fn("antsApplyTransformsToPoints")([str(a) for a in arguments])
+    with (tmp_path / "out.csv").open() as file:
+        mapped = [[float(row[c]) for c in "xyz"] for row in csv.DictReader(file)]
+    np.testing.assert_allclose(mapped * np.array([-1, -1, 1]), affine(LANDMARKS.points), atol=1e-3)
+    back = read_landmarks(tmp_path / "in.csv", space="lps")
+    assert back.names == LANDMARKS.names
+    np.testing.assert_array_equal(back.points, LANDMARKS.points)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+A1", "-A1", "@SUM(A1)"])
+def test_a_name_is_no_formula(tmp_path, name):
+    dangerous = Landmarks((name,), [[1, 2, 3]])
+    for file in ("a.csv", "a.fcsv"):
+        write_landmarks(tmp_path / file, dangerous)
+        cells = (tmp_path / file).read_text().replace("\n", ",").split(",")
+        assert name not in cells
+        assert f"'{name}" in cells
+        assert read_landmarks(tmp_path / file).names == (name,)
+
+
+def test_what_cannot_be_written(tmp_path):
+    with pytest.raises(OutputError, match=r"\.csv"):
+        write_landmarks(tmp_path / "a.json", LANDMARKS)
+    for name in FORMATS:
+        write_landmarks(tmp_path / name, LANDMARKS)
+        with pytest.raises(OutputError, match="--force"):
+            write_landmarks(tmp_path / name, LANDMARKS)
+        write_landmarks(tmp_path / name, LANDMARKS, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == FORMATS
+    with pytest.raises(ValueError, match="names"):
+        Landmarks(("a",), [[1, 2]])
+
+
+@pytest.mark.data
+def test_development_landmarks_lie_in_their_images(data_folder):
+    for path in sorted((data_folder / "oasis").glob("*_landmarks.csv")):
+        image = read_image(path.with_name(path.name.replace("landmarks.csv", "SS.nii.gz")))
+        found = read_landmarks(path)
+        index = (found.points - image.grid.affine[:3, 3]) @ np.linalg.inv(image.grid.linear).T
+        assert len(found) == 32
+        assert found.names[0] == "AC"
+        assert ((index > 0) & (index < image.grid.shape)).all()
+    for path in sorted((data_folder / "landmarks").glob("*.csv")):
+        assert len(read_landmarks(path)) == 32
