@@ -150,7 +150,7 @@ def test_markups(tmp_path):
     ("text", "words"),
     [
         (markups()[:-5], ("line", "JSON")),
-        ("[" * 100_000, ("JSON",)),
+        ("[" * 100_000, ("nested",)),
         ("[]", ("'markups'",)),
         ('{"markups": [1]}', ("'markups'",)),
         (markups(controlPoints=None), ("markup 1", "'controlPoints'")),

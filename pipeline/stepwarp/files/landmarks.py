@@ -22,7 +22,7 @@ _LARGEST_FILE = 64 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Named points of one image. names: N texts. points: (N, 3) float64, RAS mm, read-only."""
+    """Named points of one image. names: N texts. points: (N, 3) float64, RAS mm."""
 
     names: tuple[str, ...]
     points: np.ndarray
@@ -31,7 +31,6 @@ class Landmarks:
         points = np.array(self.points, dtype=np.float64)
         if points.shape != (len(self.names), 3):
             raise ValueError(f"{len(self.names)} names do not fit points of shape {points.shape}")
-        points.setflags(write=False)
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "points", points)
 

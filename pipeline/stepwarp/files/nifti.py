@@ -26,7 +26,7 @@ SUFFIXES = (".nii", ".nii.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
 #: Deflate cannot make data smaller than this: a file that would have to hold more is cut off.
 _LARGEST_RATIO = 1032
-#: Measured on displacement fields and brains: levels 2 and 3 of ISA-L are no smaller, level 0 is a third larger.
+#: Measured on displacement fields and brains: levels 2 and 3 of ISA-L are no smaller, level 0 is up to a third larger.
 _GZIP_LEVEL = 1
 _HEADERS = {348: (Nifti1Header, b"n+1\0", 344), 540: (Nifti2Header, b"n+2\0\r\n\032\n", 4)}
 
@@ -99,7 +99,7 @@ def check_number_type(dtype: np.dtype, name: str) -> None:
 
 
 def read_nifti(path: Path) -> tuple[Nifti1Header, np.ndarray]:
-    """The header as it is, and the values with the header's scaling applied, in the header's shape, Fortran order.
+    """The header as it is, and the values with the header's scaling applied, in the header's shape and Fortran order.
 
     Raises InputError, with one line that names the file, for whatever keeps the file from being exactly what its header
     says: truncated, damaged, misnamed, too large, followed by further bytes, of an unknown type."""
@@ -149,8 +149,10 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
         compressed = file.read(2) == _GZIP_MAGIC
         file.seek(0)
         if compressed != (suffix_of(path) == ".nii.gz"):
-            is_, name = ("compressed", ".nii.gz") if compressed else ("not compressed", ".nii")
-            raise InputError(f"{path}: is {is_} although its name says otherwise. If it is NIfTI, rename it to {name}.")
+            found, ending = ("compressed", ".nii.gz") if compressed else ("not compressed", ".nii")
+            raise InputError(
+                f"{path}: is {found} although its name says otherwise. If it is NIfTI, rename it to {ending}."
+            )
         with _reading(path):
             yield cast(BinaryIO, igzip.IGzipFile(fileobj=file) if compressed else file), compressed
 
@@ -161,7 +163,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except EOFError:
         raise _truncated(path) from None
-    except (igzip_lib.IsalError, OSError) as error:
+    except (igzip_lib.IsalError, OSError) as error:  # type: ignore[misc]  # isal's stub declares an instance
         raise InputError(f"{path}: is damaged ({error}). Fetch or write it again.") from error
 
 

@@ -86,7 +86,7 @@ def read_transform(path: str | Path, *, trust: Trust | None = None) -> Transform
 
     try:
         transform = SimpleITK.ReadTransform(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise InputError(f"{path}: ITK cannot read this transform ({_last_line(error)}). Write it again.") from error
     return _from_itk(transform, str(path))
 
@@ -211,5 +211,6 @@ def _require_straight(path: Path, grid: Grid) -> None:
         raise OutputError(f"{path}: the field's grid has {shear:.3g} mm of shear, which ITK does not know.")
 
 
-def _last_line(error: RuntimeError) -> str:
-    return [" ".join(line.split()) for line in str(error).splitlines() if line.strip()][-1]
+def _last_line(error: Exception) -> str:
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -10,7 +10,6 @@ import nibabel
 import numpy as np
 import torch
 from nibabel.analyze import AnalyzeImage
-from nibabel.freesurfer import MGHImage
 from nibabel.nifti1 import Nifti1Pair
 from nibabel.spatialimages import SpatialImage
 from torch import Tensor
@@ -123,8 +122,6 @@ def _affine_of_image(image: SpatialImage, shape: tuple[int, ...], name: str, tru
         return affine_of(image.header, shape, name, trust)
     if isinstance(image, AnalyzeImage):
         raise InputError(f"{name}: an Analyze file does not say which side is left. Convert it to NIfTI.")
-    if isinstance(image, MGHImage) and not image.header["goodRASFlag"] and trust != "base":
-        raise InputError(f"{name}: does not say where it lies. Set its header, or use --trust base.")
     return image.affine
 
 

@@ -332,3 +332,63 @@ def _smallest_corner_determinant(u, out):
                             )
                             smallest = min(smallest, value)
                 out[i, j, k] = smallest
+
+
+def invert(displacement: Tensor, start: Tensor, iterations: int, tolerance: float) -> Tensor:
+    """See `jacobian.invert`; here by Newton's method at each voxel, which also converges where space is stretched."""
+    out = np.array(array(start)[0])
+    _invert(array(_at_least_two(displacement))[0], iterations, np.float32(tolerance), out)
+    return torch.from_numpy(out[None])
+
+
+@compiled
+def _invert(u, iterations, tolerance, v):
+    """Solves v(x) + u(x + v(x)) = 0 for v in place, using the derivative of the trilinear interpolant."""
+    n0, n1, n2 = u.shape[1:]
+    flat = u.reshape(3, -1)
+    s0, s1 = n1 * n2, n2
+    top0, top1, top2 = np.float32(n0 - 1), np.float32(n1 - 1), np.float32(n2 - 1)
+    last0, last1, last2 = np.int32(n0 - 2), np.int32(n1 - 2), np.int32(n2 - 2)
+    zero, one, smallest = np.float32(0), np.float32(1), np.float32(0.05)
+    for i in prange(v.shape[1]):
+        at = np.empty(3, np.float32)
+        slope = np.empty((3, 3), np.float32)
+        for j in range(v.shape[2]):
+            for k in range(v.shape[3]):
+                v0, v1, v2 = v[0, i, j, k], v[1, i, j, k], v[2, i, j, k]
+                for _ in range(iterations):
+                    p0 = min(max(np.float32(i) + v0, zero), top0)
+                    p1 = min(max(np.float32(j) + v1, zero), top1)
+                    p2 = min(max(np.float32(k) + v2, zero), top2)
+                    q0, q1, q2 = min(np.int32(p0), last0), min(np.int32(p1), last1), min(np.int32(p2), last2)
+                    t0, t1, t2 = p0 - np.float32(q0), p1 - np.float32(q1), p2 - np.float32(q2)
+                    b = np.uintp(q0 * s0 + q1 * s1 + q2)
+                    for c in range(3):
+                        a000, a001 = flat[c, b], flat[c, b + np.uintp(1)]
+                        a010, a011 = flat[c, b + np.uintp(s1)], flat[c, b + np.uintp(s1 + 1)]
+                        a100, a101 = flat[c, b + np.uintp(s0)], flat[c, b + np.uintp(s0 + 1)]
+                        a110, a111 = flat[c, b + np.uintp(s0 + s1)], flat[c, b + np.uintp(s0 + s1 + 1)]
+                        c00, c01 = a000 + (a001 - a000) * t2, a010 + (a011 - a010) * t2
+                        c10, c11 = a100 + (a101 - a100) * t2, a110 + (a111 - a110) * t2
+                        e0, e1 = c00 + (c01 - c00) * t1, c10 + (c11 - c10) * t1
+                        at[c] = e0 + (e1 - e0) * t0
+                        slope[c, 0] = e1 - e0
+                        slope[c, 1] = (c01 - c00) * (one - t0) + (c11 - c10) * t0
+                        near = (a001 - a000) * (one - t1) + (a011 - a010) * t1
+                        far = (a101 - a100) * (one - t1) + (a111 - a110) * t1
+                        slope[c, 2] = near * (one - t0) + far * t0
+                    r0, r1, r2 = v0 + at[0], v1 + at[1], v2 + at[2]
+                    if max(abs(r0), abs(r1), abs(r2)) < tolerance:
+                        break
+                    a, e, g = slope[0, 0] + one, slope[1, 1] + one, slope[2, 2] + one
+                    det = _det3(a, slope[0, 1], slope[0, 2], slope[1, 0], e, slope[1, 2], slope[2, 0], slope[2, 1], g)
+                    if det > smallest:
+                        d0 = _det3(r0, slope[0, 1], slope[0, 2], r1, e, slope[1, 2], r2, slope[2, 1], g) / det
+                        d1 = _det3(a, r0, slope[0, 2], slope[1, 0], r1, slope[1, 2], slope[2, 0], r2, g) / det
+                        d2 = _det3(a, slope[0, 1], r0, slope[1, 0], e, r1, slope[2, 0], slope[2, 1], r2) / det
+                    else:
+                        d0, d1, d2 = r0, r1, r2
+                    # Beyond one cell the derivative says nothing.
+                    shorten = one / max(one, abs(d0), abs(d1), abs(d2))
+                    v0, v1, v2 = v0 - d0 * shorten, v1 - d1 * shorten, v2 - d2 * shorten
+                v[0, i, j, k], v[1, i, j, k], v[2, i, j, k] = v0, v1, v2

@@ -43,17 +43,20 @@ def smallest_corner_determinant(displacement: Tensor) -> Tensor:
 
 
 def invert(displacement: Tensor, start: Tensor | None = None, iterations: int = 30, tolerance: float = 1e-3) -> Tensor:
-    """The displacement v with (id + u) o (id + v) = id, by the fixed point v <- -u o (id + v) (Chen et al. 2008).
+    """The displacement v with (id + u) o (id + v) = id, (1, D, *grid) in voxels.
 
-    start: a first guess, such as the inverse of a similar displacement. Stops when no voxel moves by more than
-    `tolerance` voxels, or after `iterations`. Converges where u is a contraction, which a displacement without strong
-    local stretch is; the residual is for the caller to measure."""
-    inverse = torch.zeros_like(displacement) if start is None else start
+    By the fixed point v <- -u o (id + v) (Chen et al. 2008), which converges where u is a contraction; the compiled
+    kernel by Newton's method. start: a first guess. Stops where the residual is below `tolerance` voxels, or after
+    `iterations`; what is left is for the caller to measure, with `inverse_residual`."""
+    inverse = -displacement if start is None else start
+    if sampling.on_kernels(displacement, inverse):
+        from stepwarp.geometry import cpu
+
+        return cpu.invert(displacement, inverse, iterations, tolerance)
     for _ in range(iterations):
-        following = sampling.compose(displacement, inverse) - inverse
-        change = (following + inverse).abs().amax()
-        inverse = -following
-        if change < tolerance:
+        residual = sampling.compose(displacement, inverse)
+        inverse = inverse - residual
+        if residual.abs().amax() < tolerance:
             break
     return inverse
 

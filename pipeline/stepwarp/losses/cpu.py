@@ -16,7 +16,9 @@ from stepwarp.geometry.cpu import array, compiled, inlined
 _MAPS = 5
 
 
-def lncc(fixed: Tensor, moved: Tensor, weight: Tensor | None, radius: int, epsilon: float) -> tuple[float, Tensor, Tensor]:
+def lncc(
+    fixed: Tensor, moved: Tensor, weight: Tensor | None, radius: int, epsilon: float
+) -> tuple[float, Tensor, Tensor]:
     """See `similarity.LNCC.value_and_gradients`; all tensors (1, 1, I, J, K)."""
     f, m = array(fixed)[0, 0], array(moved)[0, 0]
     weighted = weight is not None

@@ -1,0 +1,103 @@
+"""Settings: frozen pydantic models, read from the YAML recipes in `configs/`. An unknown key is an error that names
+the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stepwarp.errors import InputError
+
+SimilarityName = Literal["lncc", "ncc", "ssd", "mi", "mind"]
+LinearKind = Literal["rigid", "similarity", "affine"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, values: Any) -> Any:
+        for key in values if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(key, cls.model_fields, 1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
+                raise ValueError(f"unknown key '{key}'; {hint}")
+        return values
+
+
+class AffineSettings(_Settings):
+    """The linear stage.
+
+    coarse_mm, fine_mm: grid spacings of the search among the starts and of the last fit.
+    candidates: how many of the scored starts are optimised."""
+
+    coarse_mm: float = Field(8, gt=0)
+    fine_mm: float = Field(4, gt=0)
+    candidates: int = Field(6, ge=1)
+
+
+class Level(_Settings):
+    """One level of the deformable pyramid: voxels of about `mm`, at most `iterations` steps.
+
+    step: length in voxels of the 98th percentile step; smooth_update, smooth_field: Gaussian sigmas in voxels."""
+
+    mm: float = Field(gt=0)
+    iterations: int = Field(ge=1)
+    step: float = Field(0.25, gt=0, le=1)
+    smooth_update: float = Field(1.2, ge=0)
+    smooth_field: float = Field(0.5, ge=0)
+
+
+class DeformableSettings(_Settings):
+    """The deformable stage.
+
+    patience: a level ends when its last `patience` iterations improved the loss by less than `tolerance`, relatively.
+    smallest_jacobian: where a one-sided Jacobian determinant falls below it, the field is smoothed there.
+    regularity, regularity_weight: an energy added to the dissimilarity, none by default: smoothing regularises."""
+
+    similarity: SimilarityName = "lncc"
+    radius: int = Field(2, ge=1, le=8)
+    epsilon: float = Field(1e-6, gt=0)
+    levels: tuple[Level, ...]
+    patience: int = Field(8, ge=2)
+    tolerance: float = Field(5e-3, ge=0)
+    smallest_jacobian: float = Field(0.3, gt=0, lt=1)
+    regularity: Literal["none", "diffusion", "bending"] = "none"
+    regularity_weight: float = Field(0, ge=0)
+
+
+class Preset(_Settings):
+    """A whole recipe of `stepwarp register`."""
+
+    affine: AffineSettings = AffineSettings()
+    deformable: DeformableSettings
+
+
+PRESETS = ("fast", "default", "best")
+
+
+@cache
+def preset(name: str) -> Preset:
+    """The named recipe. Raises InputError for a name that there is not, or a recipe that does not make sense."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(PRESETS)}"
+        raise InputError(f"preset '{name}' does not exist; {hint}")
+    path = _configs() / f"{name}.yaml"
+    try:
+        return Preset.model_validate(yaml.safe_load(path.read_text()))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise InputError(f"{path.name}: {error}") from error
+
+
+def _configs() -> Path:
+    """Beside the code in an installed wheel, at the top of the checkout otherwise."""
+    packaged = Path(str(resources.files("stepwarp"))) / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"

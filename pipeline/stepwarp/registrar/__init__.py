@@ -1,0 +1,1 @@
+"""Finding the transform: the affine, and the deformable optimisation."""

@@ -1,0 +1,244 @@
+"""Deformable registration by direct optimisation of the classical objective, symmetric and coarse to fine.
+
+Two displacements lead from a middle space to the fixed and to the moving image. Both are moved down the gradient of
+the dissimilarity of the two warped images at once, so neither image is preferred and the way from one to the other is
+halved: each field stays further from folding than one field that goes the whole way (after SyN, Avants et al. 2008,
+but with the full gradient of the windowed correlation and greedy composition).
+
+A step is the gradient smoothed by a Gaussian (what makes it a flow of smooth maps), scaled so that its 98th percentile
+has a set length; it is composed into the field, and the field is smoothed a little in turn."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepwarp.config import DeformableSettings, Level
+from stepwarp.errors import RegistrationError
+from stepwarp.geometry import Affine, DisplacementField, Grid, Image, jacobian, sampling, smoothing
+from stepwarp.losses import regularity
+from stepwarp.losses.similarity import LNCC, SIMILARITIES, Similarity
+from stepwarp.registrar.progress import Progress, Step, silent
+
+#: The step's length is set by this quantile, so that a few strong edges do not slow down all the rest.
+_QUANTILE = 0.98
+#: Quantiles are taken over every third voxel along each axis.
+_STRIDE = 3
+
+
+#: The least voxels along an axis that a level is worth running on.
+_SMALLEST_LEVEL = 8
+#: The field is checked for approaching folds once in so many iterations.
+_MEND_EVERY = 5
+#: The whole map, composed of two halves that each keep their distance from folding, is mended below this.
+_SMALLEST_AT_THE_END = 0.1
+_MEND_AT_MOST = 20
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """The deformable part of a registration, on the fixed grid, to be followed by the affine.
+
+    warp: fixed world -> fixed world, before the affine; inverse_warp undoes it.
+    trace: one {level_mm, iteration, loss} per iteration. stopped: why the last level ended."""
+
+    warp: DisplacementField
+    inverse_warp: DisplacementField
+    trace: list[dict[str, float]]
+    stopped: str
+
+
+class _Side:
+    """One of the two images with the field that leads to it from the middle space."""
+
+    def __init__(self, image: Image, world: np.ndarray, mask: Image | None, device: torch.device | str) -> None:
+        self.image = image
+        self.mask = mask
+        self.world = world  # (D+1, D+1), from the middle space's world to the image's
+        self.device = device
+        self.field: DisplacementField | None = None
+
+    def enter(self, grid: Grid, factors: tuple[int, ...]) -> None:
+        """Prepare a level: image and mask pooled, and the field brought onto the level's grid."""
+        self.matrix = torch.from_numpy(grid.index_map_to(self.image.grid.coarser(factors), self.world))
+        self.values = self._pooled(self.image, factors)
+        self.trusted = None if self.mask is None else self._pooled(self.mask, factors)
+        if self.field is None:
+            self.field = DisplacementField(torch.zeros(1, grid.ndim, *grid.shape, device=self.device), grid)
+        else:
+            self.field = self.field.on(grid)
+
+    def _pooled(self, image: Image, factors: tuple[int, ...]) -> Tensor:
+        return sampling.average_pool(image.data[None, None].to(self.device), factors).contiguous()
+
+    @property
+    def displacement(self) -> Tensor:
+        assert self.field is not None
+        return self.field.displacement
+
+    def warped(self) -> Tensor:
+        return sampling.warp(self.values, self.displacement, self.matrix)
+
+    def warped_mask(self) -> Tensor | None:
+        return None if self.trusted is None else sampling.warp(self.trusted, self.displacement, self.matrix)
+
+    def move(self, step: Tensor, scale: float, level: Level) -> None:
+        assert self.field is not None
+        moved = sampling.compose_step(self.displacement, step, scale, level.step)
+        self.field = DisplacementField(smoothing.gaussian(moved, level.smooth_field), self.field.grid)
+
+    def mend(self, smallest: float) -> None:
+        assert self.field is not None
+        self.field = DisplacementField(mended(self.displacement, smallest), self.field.grid)
+
+
+def optimise(
+    fixed: Image,
+    moving: Image,
+    affine: Affine,
+    settings: DeformableSettings,
+    *,
+    fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
+    device: torch.device | str = "cpu",
+    deadline: float | None = None,
+    progress: Progress = silent,
+) -> Deformation:
+    """Find the deformation that, followed by `affine`, makes `moving` look like `fixed`.
+
+    fixed, moving: intensities of about 0 to 1, background 0. Masks: 1 where an image may be trusted, on that image's
+    own grid. deadline: a `time.monotonic()` after which no further iteration starts.
+
+    Raises RegistrationError when the loss stops being a number."""
+    sides = (
+        _Side(fixed, np.eye(fixed.grid.ndim + 1), fixed_mask, device),
+        _Side(moving, affine.matrix, moving_mask, device),
+    )
+    similarity = make_similarity(settings)
+    trace: list[dict[str, float]] = []
+    stopped = "every level was run"
+    for level in _useful_levels(settings, fixed.grid):
+        for side in sides:
+            factors = _factors(side.image.grid, level)
+            side.enter(fixed.grid.coarser(_factors(fixed.grid, level)), factors)
+        losses = _run_level(level, sides, similarity, settings, deadline, progress)
+        trace += [{"level_mm": level.mm, "iteration": n, "loss": loss} for n, loss in enumerate(losses)]
+        if deadline is not None and time.monotonic() > deadline:
+            stopped = f"the time budget was spent at {level.mm:g} mm"
+            break
+    return _join(fixed.grid, sides, settings.smallest_jacobian, trace, stopped)
+
+
+def make_similarity(settings: DeformableSettings) -> Similarity:
+    """The dissimilarity that the settings name."""
+    if settings.similarity == "lncc":
+        return LNCC(settings.radius, settings.epsilon)
+    return SIMILARITIES[settings.similarity]()
+
+
+def mended(displacement: Tensor, smallest: float) -> Tensor:
+    """The displacement, smoothed where a one-sided Jacobian determinant is below `smallest`: once, and only there."""
+    close = jacobian.smallest_corner_determinant(displacement)[:, None] < smallest
+    if not close.any():
+        return displacement
+    # The sum of a few Gaussians around each such voxel, cut at 1: a soft ball that covers all its neighbours.
+    weight = (4 * smoothing.gaussian(4 * close.to(displacement.dtype), 1.2)).clamp_max(1)
+    return torch.lerp(displacement, smoothing.gaussian(displacement, 1.0), weight)
+
+
+def _useful_levels(settings: DeformableSettings, grid: Grid) -> list[Level]:
+    """The levels with enough voxels; the last one always."""
+    sizes = [min(grid.coarser(_factors(grid, level)).shape) for level in settings.levels]
+    kept = [lv for lv, size in zip(settings.levels, sizes, strict=True) if size >= _SMALLEST_LEVEL]
+    return kept or [settings.levels[-1]]
+
+
+def _factors(grid: Grid, level: Level) -> tuple[int, ...]:
+    """How many voxels of the grid make one of the level, along each axis."""
+    return tuple(max(1, round(level.mm / spacing)) for spacing in grid.spacing)
+
+
+def _run_level(
+    level: Level,
+    sides: tuple[_Side, _Side],
+    similarity: Similarity,
+    settings: DeformableSettings,
+    deadline: float | None,
+    progress: Progress,
+) -> list[float]:
+    """Iterate on one level until it no longer pays; the loss of every iteration."""
+    losses: list[float] = []
+    for n in range(level.iterations):
+        if (deadline is not None and time.monotonic() > deadline) or _settled(losses, settings):
+            break
+        losses.append(_iterate(level, sides, similarity, settings))
+        if n % _MEND_EVERY == _MEND_EVERY - 1:
+            for side in sides:
+                side.mend(settings.smallest_jacobian)
+        progress(Step(f"deformable {level.mm:g} mm", n + 1, level.iterations, losses[-1]))
+    progress(Step(f"deformable {level.mm:g} mm", level.iterations, level.iterations, losses[-1] if losses else None))
+    return losses
+
+
+def _settled(losses: list[float], settings: DeformableSettings) -> bool:
+    """Whether the last `patience` iterations improved the loss by less than `tolerance` of itself."""
+    if len(losses) <= settings.patience:
+        return False
+    before, now = losses[-1 - settings.patience], losses[-1]
+    return before - now < settings.tolerance * abs(before)
+
+
+def _iterate(level: Level, sides: tuple[_Side, _Side], similarity: Similarity, settings: DeformableSettings) -> float:
+    """One step of both fields; the loss before it."""
+    images = [side.warped() for side in sides]
+    masks = [mask for side in sides if (mask := side.warped_mask()) is not None]
+    weight = masks[0] * masks[-1] if len(masks) == 2 else masks[0] if masks else None
+    loss, *image_gradients = similarity.value_and_gradients(images[0], images[1], weight)
+    if not math.isfinite(loss):
+        raise RegistrationError(
+            f"the dissimilarity became {loss} at {level.mm:g} mm: check the intensities of both images"
+        )
+    steps = []
+    for side, image, to_image in zip(sides, images, image_gradients, strict=True):
+        gradient = sampling.scaled_gradient(to_image, image)
+        if settings.regularity != "none":
+            gradient = gradient + settings.regularity_weight * regularity.gradient(
+                settings.regularity, side.displacement
+            )
+        steps.append(smoothing.gaussian(gradient, level.smooth_update))
+    longest = max(_typical_length(step) for step in steps)
+    if longest > 0:
+        for side, step in zip(sides, steps, strict=True):
+            side.move(step, -level.step / longest, level)
+    return loss
+
+
+def _typical_length(step: Tensor) -> float:
+    """The length in voxels that `_QUANTILE` of the vectors do not exceed; the longest, where most are zero."""
+    some = step[(slice(None), slice(None)) + (slice(None, None, _STRIDE),) * (step.ndim - 2)]
+    lengths = some.square().sum(1).sqrt().flatten()
+    rank = max(1, round(_QUANTILE * lengths.numel()))
+    return float(lengths.kthvalue(rank).values) or float(lengths.max())
+
+
+def _join(
+    grid: Grid, sides: tuple[_Side, _Side], smallest: float, trace: list[dict[str, float]], stopped: str
+) -> Deformation:
+    """Fixed -> middle -> moving as one field on the fixed grid, free of folds, with its inverse."""
+    to_fixed, to_moving = (
+        torch.zeros(1, grid.ndim, *grid.shape) if side.field is None else side.field.on(grid).displacement.cpu()
+        for side in sides
+    )
+    forward = sampling.compose(to_moving, jacobian.invert(to_fixed))
+    for _ in range(_MEND_AT_MOST):
+        following = mended(forward, min(smallest, _SMALLEST_AT_THE_END))
+        if following is forward:
+            break
+        forward = following
+    backward = jacobian.invert(forward, start=sampling.compose(to_fixed, jacobian.invert(to_moving)))
+    return Deformation(DisplacementField(forward, grid), DisplacementField(backward, grid), trace, stopped)
