@@ -1,3 +1,26 @@
-"""stepwarp aligns pairs of 3D medical volumes."""
+"""stepwarp aligns pairs of 3D medical volumes.
+
+    import stepwarp
+    result = stepwarp.register("fixed.nii.gz", "moving.nii.gz")
+    result.transform(points)      # world RAS+ mm of the fixed image -> of the moving image
+    result.save("out")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+__all__ = ["Registration", "register"]
+
+if TYPE_CHECKING:
+    from stepwarp.workflow.register import Registration, register
+
+
+def __getattr__(name: str) -> object:
+    # torch takes seconds to import: `stepwarp --help` and `stepwarp.__version__` do not wait for it.
+    if name in __all__:
+        from stepwarp.workflow import register as module
+
+        return getattr(module, name)
+    raise AttributeError(f"module 'stepwarp' has no attribute '{name}'")

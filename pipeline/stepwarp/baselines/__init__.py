@@ -1,0 +1,1 @@
+"""Other registration programs behind the same types: volumes in, a Transform out."""

@@ -93,14 +93,34 @@ def _at_least_two(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@inlined
+def _cell(position, size):
+    """The lower of the two neighbours of a position along an axis of `size` voxels, and the way from it to the other.
+
+    A position beyond the axis is moved to its end, and one that is no number to 0: an index must never be wild. The
+    order of the operands of `max` matters for that."""
+    inside = min(np.float32(size - 1), max(np.float32(0), position))
+    lower = min(np.int32(inside), np.int32(size - 2))
+    return lower, inside - np.float32(lower)
+
+
+@inlined
+def _trilinear(flat, corner, s0, s1, t0, t1, t2):
+    """Between the eight voxels whose first is `corner`; s0, s1: strides, t0, t1, t2: where in the cell."""
+    b, one = np.uintp(corner), np.float32(1)
+    c00 = flat[b] * (one - t2) + flat[b + np.uintp(1)] * t2
+    c01 = flat[b + np.uintp(s1)] * (one - t2) + flat[b + np.uintp(s1 + 1)] * t2
+    c10 = flat[b + np.uintp(s0)] * (one - t2) + flat[b + np.uintp(s0 + 1)] * t2
+    c11 = flat[b + np.uintp(s0 + s1)] * (one - t2) + flat[b + np.uintp(s0 + s1 + 1)] * t2
+    return (c00 * (one - t1) + c01 * t1) * (one - t0) + (c10 * (one - t1) + c11 * t1) * t0
+
+
 @compiled
 def _warp(image, size, u, m, out):
     n0, n1, n2 = image.shape
     flat = image.reshape(-1)
     s0, s1 = n1 * n2, n2
-    top0, top1, top2 = np.float32(n0 - 1), np.float32(n1 - 1), np.float32(n2 - 1)
-    last0, last1, last2 = np.int32(n0 - 2), np.int32(n1 - 2), np.int32(n2 - 2)
-    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
+    zero, half = np.float32(0), np.float32(0.5)
     end0, end1, end2 = size[0] - half, size[1] - half, size[2] - half
     for i in prange(out.shape[0]):
         for j in range(out.shape[1]):
@@ -115,20 +135,11 @@ def _warp(image, size, u, m, out):
                 p0 = a0 + m[0, 0] * d0 + m[0, 1] * d1 + m[0, 2] * d2
                 p1 = a1 + m[1, 0] * d0 + m[1, 1] * d1 + m[1, 2] * d2
                 p2 = a2 + m[2, 0] * d0 + m[2, 1] * d1 + m[2, 2] * d2
-                inside = (
-                    (p0 >= -half) & (p0 < end0) & (p1 >= -half) & (p1 < end1) & (p2 >= -half) & (p2 < end2)
-                )
-                p0 = min(max(p0, zero), top0)
-                p1 = min(max(p1, zero), top1)
-                p2 = min(max(p2, zero), top2)
-                q0, q1, q2 = min(np.int32(p0), last0), min(np.int32(p1), last1), min(np.int32(p2), last2)
-                t0, t1, t2 = p0 - np.float32(q0), p1 - np.float32(q1), p2 - np.float32(q2)
-                b = np.uintp(q0 * s0 + q1 * s1 + q2)
-                c00 = flat[b] * (one - t2) + flat[b + np.uintp(1)] * t2
-                c01 = flat[b + np.uintp(s1)] * (one - t2) + flat[b + np.uintp(s1 + 1)] * t2
-                c10 = flat[b + np.uintp(s0)] * (one - t2) + flat[b + np.uintp(s0 + 1)] * t2
-                c11 = flat[b + np.uintp(s0 + s1)] * (one - t2) + flat[b + np.uintp(s0 + s1 + 1)] * t2
-                value = (c00 * (one - t1) + c01 * t1) * (one - t0) + (c10 * (one - t1) + c11 * t1) * t0
+                inside = (p0 >= -half) & (p0 < end0) & (p1 >= -half) & (p1 < end1) & (p2 >= -half) & (p2 < end2)
+                q0, t0 = _cell(p0, n0)
+                q1, t1 = _cell(p1, n1)
+                q2, t2 = _cell(p2, n2)
+                value = _trilinear(flat, q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
                 out[i, j, k] = value if inside else zero
 
 
@@ -136,29 +147,21 @@ def _warp(image, size, u, m, out):
 def _compose(u, v, scale, longest, out):
     """out(x) = s(x) + u(x + s(x)) with s = scale v, shortened where longer than `longest`."""
     n0, n1, n2 = u.shape[1:]
-    flat = u.reshape(3, -1)
+    flat = u.reshape(-1)
     s0, s1 = n1 * n2, n2
-    top0, top1, top2 = np.float32(n0 - 1), np.float32(n1 - 1), np.float32(n2 - 1)
-    last0, last1, last2 = np.int32(n0 - 2), np.int32(n1 - 2), np.int32(n2 - 2)
-    zero, one, tiny = np.float32(0), np.float32(1), np.float32(1e-12)
+    channel = n0 * s0
+    one, tiny = np.float32(1), np.float32(1e-12)
     for i in prange(out.shape[1]):
         for j in range(out.shape[2]):
             for k in range(out.shape[3]):
                 d0, d1, d2 = v[0, i, j, k] * scale, v[1, i, j, k] * scale, v[2, i, j, k] * scale
                 shorten = min(one, longest / np.sqrt(d0 * d0 + d1 * d1 + d2 * d2 + tiny))
                 d0, d1, d2 = d0 * shorten, d1 * shorten, d2 * shorten
-                p0 = min(max(np.float32(i) + d0, zero), top0)
-                p1 = min(max(np.float32(j) + d1, zero), top1)
-                p2 = min(max(np.float32(k) + d2, zero), top2)
-                q0, q1, q2 = min(np.int32(p0), last0), min(np.int32(p1), last1), min(np.int32(p2), last2)
-                t0, t1, t2 = p0 - np.float32(q0), p1 - np.float32(q1), p2 - np.float32(q2)
-                b = np.uintp(q0 * s0 + q1 * s1 + q2)
+                q0, t0 = _cell(np.float32(i) + d0, n0)
+                q1, t1 = _cell(np.float32(j) + d1, n1)
+                q2, t2 = _cell(np.float32(k) + d2, n2)
                 for c in range(3):
-                    c00 = flat[c, b] * (one - t2) + flat[c, b + np.uintp(1)] * t2
-                    c01 = flat[c, b + np.uintp(s1)] * (one - t2) + flat[c, b + np.uintp(s1 + 1)] * t2
-                    c10 = flat[c, b + np.uintp(s0)] * (one - t2) + flat[c, b + np.uintp(s0 + 1)] * t2
-                    c11 = flat[c, b + np.uintp(s0 + s1)] * (one - t2) + flat[c, b + np.uintp(s0 + s1 + 1)] * t2
-                    value = (c00 * (one - t1) + c01 * t1) * (one - t0) + (c10 * (one - t1) + c11 * t1) * t0
+                    value = _trilinear(flat, c * channel + q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
                     out[c, i, j, k] = value + (d0 if c == 0 else (d1 if c == 1 else d2))
 
 
@@ -166,11 +169,9 @@ def _compose(u, v, scale, longest, out):
 def _resize_displacement(u, m, vectors, out):
     """out(x) = vectors u(m x); the border value beyond the grid of u."""
     n0, n1, n2 = u.shape[1:]
-    flat = u.reshape(3, -1)
+    flat = u.reshape(-1)
     s0, s1 = n1 * n2, n2
-    top0, top1, top2 = np.float32(n0 - 1), np.float32(n1 - 1), np.float32(n2 - 1)
-    last0, last1, last2 = np.int32(n0 - 2), np.int32(n1 - 2), np.int32(n2 - 2)
-    zero, one = np.float32(0), np.float32(1)
+    channel = n0 * s0
     for i in prange(out.shape[1]):
         value = np.empty(3, np.float32)
         for j in range(out.shape[2]):
@@ -180,22 +181,13 @@ def _resize_displacement(u, m, vectors, out):
             a2 = m[2, 0] * fi + m[2, 1] * fj + m[2, 3]
             for k in range(out.shape[3]):
                 fk = np.float32(k)
-                p0 = min(max(a0 + m[0, 2] * fk, zero), top0)
-                p1 = min(max(a1 + m[1, 2] * fk, zero), top1)
-                p2 = min(max(a2 + m[2, 2] * fk, zero), top2)
-                q0, q1, q2 = min(np.int32(p0), last0), min(np.int32(p1), last1), min(np.int32(p2), last2)
-                t0, t1, t2 = p0 - np.float32(q0), p1 - np.float32(q1), p2 - np.float32(q2)
-                b = np.uintp(q0 * s0 + q1 * s1 + q2)
+                q0, t0 = _cell(a0 + m[0, 2] * fk, n0)
+                q1, t1 = _cell(a1 + m[1, 2] * fk, n1)
+                q2, t2 = _cell(a2 + m[2, 2] * fk, n2)
                 for c in range(3):
-                    c00 = flat[c, b] * (one - t2) + flat[c, b + np.uintp(1)] * t2
-                    c01 = flat[c, b + np.uintp(s1)] * (one - t2) + flat[c, b + np.uintp(s1 + 1)] * t2
-                    c10 = flat[c, b + np.uintp(s0)] * (one - t2) + flat[c, b + np.uintp(s0 + 1)] * t2
-                    c11 = flat[c, b + np.uintp(s0 + s1)] * (one - t2) + flat[c, b + np.uintp(s0 + s1 + 1)] * t2
-                    value[c] = (c00 * (one - t1) + c01 * t1) * (one - t0) + (c10 * (one - t1) + c11 * t1) * t0
+                    value[c] = _trilinear(flat, c * channel + q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
                 for c in range(3):
-                    out[c, i, j, k] = (
-                        vectors[c, 0] * value[0] + vectors[c, 1] * value[1] + vectors[c, 2] * value[2]
-                    )
+                    out[c, i, j, k] = vectors[c, 0] * value[0] + vectors[c, 1] * value[1] + vectors[c, 2] * value[2]
 
 
 @compiled
@@ -308,7 +300,7 @@ def _smallest_corner_determinant(u, out):
         i = np.int64(plane)
         for j in range(n1):
             for k in range(n2):
-                smallest = np.float32(np.inf)
+                smallest, total = np.float32(np.inf), np.float32(0)
                 for a in range(2):
                     # The step towards i + 1 (a = 1) or i - 1 (a = 0); at the border, the only one there is.
                     i0 = i if (a == 1 and i < n0 - 1) or i == 0 else i - 1
@@ -331,7 +323,9 @@ def _smallest_corner_determinant(u, out):
                                 one + u[2, i, j, k1] - u[2, i, j, k0],
                             )
                             smallest = min(smallest, value)
-                out[i, j, k] = smallest
+                            total += value
+                # A minimum drops what is not a number; a sum keeps it.
+                out[i, j, k] = smallest if total == total else total
 
 
 def invert(displacement: Tensor, start: Tensor, iterations: int, tolerance: float) -> Tensor:
@@ -347,9 +341,7 @@ def _invert(u, iterations, tolerance, v):
     n0, n1, n2 = u.shape[1:]
     flat = u.reshape(3, -1)
     s0, s1 = n1 * n2, n2
-    top0, top1, top2 = np.float32(n0 - 1), np.float32(n1 - 1), np.float32(n2 - 1)
-    last0, last1, last2 = np.int32(n0 - 2), np.int32(n1 - 2), np.int32(n2 - 2)
-    zero, one, smallest = np.float32(0), np.float32(1), np.float32(0.05)
+    one, smallest = np.float32(1), np.float32(0.05)
     for i in prange(v.shape[1]):
         at = np.empty(3, np.float32)
         slope = np.empty((3, 3), np.float32)
@@ -357,11 +349,9 @@ def _invert(u, iterations, tolerance, v):
             for k in range(v.shape[3]):
                 v0, v1, v2 = v[0, i, j, k], v[1, i, j, k], v[2, i, j, k]
                 for _ in range(iterations):
-                    p0 = min(max(np.float32(i) + v0, zero), top0)
-                    p1 = min(max(np.float32(j) + v1, zero), top1)
-                    p2 = min(max(np.float32(k) + v2, zero), top2)
-                    q0, q1, q2 = min(np.int32(p0), last0), min(np.int32(p1), last1), min(np.int32(p2), last2)
-                    t0, t1, t2 = p0 - np.float32(q0), p1 - np.float32(q1), p2 - np.float32(q2)
+                    q0, t0 = _cell(np.float32(i) + v0, n0)
+                    q1, t1 = _cell(np.float32(j) + v1, n1)
+                    q2, t2 = _cell(np.float32(k) + v2, n2)
                     b = np.uintp(q0 * s0 + q1 * s1 + q2)
                     for c in range(3):
                         a000, a001 = flat[c, b], flat[c, b + np.uintp(1)]

@@ -13,6 +13,19 @@ from torch import Tensor
 SAME_GRID_MM = 1e-3
 
 
+def float64(values: np.ndarray | Tensor) -> Tensor:
+    """As a float64 tensor; an array is copied, because it may be read-only or strided as torch does not take it."""
+    return values.double() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=np.float64))
+
+
+def check_affine(matrix: np.ndarray, of_what: str) -> None:
+    """ValueError unless a homogeneous (D+1, D+1) matrix is finite, affine, and invertible at whatever scale."""
+    if not np.isfinite(matrix).all() or np.linalg.cond(matrix[:-1, :-1]) > 1e9:
+        raise ValueError(f"the affine of {of_what} must be finite and invertible")
+    if not np.allclose(matrix[-1], np.eye(len(matrix))[-1]):
+        raise ValueError(f"the last row of the affine of {of_what} must be 0 ... 0 1, not {matrix[-1]}")
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A lattice of voxel centres.
@@ -33,8 +46,7 @@ class Grid:
             raise ValueError(f"a grid of {d} axes needs an affine of {d + 1} x {d + 1}, not {affine.shape}")
         if min(shape) < 1:
             raise ValueError(f"a grid needs at least one voxel along each axis, not {shape}")
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:d, :d])) < 1e-12:
-            raise ValueError("the affine of a grid must be finite and invertible")
+        check_affine(affine, "a grid")
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)

@@ -86,6 +86,5 @@ def _det(derivatives: list[Tensor]) -> Tensor:
         return entry[0][0]
     if d == 2:
         return entry[0][0] * entry[1][1] - entry[0][1] * entry[1][0]
-    return sum(
-        entry[0][a] * (entry[1][b] * entry[2][c] - entry[1][c] * entry[2][b]) for a, b, c in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
-    )
+    minors = [entry[1][b] * entry[2][c] - entry[1][c] * entry[2][b] for b, c in ((1, 2), (2, 0), (0, 1))]
+    return entry[0][0] * minors[0] + entry[0][1] * minors[1] + entry[0][2] * minors[2]

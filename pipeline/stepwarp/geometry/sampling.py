@@ -33,7 +33,8 @@ def on_kernels(*tensors: Tensor) -> bool:
 def sample(image: Tensor, coords: Tensor, mode: Interpolation = "linear", outside: Outside = "zero") -> Tensor:
     """Values of `image` (B, C, *grid) at voxel coordinates `coords` (B, D, *out): (B, C, *out).
 
-    A batch of one on either side is broadcast to the other. Differentiable in both where mode is "linear"."""
+    A batch of one on either side is broadcast to the other. Differentiable in both where mode is "linear". An image of
+    half precision is read with the weights of single precision; coordinates of half precision are too coarse to use."""
     d = image.ndim - 2
     batch = max(image.shape[0], coords.shape[0])
     image = image.expand(batch, *image.shape[1:])
@@ -51,8 +52,9 @@ def sample(image: Tensor, coords: Tensor, mode: Interpolation = "linear", outsid
             image, scaled = image[:, :, None], torch.cat([torch.zeros_like(scaled), scaled], 1)
         grid = scaled.flip(1).movedim(1, -1)
         grid = grid[:, None] if image.ndim == 4 else grid[:, None, None]
-        values = F.grid_sample(image, grid.to(image.dtype), "bilinear", "border", align_corners=True)
-        values = values.reshape(batch, image.shape[1], *coords.shape[2:])
+        exact = image.float() if image.dtype in (torch.float16, torch.bfloat16) else image
+        values = F.grid_sample(exact, grid.to(exact.dtype), "bilinear", "border", align_corners=True)
+        values = values.to(image.dtype).reshape(batch, image.shape[1], *coords.shape[2:])
     if outside == "zero":
         inside = ((coords >= -0.5) & (coords < sizes - 0.5)).all(1, keepdim=True)
         values = torch.where(inside, values, torch.zeros_like(values))
@@ -152,5 +154,7 @@ def average_pool(image: Tensor, factors: tuple[int, ...]) -> Tensor:
 
 
 def _indices_like(displacement: Tensor) -> Tensor:
-    axes = [torch.arange(n, device=displacement.device, dtype=displacement.dtype) for n in displacement.shape[2:]]
+    """The index of every voxel, (1, D, *grid), in single precision at least: half counts no further than 2048."""
+    dtype = torch.promote_types(displacement.dtype, torch.float32)
+    axes = [torch.arange(n, device=displacement.device, dtype=dtype) for n in displacement.shape[2:]]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.geometry import jacobian, sampling
-from stepwarp.geometry.grid import Grid
+from stepwarp.geometry.grid import Grid, check_affine, float64
 
 #: World points mapped at a time where a whole grid is evaluated: bounds the memory in float64.
 _CHUNK = 1 << 20
@@ -41,7 +41,7 @@ class Transform(ABC):
     def __call__(self, points):
         """Map world points (..., D) in mm; numpy in, numpy out, and tensors likewise (float64)."""
         if isinstance(points, np.ndarray):
-            return self(torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))).numpy()
+            return self(float64(points)).numpy()
         if points.shape[-1] != self.ndim:
             raise ValueError(f"points of {points.shape[-1]} coordinates given to a transform of {self.ndim}")
         return self._map(points.double().reshape(-1, self.ndim)).reshape(points.shape)
@@ -71,12 +71,11 @@ class Affine(Transform):
 
     def __init__(self, matrix: np.ndarray | Tensor) -> None:
         matrix = np.array(matrix.detach().cpu() if isinstance(matrix, Tensor) else matrix, dtype=np.float64)
-        if matrix.shape[0] + 1 == matrix.shape[1]:
+        if matrix.ndim == 2 and matrix.shape[0] + 1 == matrix.shape[1]:
             matrix = np.vstack([matrix, np.eye(matrix.shape[1])[-1:]])
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"an affine needs a square homogeneous matrix, not {matrix.shape}")
-        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
-            raise ValueError("the matrix of an affine transform must be finite and invertible")
+        check_affine(matrix, "a transform")
         matrix.setflags(write=False)
         self.matrix = matrix
 
@@ -89,7 +88,7 @@ class Affine(Transform):
         return len(self.matrix) - 1
 
     def _map(self, points: Tensor) -> Tensor:
-        matrix = torch.from_numpy(self.matrix.copy()).to(points.device)
+        matrix = float64(self.matrix).to(points.device)
         return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
 
     def inverse(self) -> Affine:
@@ -117,13 +116,13 @@ class DisplacementField(Transform):
     @classmethod
     def from_millimetres(cls, displacement: np.ndarray | Tensor, grid: Grid) -> DisplacementField:
         """From (*grid.shape, D) RAS mm vectors."""
-        vectors = torch.as_tensor(displacement).double()
-        voxels = vectors @ torch.from_numpy(np.linalg.inv(grid.linear)).T
+        vectors = float64(displacement)
+        voxels = vectors @ float64(np.linalg.inv(grid.linear)).to(vectors.device).T
         return cls(voxels.movedim(-1, 0)[None].float(), grid)
 
     def millimetres(self) -> Tensor:
         """The displacement as RAS mm vectors, (*grid.shape, D) float32 on the CPU."""
-        linear = torch.from_numpy(self.grid.linear.copy()).float()
+        linear = float64(self.grid.linear).float()
         return torch.einsum("ab,b...->...a", linear, self.displacement[0].float().cpu())
 
     @property
@@ -132,9 +131,9 @@ class DisplacementField(Transform):
 
     def _map(self, points: Tensor) -> Tensor:
         index = Affine(self.grid.inverse_affine)._map(points)
-        moved = sampling.sample(self.displacement.to(points.device), index.T[None].to(self.displacement), outside="border")
-        linear = torch.from_numpy(self.grid.linear.copy()).to(points.device)
-        return points + moved[0].T.double() @ linear.T
+        field = self.displacement.to(points.device)
+        moved = sampling.sample(field, index.T[None].to(field), outside="border")
+        return points + moved[0].T.double() @ float64(self.grid.linear).to(points.device).T
 
     def inverse(self) -> DisplacementField:
         """The inverse on the same grid, by fixed-point iteration; how exact it is says `inverse_residual`."""
@@ -143,7 +142,7 @@ class DisplacementField(Transform):
     def on(self, grid: Grid) -> DisplacementField:
         if grid == self.grid:
             return self
-        matrix = torch.from_numpy(grid.index_map_to(self.grid))
+        matrix = float64(grid.index_map_to(self.grid))
         return DisplacementField(sampling.resize_displacement(self.displacement, grid.shape, matrix), grid)
 
     def __repr__(self) -> str:

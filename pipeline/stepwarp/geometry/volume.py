@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from stepwarp.geometry import sampling
-from stepwarp.geometry.grid import Grid
+from stepwarp.geometry.grid import Grid, float64
 from stepwarp.geometry.transform import Affine, Composition, DisplacementField, Transform
 
 
@@ -33,12 +32,10 @@ class Volume:
         The one place where voxels are interpolated, and once: an affine after a field is one read, not two."""
         onto = self.grid if onto is None else onto
         affine, field = _split(transform, onto)
-        matrix = torch.from_numpy(onto.index_map_to(self.grid, affine.matrix))
-        image = self.data[None, None]
-        if self.interpolation == "linear":
-            image = image.float()
-        warped = sampling.warp(image, field.displacement.to(image.device), matrix, self.interpolation)
-        return type(self)(warped[0, 0].to(self.data.dtype if self.interpolation == "nearest" else torch.float32), onto, self.name)
+        matrix = float64(onto.index_map_to(self.grid, affine.matrix))
+        data = self.data.float() if self.interpolation == "linear" else self.data
+        warped = sampling.warp(data[None, None], field.displacement.to(data.device), matrix, self.interpolation)
+        return type(self)(warped[0, 0], onto, self.name)
 
 
 class Image(Volume):

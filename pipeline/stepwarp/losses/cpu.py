@@ -22,7 +22,7 @@ def lncc(
     """See `similarity.LNCC.value_and_gradients`; all tensors (1, 1, I, J, K)."""
     f, m = array(fixed)[0, 0], array(moved)[0, 0]
     weighted = weight is not None
-    w = array(weight)[0, 0] if weight is not None else np.empty((1, 1, 1), np.float32)
+    w = array(weight.float())[0, 0] if weight is not None else np.empty((1, 1, 1), np.float32)
     threads = get_num_threads()
     slab = math.ceil(f.shape[0] / threads)
     maps = np.empty((_MAPS, *f.shape), np.float32)
@@ -93,7 +93,10 @@ def _coefficients(f, m, w, weighted, radius, epsilon, slab, maps, total):
         padded = np.zeros(n2 + 2 * radius, np.float32)
         product = np.empty(n2, np.float32)
         sums = np.empty((6, n2), np.float32)
-        box_size = np.float32(slots**3)
+        # How much of a window lies inside the image along k.
+        inside = np.empty(n2, np.float32)
+        for k in range(n2):
+            inside[k] = np.float32(min(k + radius, n2 - 1) - max(k - radius, 0) + 1)
         ready = max(start - radius, 0)
         value = 0.0
         for i in range(start, stop):
@@ -132,7 +135,9 @@ def _coefficients(f, m, w, weighted, radius, epsilon, slab, maps, total):
                 for s in range(stats):
                     _sum_planes(ring[s], low, high, j, sums[s])
                 if not weighted:
-                    sums[5] = box_size
+                    plane = np.float32((high - low + 1) * (min(j + radius, n1 - 1) - max(j - radius, 0) + 1))
+                    for k in range(n2):
+                        sums[5, k] = plane * inside[k]
                 row_value = zero
                 for k in range(n2):
                     size = max(sums[5, k], np.float32(1e-3))

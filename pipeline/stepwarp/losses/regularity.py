@@ -1,5 +1,6 @@
-"""How unsmooth a displacement is. Displacements are (1, D, *grid) in voxels; both energies are dimensionless means
-over the voxels of derivatives taken in voxels, so the same relative deformation costs the same on any isotropic grid."""
+"""How unsmooth a displacement is. Displacements are (1, D, *grid) in voxels; both energies are means over the voxels of
+derivatives taken in voxels. The same deformation of the same body costs the same diffusion on a grid twice as fine, and
+a quarter of the bending, which has the dimension 1 / voxel^2."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from torch import Tensor
 
 def diffusion(displacement: Tensor) -> Tensor:
     """Mean of |du/dx|^2, by forward differences: 0 for a translation."""
-    return sum(
-        displacement.diff(dim=axis).square().sum(1).mean()
-        for axis in range(2, displacement.ndim)
-        if displacement.shape[axis] > 1
-    )
+    energy = displacement.new_zeros(())
+    for axis in range(2, displacement.ndim):
+        if displacement.shape[axis] > 1:
+            energy = energy + displacement.diff(dim=axis).square().sum(1).mean()
+    return energy
 
 
 def bending(displacement: Tensor) -> Tensor:

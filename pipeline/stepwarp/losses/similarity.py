@@ -36,6 +36,8 @@ class Similarity(ABC):
 class LNCC(Similarity):
     """1 - mean squared correlation of the windows of (2 radius + 1)^D voxels (Avants et al. 2008, ANTs' `CC`).
 
+    A window counts the voxels inside the image, by their weight: an image that is cut off has no edge there.
+
     Blind to contrast that changes slowly, and to its sign. epsilon: variance added to every window; it decides how
     faint a structure still counts (intensities 0..1) and has a large effect on accuracy in flat tissue."""
 
@@ -45,7 +47,7 @@ class LNCC(Similarity):
 
     def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
         w = torch.ones_like(fixed) if weight is None else weight
-        size = self._sum(w).clamp_min(1e-3) if weight is not None else (2 * self.radius + 1.0) ** (fixed.ndim - 2)
+        size = self._sum(w).clamp_min(1e-3)
         sum_f, sum_m = self._sum(w * fixed), self._sum(w * moved)
         ff = (self._sum(w * fixed * fixed) - sum_f * sum_f / size).clamp_min(0) + self.epsilon * size
         mm = (self._sum(w * moved * moved) - sum_m * sum_m / size).clamp_min(0) + self.epsilon * size
@@ -131,24 +133,32 @@ class MIND(Similarity):
         self.sigma = sigma
 
     def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
-        squared = (self.descriptor(fixed) - self.descriptor(moved)).square().mean(1, keepdim=True)
+        difference = self.descriptor(fixed, weight) - self.descriptor(moved, weight)
+        squared = difference.square().mean(1, keepdim=True)
         return squared.mean() if weight is None else (weight * squared).sum() / weight.sum()
 
-    def descriptor(self, image: Tensor) -> Tensor:
-        """(1, 1, *grid) -> (1, pairs of neighbours, *grid), in 0..1."""
+    def descriptor(self, image: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(1, 1, *grid) -> (1, pairs of neighbours, *grid), in 0..1; patches count their voxels by their weight."""
         d = image.ndim - 2
         neighbours = [(axis, sign) for axis in range(d) for sign in (-1, 1)]
-        shifted = {n: _shift(image, n[0], n[1] * self.dilation) for n in neighbours}
+        shifted = {(axis, sign): _shift(image, axis, sign * self.dilation) for axis, sign in neighbours}
         # Opposite neighbours are left out: at distance 2 dilation they are no part of the context of the voxel.
         pairs = [(a, b) for a, b in itertools.combinations(neighbours, 2) if a[0] != b[0]]
         if not pairs:
             pairs = list(itertools.combinations(neighbours, 2))
         kernel = smoothing.gaussian_kernel(self.sigma)
-        distances = [smoothing.convolve_axes((shifted[a] - shifted[b]).square(), kernel) for a, b in pairs]
-        stacked = torch.cat(distances, 1)
+        stacked = torch.cat([(shifted[a] - shifted[b]).square() for a, b in pairs], 1)
+        if weight is None:
+            stacked = smoothing.convolve_axes(stacked, kernel)
+        else:
+            counts = {(axis, sign): _shift(weight.to(image), axis, sign * self.dilation) for axis, sign in neighbours}
+            count = torch.cat([counts[a] * counts[b] for a, b in pairs], 1)
+            stacked = smoothing.convolve_axes(count * stacked, kernel)
+            stacked = stacked / smoothing.convolve_axes(count, kernel).clamp_min(1e-3)
         stacked = stacked - stacked.amin(1, keepdim=True)
         variance = stacked.mean(1, keepdim=True)
-        typical = variance.detach().mean()
+        within = variance.detach() if weight is None else variance.detach()[weight > 0]
+        typical = within.mean()
         variance = variance.clamp(float(typical) * 1e-3 + 1e-12, float(typical) * 1e3 + 1e-12)
         return torch.exp(-stacked / variance)
 

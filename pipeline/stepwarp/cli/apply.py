@@ -1,0 +1,122 @@
+"""`stepwarp apply`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from stepwarp.cli.checks import check_files
+from stepwarp.cli.options import ForceOption, TrustOption, VerboseOption
+
+Side = Literal["fixed", "moving"]
+
+
+def apply(
+    transform: Annotated[
+        list[str],
+        typer.Option(
+            "--transform",
+            "-t",
+            metavar="PATH",
+            help="The folder of a registration, or a file (.mat, .tfm, .txt, .h5, warp .nii.gz); repeat it for a chain "
+            "in the order of antsApplyTransforms, a warp before its affine. '[PATH,1]' is the inverse.",
+        ),
+    ],
+    input: Annotated[
+        list[Path],
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="An image, a label map, or landmarks (.csv, .fcsv, .mrk.json); repeat it for several.",
+        ),
+    ],
+    output: Annotated[
+        list[Path],
+        typer.Option("--output", "-o", metavar="FILE", help="The file for each input, in the same order."),
+    ],
+    source: Annotated[
+        Side | None,
+        typer.Option(
+            "--from",
+            help="With a folder: which image of the registration the inputs belong to.",
+            show_default="moving",
+        ),
+    ] = None,
+    target: Annotated[
+        Side | None,
+        typer.Option("--to", help="With a folder: which image they are brought to.", show_default="the other one"),
+    ] = None,
+    inverse: Annotated[bool, typer.Option("--inverse", help="With files: use the inverse of the whole chain.")] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            "-r",
+            metavar="FILE",
+            help="The image on whose grid images and label maps land.",
+            show_default="with a folder, the grid of the image they are brought to",
+        ),
+    ] = None,
+    interpolation: Annotated[
+        Literal["auto", "linear", "nearest"],
+        typer.Option(
+            "--interpolation", "-n", help="auto: nearest for label maps, known by their values; linear for images."
+        ),
+    ] = "auto",
+    labels: Annotated[bool, typer.Option("--labels", help="All images among the inputs are label maps.")] = False,
+    space: Annotated[
+        Literal["ras", "lps"] | None,
+        typer.Option(
+            help="World of x, y, z in a .csv that does not say it; the output is in the same. ITK and ANTs use lps.",
+            show_default="refuse such files",
+        ),
+    ] = None,
+    trust: TrustOption = None,
+    force: ForceOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON on stdout.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Carry images, label maps and landmarks along a registration.
+
+    With the FOLDER of a registration, say where the inputs come from and where they go; images and landmarks alike go
+    from the moving image to the fixed one unless --from or --to says otherwise, and the right one of the two maps is
+    chosen for each:
+
+      stepwarp apply -t result -i moving_labels.nii.gz -o labels_on_fixed.nii.gz
+
+      stepwarp apply -t result --from fixed -i fixed_points.csv -o points_in_moving.csv
+
+    With transform FILES, as with antsApplyTransforms and antsApplyTransformsToPoints, a point meets the first one
+    first: images come from the space where the chain ends into the one where it starts, and landmarks go the other way:
+
+      stepwarp apply -t 1Warp.nii.gz -t 0GenericAffine.mat -r fixed.nii.gz -i moving.nii.gz -o moved.nii.gz
+
+    Each image is interpolated once, however long the chain. What was used, and why, is printed."""
+    check_files([*input, reference])
+    from stepwarp.workflow.apply import apply as apply_files
+
+    done = apply_files(
+        transform,
+        input,
+        output,
+        source=source,
+        target=target,
+        inverse=inverse,
+        reference=reference,
+        interpolation=interpolation,
+        labels=labels,
+        space=space,
+        trust=trust,
+        overwrite=force,
+    )
+    if as_json:
+        print(json.dumps([item.as_dict() for item in done], indent=2))
+        return
+    for item in done:
+        print(f"{item.input} -> {item.output}\n  {item.how}")
+        for note in item.notes:
+            print(f"  note: {note}")

@@ -1,0 +1,47 @@
+"""What can be found wrong in a moment, before torch is imported and minutes are spent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from stepwarp.errors import InputError, OutputError
+
+#: What a registration writes into its folder.
+RESULTS = (
+    "0GenericAffine.mat",
+    "1Warp.nii.gz",
+    "1InverseWarp.nii.gz",
+    "Warped.nii.gz",
+    "Jacobian.nii.gz",
+    "registration.json",
+    "report.html",
+)
+_IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".nrrd", ".mha")
+
+
+def check_files(paths: Iterable[Path | None]) -> None:
+    """InputError for the first path that is given and is no file."""
+    for path in paths:
+        if path is not None and not path.is_file():
+            what = "is a folder. Name a file in it" if path.is_dir() else "does not exist. Check the name and the folder"
+            raise InputError(f"{path}: {what}.")
+
+
+def check_out(folder: Path, names: Iterable[str] = RESULTS, *, overwrite: bool) -> None:
+    """InputError for a folder that is named like an image; OutputError if it cannot take the files `names`.
+
+    They may be there already only with `overwrite`."""
+    suffix = next((s for s in sorted(_IMAGE_SUFFIXES, key=len, reverse=True) if folder.name.lower().endswith(s)), None)
+    if suffix:
+        better = folder.with_name(folder.name[: -len(suffix)] or "result")
+        raise InputError(f"{folder}: --out is a folder, and this is the name of an image. Use, say, --out {better}.")
+    present = [name for name in names if os.path.lexists(folder / name)]
+    if present and not overwrite:
+        raise OutputError(f"{folder / present[0]}: exists already. Choose another --out, or replace it with --force.")
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{existing}: is a file, so {folder} cannot be made in it. Choose another --out.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"{existing}: may not be written to. Choose another --out, or change its permissions.")

@@ -1,0 +1,83 @@
+"""What all commands share: an error is one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+from stepwarp.errors import OutputError, StepwarpError
+
+VERDICT_FAIL, OUT_OF_MEMORY, INTERRUPTED, TERMINATED = 7, 8, 130, 143
+
+#: For the end of each --help; an empty line keeps rich from joining two of them.
+EXIT_CODES = "\n\n".join(
+    (
+        "Exit codes:",
+        "0    done",
+        "1    a bug in stepwarp (--verbose shows where)",
+        "2    wrong usage: an unknown option, or a value out of range",
+        "3    a file or an argument cannot be used as it is",
+        "4    a result cannot be written: no space, no permission, or it exists already",
+        "5    what was written does not say what was computed; do not use it",
+        "6    the registration itself broke down",
+        "7    everything is written, but the verdict on the registration is: fail",
+        "8    out of memory",
+        "130  interrupted (Ctrl-C); 143 terminated. No file is left half-written.",
+    )
+)
+
+#: What the system says when it does not let a file be written.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as it comes from a scheduler: treated like Ctrl-C."""
+
+
+class Command(TyperCommand):
+    """A command that ends in one line and an exit code, whatever goes wrong.
+
+    An unexpected error shows its traceback only if the command has --verbose and it is given."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt as signal:
+            terminated = isinstance(signal, Terminated)
+            _end("terminated" if terminated else "interrupted", TERMINATED if terminated else INTERRUPTED)
+        except StepwarpError as error:
+            _end(str(error), error.exit_code)
+        except Exception as error:
+            self._end_unforeseen(error, bool(ctx.params.get("verbose")))
+
+    def _end_unforeseen(self, error: Exception, verbose: bool) -> NoReturn:
+        if verbose:
+            traceback.print_exception(error)
+        if _is_out_of_memory(error):
+            _end("out of memory. Free some, or work on smaller images; in register, --preset fast needs less.", OUT_OF_MEMORY)
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            _end(f"{error.filename or 'a result'}: cannot be written ({error.strerror}).", OutputError.exit_code)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        hint = "" if verbose else " Run it again with --verbose to see where."
+        _end(f"this is a bug in stepwarp, please report it ({what}).{hint}", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(f"stepwarp: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python, numpy, CUDA and torch's CPU allocator each say it in their own way; the last only in words."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,54 @@
+"""The console script `stepwarp`."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated, NoReturn
+
+import typer
+
+import stepwarp
+from stepwarp.cli.apply import apply
+from stepwarp.cli.command import EXIT_CODES, Command, Terminated
+from stepwarp.cli.demo import demo
+from stepwarp.cli.register import register
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+for _command in (register, apply, demo):
+    app.command(cls=Command, epilog=EXIT_CODES)(_command)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app(prog_name="stepwarp")
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"stepwarp {stepwarp.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=EXIT_CODES)
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Aligns 3D medical images.
+
+    A registration finds the map from points of a FIXED image to points of a MOVING image, in millimetres, and checks
+    the files that it writes. The files are those of ANTs and ITK.
+
+    Try it without any data:  stepwarp demo"""

@@ -1,0 +1,31 @@
+"""Options that several commands have, with the same words and the same help."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+Preset = Literal["fast", "default", "best"]
+Device = Literal["auto", "cpu", "cuda"]
+Trust = Literal["sform", "qform", "base"]
+
+PresetOption = Annotated[
+    Preset, typer.Option(help="fast: seconds. default: most of the accuracy. best: the last of it, minutes.")
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute. auto: on a CUDA GPU if there is one.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads.", metavar="N", show_default="all that this process may use")
+]
+SeedOption = Annotated[int, typer.Option(min=0, metavar="N", help="Start of every random choice.")]
+TrustOption = Annotated[
+    Trust | None,
+    typer.Option(
+        help="Where the voxels lie, for files whose sform and qform contradict each other or are both unset; "
+        "base: the voxel sizes alone.",
+        show_default="refuse such files",
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that exist already.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show where an unexpected error comes from.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the record as JSON on stdout and nothing else.")]

@@ -1,0 +1,86 @@
+"""Progress on stderr: bars on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+    from stepwarp.registrar.progress import Progress, Step
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def shown_progress(silent: bool = False) -> Iterator[Progress]:
+    """A receiver of reports that shows them while the block runs."""
+    if silent:
+        yield lambda step: None
+    elif sys.stderr.isatty():
+        with _bars() as bars:
+            yield _BarPerStage(bars)
+    else:
+        yield _LinePerWhile()
+
+
+def _bars() -> Bars:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[loss]:<13}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+class _BarPerStage:
+    """One bar for each stage, full as soon as the next begins: a stage may end before all of its steps are done."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self.stage: str | None = None
+
+    def __call__(self, step: Step) -> None:
+        if step.stage != self.stage:
+            self._finish()
+            self.stage, self.task = step.stage, self.bars.add_task(step.stage, total=step.total, loss="")
+        self.bars.update(self.task, completed=step.done, total=step.total, loss=_loss(step))
+
+    def _finish(self) -> None:
+        if self.stage is not None:
+            total = self.bars.tasks[-1].total
+            self.bars.update(self.task, completed=total)
+
+
+class _LinePerWhile:
+    """A line when a stage begins, and every few seconds of it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.stage: str | None = None
+
+    def __call__(self, step: Step) -> None:
+        now = self.clock()
+        if step.stage != self.stage:
+            self.stage, self.began, self.printed = step.stage, now, now
+            print(step.stage, file=sys.stderr, flush=True)
+        elif now - self.printed >= _SECONDS_BETWEEN_LINES:
+            self.printed = now
+            left = (now - self.began) / max(step.done, 1) * (step.total - step.done)
+            parts = (f"{step.stage} {step.done}/{step.total}", _loss(step), f"about {left:.0f} s left")
+            print("  " + ", ".join(filter(None, parts)), file=sys.stderr, flush=True)
+
+
+def _loss(step: Step) -> str:
+    return "" if step.loss is None else f"loss {step.loss:.4f}"

@@ -1,0 +1,74 @@
+"""Reading back what was written with a stranger, SimpleITK, and comparing it with what was computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stepwarp.files.lps import flip_grid, flip_vectors
+from stepwarp.geometry import Grid, Image, Transform
+
+#: Of the fixed grid, every so many voxels along each axis are resampled for the comparison.
+_STRIDE = 4
+#: So near (voxels) to where the moving image ends, rounding decides on which side a point lies: not compared.
+_EDGE = 0.02
+
+
+def point_error(paths: Sequence[Path], transform: Transform, points: np.ndarray) -> float:
+    """The largest distance in mm between `transform` and SimpleITK's chain of files, over world points (N, 3) RAS.
+
+    paths: as for antsApplyTransforms, the last one meets a point first."""
+    chain = _chain(paths)
+    mapped = np.array([chain.TransformPoint(point) for point in flip_vectors(points).tolist()])
+    return float(np.linalg.norm(flip_vectors(mapped) - transform(points), axis=1).max())
+
+
+def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, written: Path) -> float:
+    """The largest difference between the written moved image and SimpleITK's resampling of the moving image through
+    the written transforms, as a share of the moving image's intensity range; on a sparse lattice of the image's voxels."""
+    import SimpleITK as sitk
+
+    moved = sitk.ReadImage(str(written), sitk.sitkFloat32)
+    sparse = moved[::_STRIDE, ::_STRIDE, ::_STRIDE]
+    resampled = sitk.Resample(_to_sitk(moving), sparse, _chain(paths), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    difference = np.abs(sitk.GetArrayViewFromImage(resampled) - sitk.GetArrayViewFromImage(sparse)).T
+    decided = _away_from_edges(sparse, transform, moving.grid)
+    spread = float(moving.data.max() - moving.data.min())
+    return float(difference[decided].max(initial=0.0)) / spread
+
+
+def _chain(paths: Sequence[Path]):  # noqa: ANN202 (SimpleITK is imported only when it is needed)
+    import SimpleITK as sitk
+
+    read: list[Callable] = [sitk.ReadTransform if not path.name.endswith((".nii", ".nii.gz")) else _field for path in paths]
+    return sitk.CompositeTransform([reader(str(path)) for reader, path in zip(read, paths, strict=True)])
+
+
+def _field(path: str):  # noqa: ANN202
+    import SimpleITK as sitk
+
+    return sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
+
+
+def _to_sitk(image: Image):  # noqa: ANN202
+    import SimpleITK as sitk
+
+    result = sitk.GetImageFromArray(np.ascontiguousarray(image.data.numpy().T))
+    affine, spacing = flip_grid(image.grid.affine), image.grid.spacing
+    result.SetOrigin(affine[:3, 3].tolist())
+    result.SetSpacing(spacing.tolist())
+    result.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    return result
+
+
+def _away_from_edges(sparse, transform: Transform, moving: Grid) -> np.ndarray:  # noqa: ANN001
+    """Which voxels of the sparse image read the moving image clearly inside or clearly outside its box."""
+    shape = sparse.GetSize()
+    linear = np.array(sparse.GetDirection()).reshape(3, 3) * np.array(sparse.GetSpacing())
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    world = flip_vectors(index @ linear.T + np.array(sparse.GetOrigin()))
+    at = transform(world) @ moving.inverse_affine[:3, :3].T + moving.inverse_affine[:3, 3]
+    ends = np.array(moving.shape) - 0.5
+    return (np.minimum(np.abs(at + 0.5), np.abs(at - ends)) > _EDGE).all(-1)

@@ -1,0 +1,308 @@
+"""A registration whose answer is known, from nothing but what is installed.
+
+The MNI152 brain that nilearn carries in its package is the fixed image. The moving one is made from it by a random
+diffeomorphism and an affine, both recorded, and then by what another scanner would do: other grid, other contrast, a
+bias field, noise. The two are registered as two files of a user are, and the result is compared with the truth."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepwarp.errors import InputError, OutputError
+from stepwarp.evaluation.distances import DistanceSummary
+from stepwarp.evaluation.overlap import dice
+from stepwarp.evaluation.regularity import Folds, regularity
+from stepwarp.files import read_image, write_affine, write_displacement, write_volume
+from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap, Transform, jacobian, sampling
+from stepwarp.geometry.smoothing import gaussian
+from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.workflow.register import Registration, register
+
+#: Space kept around the brain (mm), so that nothing moves into it from beyond a grid.
+_MARGIN_MM = 16.0
+#: The longest displacement inside the brain (mm); the scales of the deformation (sigma, mm) and their amplitudes.
+_LONGEST_MM = 12.0
+_SCALES_MM = {24.0: 1.0, 12.0: 0.25}
+#: No one-sided Jacobian determinant of the deformation falls below this.
+_SMALLEST_DETERMINANT = 0.2
+
+_TURN_DEGREES, _STRETCH, _SHIFT_MM = 8.0, 0.06, 10.0
+_MOVING_SPACING_MM = np.array([1.0, 1.1, 1.0])
+_BIAS, _BIAS_MM, _NOISE = 0.12, 40.0, 0.02
+
+_TISSUES = {1: "grey matter", 2: "white matter"}
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """A brain and its tissues on one grid: intensities and probabilities from 0 to 1, and where there is brain."""
+
+    brain: Image
+    tissues: tuple[Image, ...]
+    mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two brains and the truth about them.
+
+    warp, inverse_warp: on the fixed grid; `affine @ warp` maps points of the fixed world to points of the moving world.
+    fixed_labels, moving_labels: 1 grey matter, 2 white matter. mask: bool, fixed grid's shape, where the brain is."""
+
+    fixed: Image
+    moving: Image
+    fixed_labels: LabelMap
+    moving_labels: LabelMap
+    affine: Affine
+    warp: DisplacementField
+    inverse_warp: DisplacementField
+    mask: Tensor
+
+    @property
+    def transform(self) -> Transform:
+        """The true map from points of the fixed world to points of the moving world."""
+        return self.affine @ self.warp
+
+    @property
+    def inverse(self) -> Transform:
+        """The true map back."""
+        return self.inverse_warp @ self.affine.inverse()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One transform beside the truth. error: of points inside the brain. dice: of each tissue, by its name."""
+
+    error: DistanceSummary
+    dice: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstration:
+    """What came out. accuracy: before, after the affine, and after all. folds: voxels inside the brain where one of the
+    one-sided Jacobian determinants is not positive. preparation_seconds: for making the pair."""
+
+    folder: Path
+    registration: Registration
+    accuracy: Mapping[str, Accuracy]
+    folds: Folds
+    preparation_seconds: float
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+
+def demo(
+    out: str | Path,
+    *,
+    preset: str = "default",
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Demonstration:
+    """Make a pair of brains, register their files, and compare the result with the truth.
+
+    Writes into `out`: fixed.nii.gz and moving.nii.gz with their label maps, `truth/` with the true transform in the
+    files of a registration, and `result/`, which `Registration.save` wrote. Equal seeds give equal pairs.
+
+    Raises what `register` and `save` raise, and OutputError if `out` cannot take the files."""
+    started = time.perf_counter()
+    out = Path(out)
+    pair = make_pair(mni152(), seed, progress)
+    _save_pair(pair, out, overwrite)
+    preparation = time.perf_counter() - started
+    registration = register(
+        out / "fixed.nii.gz",
+        out / "moving.nii.gz",
+        preset=preset,
+        device=device,
+        threads=threads,
+        seed=seed,
+        progress=progress,
+    )
+    transforms = {
+        "before": Affine.identity(3),
+        "affine": registration.affine,
+        "after": registration.transform,
+    }
+    accuracy = {name: measured(pair, transform) for name, transform in transforms.items()}
+    assert registration.warp is not None
+    folds = regularity(registration.warp, pair.mask).corner_folds
+    truth = _rows(accuracy["before"], accuracy["after"])
+    folder = registration.save(out / "result", overwrite=overwrite, progress=progress, truth=truth)
+    return Demonstration(folder, registration, accuracy, folds, preparation)
+
+
+def mni152() -> Template:
+    """The MNI152 brain at 1 mm, cut to the brain and a margin. Raises InputError if nilearn lacks its files."""
+    images = [_from_nilearn(name) for name in ("t1", "gm", "wm")]
+    inside = (images[0].data > 0).nonzero()
+    low, high = inside.amin(0).numpy() - int(_MARGIN_MM), inside.amax(0).numpy() + int(_MARGIN_MM)
+    moved_origin = np.eye(4)
+    moved_origin[:3, 3] = low
+    grid = Grid(tuple(high - low + 1), images[0].grid.affine @ moved_origin)
+    brain, *tissues = (image.warp(Affine.identity(3), onto=grid) for image in images)
+    return Template(brain, tuple(tissues), brain.data > 0)
+
+
+def make_pair(template: Template, seed: int, progress: Progress = silent) -> Pair:
+    """A template as the fixed image, and a second brain made from it; equal seeds give equal pairs."""
+    rng = np.random.default_rng(seed)
+    grid = template.brain.grid
+    progress(Step("second brain", 0, 3))
+    warp, inverse_warp = _random_diffeomorphism(template, rng)
+    progress(Step("second brain", 1, 3))
+    affine = _random_affine(template, rng)
+    moving_grid = _grid_around(affine @ warp, template)
+    # The true inverse, inverse_warp after affine^-1, written as an affine after a field on the moving grid: in this
+    # form the kernels read it, and the brain is interpolated once.
+    turned = DisplacementField(inverse_warp.displacement, Grid(grid.shape, affine.matrix @ grid.affine))
+    back = affine.inverse() @ turned.on(moving_grid)
+    brain, *tissues = (image.warp(back, onto=moving_grid) for image in (template.brain, *template.tissues))
+    progress(Step("second brain", 2, 3))
+    pair = Pair(
+        fixed=Image((template.brain.data * 255).round(), grid, "fixed"),
+        moving=_as_from_another_scanner(brain, rng),
+        fixed_labels=_labels(template.tissues, "fixed labels"),
+        moving_labels=_labels(tissues, "moving labels"),
+        affine=affine,
+        warp=warp,
+        inverse_warp=inverse_warp,
+        mask=template.mask,
+    )
+    progress(Step("second brain", 3, 3))
+    return pair
+
+
+def measured(pair: Pair, transform: Transform, every: int = 4) -> Accuracy:
+    """How far a transform, fixed world to moving world, is from the truth at every `every`-th voxel of the brain."""
+    grid = pair.fixed.grid
+    points = pair.mask.nonzero()[::every].numpy() @ grid.linear.T + grid.affine[:3, 3]
+    error = np.linalg.norm(transform(points) - pair.transform(points), axis=1)
+    scores = dice(pair.fixed_labels, pair.moving_labels.warp(transform, onto=grid))
+    return Accuracy(DistanceSummary.of(error), {name: scores[label] for label, name in _TISSUES.items()})
+
+
+def _from_nilearn(name: str) -> Image:
+    """One of nilearn's own MNI152 volumes, scaled to 0..1. nilearn itself, which is slow to import, is not."""
+    package = importlib.util.find_spec("nilearn")
+    if package is None or not package.submodule_search_locations:
+        raise InputError("nilearn is not installed, and its MNI152 brain is what the demo is made of. Install it.")
+    data = Path(package.submodule_search_locations[0]) / "datasets" / "data"
+    image = read_image(data / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+    return Image(image.data / image.data.max(), image.grid, name)
+
+
+def _random_diffeomorphism(template: Template, rng: np.random.Generator) -> tuple[DisplacementField, DisplacementField]:
+    """exp(v) and its inverse exp(-v) for a smooth random velocity v, at most _LONGEST_MM inside the brain."""
+    grid, mask = template.brain.grid, template.mask
+    velocity = _smooth_noise(grid, 3, _SCALES_MM, rng)
+    velocity *= _LONGEST_MM / _lengths(velocity, grid)[mask].max()
+    while True:
+        forward = _exponential(velocity)
+        longest = _lengths(forward, grid)[mask].max()
+        if longest <= _LONGEST_MM and jacobian.smallest_corner_determinant(forward).min() > _SMALLEST_DETERMINANT:
+            return DisplacementField(forward, grid), DisplacementField(_exponential(-velocity), grid)
+        velocity *= 0.9
+
+
+def _smooth_noise(grid: Grid, channels: int, scales_mm: Mapping[float, float], rng: np.random.Generator) -> Tensor:
+    """Sums of smoothed white noise of unit variance, (1, channels, *grid.shape): sigma in mm -> amplitude."""
+    total = torch.zeros(1, channels, *grid.shape)
+    for sigma, amplitude in scales_mm.items():
+        # Noise of this scale needs no finer grid; what linear interpolation leaves of its cells is smoothed away.
+        factor = max(1, int(sigma / 3))
+        coarse = grid.coarser(factor)
+        noise = torch.from_numpy(rng.standard_normal((1, channels, *coarse.shape), dtype=np.float32))
+        noise = gaussian(noise, sigma / factor)
+        noise = torch.cat([Image(one, coarse).warp(Affine.identity(3), onto=grid).data[None, None] for one in noise[0]], 1)
+        noise = gaussian(noise, factor / 2)
+        total += amplitude * noise / noise.std()
+    return total
+
+
+def _exponential(velocity: Tensor, squarings: int = 7) -> Tensor:
+    """The displacement after flowing along a stationary velocity for unit time, by scaling and squaring."""
+    displacement = velocity / 2**squarings
+    for _ in range(squarings):
+        displacement = sampling.compose(displacement, displacement)
+    return displacement
+
+
+def _lengths(displacement: Tensor, grid: Grid) -> Tensor:
+    """Millimetres, grid.shape."""
+    return DisplacementField(displacement, grid).millimetres().norm(dim=-1)
+
+
+def _random_affine(template: Template, rng: np.random.Generator) -> Affine:
+    """A turn, a stretch along each axis and a shift, about the middle of the brain."""
+    axis = rng.standard_normal(3)
+    axis *= np.radians(_TURN_DEGREES) / np.linalg.norm(axis)
+    skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    turn = torch.linalg.matrix_exp(torch.from_numpy(skew)).numpy()
+    linear = turn * (1 + rng.uniform(-_STRETCH, _STRETCH, 3))
+    centre = template.brain.grid.centre
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = centre - linear @ centre + rng.uniform(-_SHIFT_MM, _SHIFT_MM, 3)
+    return Affine(matrix)
+
+
+def _grid_around(transform: Transform, template: Template) -> Grid:
+    """A grid in LAS order with other spacings, around where the brain is sent."""
+    grid = template.brain.grid
+    points = transform(template.mask.nonzero()[::50].numpy() @ grid.linear.T + grid.affine[:3, 3])
+    low, high = points.min(0) - _MARGIN_MM, points.max(0) + _MARGIN_MM
+    affine = np.diag([*(_MOVING_SPACING_MM * (-1, 1, 1)), 1.0])
+    affine[:3, 3] = high[0], low[1], low[2]
+    return Grid(tuple(np.ceil((high - low) / _MOVING_SPACING_MM).astype(int)), affine)
+
+
+def _as_from_another_scanner(brain: Image, rng: np.random.Generator) -> Image:
+    """Another contrast, a bias field, and noise where there is tissue; whole numbers up to a few thousand."""
+    bias = (_BIAS * _smooth_noise(brain.grid, 1, {_BIAS_MM: 1.0}, rng)[0, 0]).clamp(-2 * _BIAS, 2 * _BIAS).exp()
+    noise = torch.from_numpy(rng.standard_normal(brain.grid.shape, dtype=np.float32)) * _NOISE
+    values = brain.data**1.5 * bias + noise
+    return Image(torch.where(brain.data > 0, 1000 * values, 0).clamp_min(0).round(), brain.grid, "moving")
+
+
+def _labels(tissues: tuple[Image, ...] | list[Image], name: str) -> LabelMap:
+    """The likeliest tissue of each voxel, counted from 1; 0 where none has half of the probability."""
+    probability, label = torch.stack([tissue.data for tissue in tissues]).max(0)
+    return LabelMap(torch.where(probability > 0.5, label + 1, 0).to(torch.uint8), tissues[0].grid, name)
+
+
+def _save_pair(pair: Pair, out: Path, overwrite: bool) -> None:
+    truth = out / "truth"
+    try:
+        truth.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{truth}: cannot be made ({error.strerror}). Choose another folder.") from error
+    write_volume(out / "fixed.nii.gz", pair.fixed, overwrite, torch.uint8)
+    write_volume(out / "moving.nii.gz", pair.moving, overwrite, torch.int16)
+    write_volume(out / "fixed_labels.nii.gz", pair.fixed_labels, overwrite)
+    write_volume(out / "moving_labels.nii.gz", pair.moving_labels, overwrite)
+    write_affine(truth / "0GenericAffine.mat", pair.affine, overwrite=overwrite)
+    write_displacement(truth / "1Warp.nii.gz", pair.warp, overwrite)
+    write_displacement(truth / "1InverseWarp.nii.gz", pair.inverse_warp, overwrite)
+
+
+def _rows(before: Accuracy, after: Accuracy) -> dict[str, tuple[float, float]]:
+    """Label -> (before, after), as the report shows them."""
+    errors = {"mean": "mean_mm", "95 %": "p95_mm", "largest": "max_mm"}
+    rows = {
+        f"error inside the brain, {name} (mm)": (getattr(before.error, field), getattr(after.error, field))
+        for name, field in errors.items()
+    }
+    return rows | {f"Dice of {name}": (before.dice[name], after.dice[name]) for name in _TISSUES.values()}

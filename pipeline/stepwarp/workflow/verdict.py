@@ -1,0 +1,107 @@
+"""What was achieved, in numbers, and whether to trust it, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepwarp.evaluation.regularity import inverse_consistency, regularity
+from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
+from stepwarp.losses.similarity import LNCC, NCC, MutualInformation
+
+#: Scaled intensities above this belong to the subject, not to the background.
+_FOREGROUND = 0.05
+
+#: Limits of a result that needs no second look, and of one that must not be used. Folds count inside the subject.
+_OVERLAP_FAIL, _OVERLAP_CHECK = 0.5, 0.9
+_FOLD_SHARE_FAIL = 1e-3
+_RESIDUAL_CHECK_MM = 0.5
+_STD_LOG_JACOBIAN_CHECK = 0.8
+_GAIN_CHECK = 0.01
+_INFORMATION_FAIL = 0.03
+
+
+def measure(
+    fixed: Image,
+    moving: Image,
+    affine: Affine,
+    warp: DisplacementField | None,
+    inverse_warp: DisplacementField | None,
+    fixed_mask: Image | None,
+) -> dict[str, Any]:
+    """Similarity at each stage, regularity, inverse residual and overlap, inside the fixed subject (and mask).
+
+    fixed, moving: scaled to 0..1, on the grids that `warp` and `affine` refer to."""
+    inside = fixed.data > _FOREGROUND
+    if fixed_mask is not None:
+        inside &= fixed_mask.data > 0
+    if not inside.any():
+        inside = torch.ones_like(inside)
+    transform: Transform = affine if warp is None else Composition.of(affine, warp)
+    result: dict[str, Any] = {
+        "subject_voxels": int(inside.sum()),
+        "similarity_affine": _similarities(fixed, moving.warp(affine, fixed.grid), inside),
+        "overlap": _overlap(fixed, moving, transform, inside),
+    }
+    if warp is not None and inverse_warp is not None:
+        result["similarity"] = _similarities(fixed, moving.warp(transform, fixed.grid), inside)
+        result["displacement_mm"] = _lengths(warp, inside)
+        result["regularity"] = regularity(warp, inside).as_dict()
+        result["inverse_residual"] = inverse_consistency(warp, inverse_warp, fixed.grid, inside).as_dict()
+    return result
+
+
+def judge(measures: dict[str, Any]) -> dict[str, Any]:
+    """{status: pass, check or fail, reasons: [a sentence each]} from what `measure` returned."""
+    fails, checks, good = [], [], []
+    overlap = measures["overlap"]
+    text = f"{overlap:.0%} of the fixed subject has a partner inside the moving image"
+    (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)
+    final = measures.get("similarity", measures["similarity_affine"])
+    text = f"the images share {final['mutual_information']:.2f} of their information, correlation {final['ncc']:.2f}"
+    (fails if final["mutual_information"] < _INFORMATION_FAIL else good).append(text)
+    if "similarity" in measures:
+        _judge_deformation(measures, fails, checks, good)
+    status = "fail" if fails else "check" if checks else "pass"
+    return {"status": status, "reasons": fails + checks + good}
+
+
+def _judge_deformation(measures: dict[str, Any], fails: list[str], checks: list[str], good: list[str]) -> None:
+    before, after = measures["similarity_affine"]["lncc"], measures["similarity"]["lncc"]
+    text = f"the deformation raised the local correlation from {before:.2f} to {after:.2f}"
+    (fails if after < before else checks if after < before + _GAIN_CHECK and after < 0.9 else good).append(text)
+    smoothness = measures["regularity"]
+    folds = smoothness["corner_folds"]
+    text = f"{folds['count']} voxels fold" if folds["count"] else "no voxel folds"
+    (fails if folds["share"] > _FOLD_SHARE_FAIL else checks if folds["count"] else good).append(text)
+    spread = smoothness["std_log_jacobian"]
+    if spread is None or spread > _STD_LOG_JACOBIAN_CHECK:
+        checks.append(f"volumes change strongly (standard deviation of log J {spread})")
+    residual = measures["inverse_residual"]["p95_mm"]
+    text = f"going there and back ends within {residual:.3f} mm for 95 % of the subject"
+    (checks if residual > _RESIDUAL_CHECK_MM else good).append(text)
+
+
+def _similarities(fixed: Image, moved: Image, inside: Tensor) -> dict[str, float]:
+    """Correlation, local correlation (mean over windows) and shared information; 1 is perfect for each."""
+    f, m, weight = fixed.data[None, None], moved.data[None, None], inside[None, None].float()
+    with torch.no_grad():
+        return {
+            "ncc": round(1 - float(NCC()(f, m, weight)), 5),
+            "lncc": round(1 - LNCC().value_and_gradients(f, m, weight)[0], 5),
+            "mutual_information": round(1 - float(MutualInformation()(f, m, weight)), 5),
+        }
+
+
+def _overlap(fixed: Image, moving: Image, transform: Transform, inside: Tensor) -> float:
+    """The share of the fixed subject that the transform sends into the moving image's box."""
+    box = Image(torch.ones_like(moving.data), moving.grid)
+    return round(float(box.warp(transform, fixed.grid).data[inside].mean()), 5)
+
+
+def _lengths(warp: DisplacementField, inside: Tensor) -> dict[str, float]:
+    """How far the deformation alone moves the subject, mm."""
+    lengths = warp.millimetres().norm(dim=-1)[inside]
+    return {"mean": round(float(lengths.mean()), 4), "max": round(float(lengths.max()), 4)}
