@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+
 from stepwarp.geometry import Affine, DisplacementField, Grid
 
 SHAPE = (13, 16, 11)

@@ -8,6 +8,7 @@ import torch
 from nitransforms.linear import Affine as NitAffine
 from nitransforms.manip import TransformChain
 from nitransforms.nonlinear import DenseFieldTransform
+
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap, Transform
 
 FLIP = np.diag([-1.0, -1.0, 1.0])

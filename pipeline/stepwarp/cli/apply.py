@@ -86,14 +86,16 @@ def apply(
     from the moving image to the fixed one unless --from or --to says otherwise, and the right one of the two maps is
     chosen for each:
 
+    \b
       stepwarp apply -t result -i moving_labels.nii.gz -o labels_on_fixed.nii.gz
-
-      stepwarp apply -t result --from fixed -i fixed_points.csv -o points_in_moving.csv
+      stepwarp apply -t result --from fixed -i fixed_points.csv -o in_moving.csv
 
     With transform FILES, as with antsApplyTransforms and antsApplyTransformsToPoints, a point meets the first one
     first: images come from the space where the chain ends into the one where it starts, and landmarks go the other way:
 
-      stepwarp apply -t 1Warp.nii.gz -t 0GenericAffine.mat -r fixed.nii.gz -i moving.nii.gz -o moved.nii.gz
+    \b
+      stepwarp apply -t 1Warp.nii.gz -t 0GenericAffine.mat -r fixed.nii.gz \\
+                     -i moving.nii.gz -o moved.nii.gz
 
     Each image is interpolated once, however long the chain. What was used, and why, is printed."""
     check_files([*input, reference])

@@ -25,7 +25,9 @@ def check_files(paths: Iterable[Path | None]) -> None:
     """InputError for the first path that is given and is no file."""
     for path in paths:
         if path is not None and not path.is_file():
-            what = "is a folder. Name a file in it" if path.is_dir() else "does not exist. Check the name and the folder"
+            what = (
+                "is a folder. Name a file in it" if path.is_dir() else "does not exist. Check the name and the folder"
+            )
             raise InputError(f"{path}: {what}.")
 
 

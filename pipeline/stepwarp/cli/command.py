@@ -14,22 +14,19 @@ from stepwarp.errors import OutputError, StepwarpError
 
 VERDICT_FAIL, OUT_OF_MEMORY, INTERRUPTED, TERMINATED = 7, 8, 130, 143
 
-#: For the end of each --help; an empty line keeps rich from joining two of them.
-EXIT_CODES = "\n\n".join(
-    (
-        "Exit codes:",
-        "0    done",
-        "1    a bug in stepwarp (--verbose shows where)",
-        "2    wrong usage: an unknown option, or a value out of range",
-        "3    a file or an argument cannot be used as it is",
-        "4    a result cannot be written: no space, no permission, or it exists already",
-        "5    what was written does not say what was computed; do not use it",
-        "6    the registration itself broke down",
-        "7    everything is written, but the verdict on the registration is: fail",
-        "8    out of memory",
-        "130  interrupted (Ctrl-C); 143 terminated. No file is left half-written.",
-    )
-)
+#: For the end of each --help; the first character keeps the lines as they are.
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    a bug in stepwarp (--verbose shows where)
+  2    wrong usage: an unknown option, or a value out of range
+  3    a file or an argument cannot be used as it is
+  4    a result cannot be written: no space, no permission, or it is there already
+  5    the written files do not say what was computed, and are not kept
+  6    the registration itself broke down
+  7    everything is written, but the verdict on the registration is: fail
+  8    out of memory
+  130  interrupted (Ctrl-C); 143 terminated. No file is left half-written."""
 
 #: What the system says when it does not let a file be written.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -61,7 +58,10 @@ class Command(TyperCommand):
         if verbose:
             traceback.print_exception(error)
         if _is_out_of_memory(error):
-            _end("out of memory. Free some, or work on smaller images; in register, --preset fast needs less.", OUT_OF_MEMORY)
+            _end(
+                "out of memory. Free some, or work on smaller images; in register, --preset fast needs less.",
+                OUT_OF_MEMORY,
+            )
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             _end(f"{error.filename or 'a result'}: cannot be written ({error.strerror}).", OutputError.exit_code)
         what = " ".join(f"{type(error).__name__}: {error}".split())

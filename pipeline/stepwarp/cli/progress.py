@@ -23,9 +23,11 @@ def shown_progress(silent: bool = False) -> Iterator[Progress]:
         yield lambda step: None
     elif sys.stderr.isatty():
         with _bars() as bars:
-            yield _BarPerStage(bars)
+            shown = _BarPerStage(bars)
+            yield shown
+            shown.finish()
     else:
-        yield _LinePerWhile()
+        yield _LineNowAndThen()
 
 
 def _bars() -> Bars:
@@ -52,18 +54,19 @@ class _BarPerStage:
         self.stage: str | None = None
 
     def __call__(self, step: Step) -> None:
+        if _ends_earlier_stage(step, self.stage):
+            return
         if step.stage != self.stage:
-            self._finish()
+            self.finish()
             self.stage, self.task = step.stage, self.bars.add_task(step.stage, total=step.total, loss="")
         self.bars.update(self.task, completed=step.done, total=step.total, loss=_loss(step))
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         if self.stage is not None:
-            total = self.bars.tasks[-1].total
-            self.bars.update(self.task, completed=total)
+            self.bars.update(self.task, completed=self.bars.tasks[-1].total)
 
 
-class _LinePerWhile:
+class _LineNowAndThen:
     """A line when a stage begins, and every few seconds of it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -72,15 +75,26 @@ class _LinePerWhile:
 
     def __call__(self, step: Step) -> None:
         now = self.clock()
+        if _ends_earlier_stage(step, self.stage):
+            return
         if step.stage != self.stage:
             self.stage, self.began, self.printed = step.stage, now, now
             print(step.stage, file=sys.stderr, flush=True)
-        elif now - self.printed >= _SECONDS_BETWEEN_LINES:
+        elif now - self.printed >= _SECONDS_BETWEEN_LINES and step.done < step.total:
             self.printed = now
-            left = (now - self.began) / max(step.done, 1) * (step.total - step.done)
-            parts = (f"{step.stage} {step.done}/{step.total}", _loss(step), f"about {left:.0f} s left")
+            parts = (f"{step.stage} {step.done}/{step.total}", _loss(step), _left(step, now - self.began))
             print("  " + ", ".join(filter(None, parts)), file=sys.stderr, flush=True)
+
+
+def _ends_earlier_stage(step: Step, current: str | None) -> bool:
+    """Whether a report only says that a stage is over which others have followed, as one that consists of several."""
+    return step.done == step.total and step.stage != current
 
 
 def _loss(step: Step) -> str:
     return "" if step.loss is None else f"loss {step.loss:.4f}"
+
+
+def _left(step: Step, seconds: float) -> str:
+    """The time left if all steps take equally long; nothing while too few are done to say."""
+    return f"about {seconds / step.done * (step.total - step.done):.0f} s left" if step.done > step.total / 10 else ""

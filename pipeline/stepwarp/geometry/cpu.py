@@ -85,6 +85,32 @@ def smallest_corner_determinant(displacement: Tensor) -> Tensor:
     return torch.from_numpy(out)
 
 
+def invert(displacement: Tensor, start: Tensor, iterations: int, tolerance: float) -> Tensor:
+    """See `jacobian.invert`; here by Newton's method at each voxel, which also converges where space is stretched."""
+    out = np.array(array(start)[0])
+    _invert(array(_at_least_two(displacement))[0], iterations, np.float32(tolerance), out)
+    return torch.from_numpy(out[None])
+
+
+class SampleAt(torch.autograd.Function):
+    """See `sampling.sample`: one image (1, 1, I, J, K) at coordinates (1, 3, *out), zero outside; differentiable in
+    the coordinates alone."""
+
+    @staticmethod
+    def forward(ctx, image: Tensor, coords: Tensor) -> Tensor:
+        flat = array(coords)[0].reshape(3, -1)
+        values, slopes = np.empty(flat.shape[1], np.float32), np.empty(flat.shape, np.float32)
+        size = np.array(image.shape[2:], np.float32)
+        _sample_with_slope(array(_at_least_two(image))[0, 0], size, flat, values, slopes)
+        ctx.save_for_backward(torch.from_numpy(slopes).reshape(coords.shape))
+        return torch.from_numpy(values).reshape(1, 1, *coords.shape[2:])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
+        (slopes,) = ctx.saved_tensors
+        return None, gradient * slopes
+
+
 def _at_least_two(tensor: Tensor) -> Tensor:
     """Repeats the voxel of an axis of one, because the kernels read the two neighbours of every position."""
     for axis in range(2, tensor.ndim):
@@ -113,6 +139,44 @@ def _trilinear(flat, corner, s0, s1, t0, t1, t2):
     c10 = flat[b + np.uintp(s0)] * (one - t2) + flat[b + np.uintp(s0 + 1)] * t2
     c11 = flat[b + np.uintp(s0 + s1)] * (one - t2) + flat[b + np.uintp(s0 + s1 + 1)] * t2
     return (c00 * (one - t1) + c01 * t1) * (one - t0) + (c10 * (one - t1) + c11 * t1) * t0
+
+
+@inlined
+def _trilinear_with_slope(flat, corner, s0, s1, t0, t1, t2):
+    """The value in a cell and its derivatives along the three axes."""
+    one = np.float32(1)
+    a000, a001 = flat[np.uintp(corner)], flat[np.uintp(corner + 1)]
+    a010, a011 = flat[np.uintp(corner + s1)], flat[np.uintp(corner + s1 + 1)]
+    a100, a101 = flat[np.uintp(corner + s0)], flat[np.uintp(corner + s0 + 1)]
+    a110, a111 = flat[np.uintp(corner + s0 + s1)], flat[np.uintp(corner + s0 + s1 + 1)]
+    c00, c01 = a000 + (a001 - a000) * t2, a010 + (a011 - a010) * t2
+    c10, c11 = a100 + (a101 - a100) * t2, a110 + (a111 - a110) * t2
+    e0, e1 = c00 + (c01 - c00) * t1, c10 + (c11 - c10) * t1
+    near = (a001 - a000) * (one - t1) + (a011 - a010) * t1
+    far = (a101 - a100) * (one - t1) + (a111 - a110) * t1
+    along1 = (c01 - c00) * (one - t0) + (c11 - c10) * t0
+    return e0 + (e1 - e0) * t0, e1 - e0, along1, near * (one - t0) + far * t0
+
+
+@compiled
+def _sample_with_slope(image, size, coords, values, slopes):
+    """Values and their derivatives at (3, N) coordinates; both 0 outside, and no slope where the border is repeated."""
+    n0, n1, n2 = image.shape
+    flat = image.reshape(-1)
+    s0, s1 = n1 * n2, n2
+    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
+    for n in prange(coords.shape[1]):
+        p0, p1, p2 = coords[0, n], coords[1, n], coords[2, n]
+        q0, t0 = _cell(p0, n0)
+        q1, t1 = _cell(p1, n1)
+        q2, t2 = _cell(p2, n2)
+        inside = (p0 >= -half) & (p0 < size[0] - half) & (p1 >= -half) & (p1 < size[1] - half)
+        inside &= (p2 >= -half) & (p2 < size[2] - half)
+        value, g0, g1, g2 = _trilinear_with_slope(flat, q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
+        values[n] = value if inside else zero
+        slopes[0, n] = g0 if inside & (p0 >= zero) & (p0 <= size[0] - one) else zero
+        slopes[1, n] = g1 if inside & (p1 >= zero) & (p1 <= size[1] - one) else zero
+        slopes[2, n] = g2 if inside & (p2 >= zero) & (p2 <= size[2] - one) else zero
 
 
 @compiled
@@ -328,23 +392,15 @@ def _smallest_corner_determinant(u, out):
                 out[i, j, k] = smallest if total == total else total
 
 
-def invert(displacement: Tensor, start: Tensor, iterations: int, tolerance: float) -> Tensor:
-    """See `jacobian.invert`; here by Newton's method at each voxel, which also converges where space is stretched."""
-    out = np.array(array(start)[0])
-    _invert(array(_at_least_two(displacement))[0], iterations, np.float32(tolerance), out)
-    return torch.from_numpy(out[None])
-
-
 @compiled
 def _invert(u, iterations, tolerance, v):
     """Solves v(x) + u(x + v(x)) = 0 for v in place, using the derivative of the trilinear interpolant."""
     n0, n1, n2 = u.shape[1:]
-    flat = u.reshape(3, -1)
+    flat = u.reshape(-1)
     s0, s1 = n1 * n2, n2
+    channel = n0 * s0
     one, smallest = np.float32(1), np.float32(0.05)
     for i in prange(v.shape[1]):
-        at = np.empty(3, np.float32)
-        slope = np.empty((3, 3), np.float32)
         for j in range(v.shape[2]):
             for k in range(v.shape[3]):
                 v0, v1, v2 = v[0, i, j, k], v[1, i, j, k], v[2, i, j, k]
@@ -352,30 +408,19 @@ def _invert(u, iterations, tolerance, v):
                     q0, t0 = _cell(np.float32(i) + v0, n0)
                     q1, t1 = _cell(np.float32(j) + v1, n1)
                     q2, t2 = _cell(np.float32(k) + v2, n2)
-                    b = np.uintp(q0 * s0 + q1 * s1 + q2)
-                    for c in range(3):
-                        a000, a001 = flat[c, b], flat[c, b + np.uintp(1)]
-                        a010, a011 = flat[c, b + np.uintp(s1)], flat[c, b + np.uintp(s1 + 1)]
-                        a100, a101 = flat[c, b + np.uintp(s0)], flat[c, b + np.uintp(s0 + 1)]
-                        a110, a111 = flat[c, b + np.uintp(s0 + s1)], flat[c, b + np.uintp(s0 + s1 + 1)]
-                        c00, c01 = a000 + (a001 - a000) * t2, a010 + (a011 - a010) * t2
-                        c10, c11 = a100 + (a101 - a100) * t2, a110 + (a111 - a110) * t2
-                        e0, e1 = c00 + (c01 - c00) * t1, c10 + (c11 - c10) * t1
-                        at[c] = e0 + (e1 - e0) * t0
-                        slope[c, 0] = e1 - e0
-                        slope[c, 1] = (c01 - c00) * (one - t0) + (c11 - c10) * t0
-                        near = (a001 - a000) * (one - t1) + (a011 - a010) * t1
-                        far = (a101 - a100) * (one - t1) + (a111 - a110) * t1
-                        slope[c, 2] = near * (one - t0) + far * t0
-                    r0, r1, r2 = v0 + at[0], v1 + at[1], v2 + at[2]
+                    b = q0 * s0 + q1 * s1 + q2
+                    u0, a, a1, a2 = _trilinear_with_slope(flat, b, s0, s1, t0, t1, t2)
+                    u1, e0, e, e2 = _trilinear_with_slope(flat, b + channel, s0, s1, t0, t1, t2)
+                    u2, g0, g1, g = _trilinear_with_slope(flat, b + 2 * channel, s0, s1, t0, t1, t2)
+                    r0, r1, r2 = v0 + u0, v1 + u1, v2 + u2
                     if max(abs(r0), abs(r1), abs(r2)) < tolerance:
                         break
-                    a, e, g = slope[0, 0] + one, slope[1, 1] + one, slope[2, 2] + one
-                    det = _det3(a, slope[0, 1], slope[0, 2], slope[1, 0], e, slope[1, 2], slope[2, 0], slope[2, 1], g)
+                    a, e, g = a + one, e + one, g + one
+                    det = _det3(a, a1, a2, e0, e, e2, g0, g1, g)
                     if det > smallest:
-                        d0 = _det3(r0, slope[0, 1], slope[0, 2], r1, e, slope[1, 2], r2, slope[2, 1], g) / det
-                        d1 = _det3(a, r0, slope[0, 2], slope[1, 0], r1, slope[1, 2], slope[2, 0], r2, g) / det
-                        d2 = _det3(a, slope[0, 1], r0, slope[1, 0], e, r1, slope[2, 0], slope[2, 1], r2) / det
+                        d0 = _det3(r0, a1, a2, r1, e, e2, r2, g1, g) / det
+                        d1 = _det3(a, r0, a2, e0, r1, e2, g0, r2, g) / det
+                        d2 = _det3(a, a1, r0, e0, e, r1, g0, g1, r2) / det
                     else:
                         d0, d1, d2 = r0, r1, r2
                     # Beyond one cell the derivative says nothing.

@@ -29,7 +29,7 @@ def lncc(
     total = np.zeros(threads, np.float64)
     _coefficients(f, m, w, weighted, radius, np.float32(epsilon), slab, maps, total)
     gradients = np.empty((2, *f.shape), np.float32)
-    count = float(w.sum(dtype=np.float64)) if weighted else float(f.size)
+    count = float(w.sum(dtype=np.float64) or np.nan) if weighted else float(f.size)
     _gradients(f, m, w, weighted, maps, radius, slab, np.float32(2 / count), gradients)
     to_fixed, to_moved = torch.from_numpy(gradients)[:, None, None]
     return 1 - float(total.sum()) / count, to_fixed, to_moved

@@ -1,7 +1,8 @@
 """Dissimilarities of two images on one grid: 0 for a perfect match, smaller is better, differentiable in both.
 
 Images are (1, 1, *grid) with intensities of about 0 to 1; `weight`, if given, is (1, 1, *grid) in 0..1, and a voxel of
-weight 0 has no influence at all. All are means over the weighted voxels, so their values do not depend on the size."""
+weight 0 has no influence at all. All are means over the weighted voxels, so their values do not depend on the size;
+where no voxel has weight they are NaN."""
 
 from __future__ import annotations
 
@@ -13,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepwarp.geometry import sampling, smoothing
+
+#: A variance (of intensities 0..1) that counts as none.
+_FAINT = 1e-8
 
 
 class Similarity(ABC):
@@ -79,8 +83,11 @@ class NCC(Similarity):
 
     def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
         w = torch.ones_like(fixed) if weight is None else weight
-        f, m = fixed - (w * fixed).sum() / w.sum(), moved - (w * moved).sum() / w.sum()
-        return 1 - (w * f * m).sum() / ((w * f * f).sum() * (w * m * m).sum()).clamp_min(1e-20).sqrt()
+        count = w.sum()
+        f, m = fixed - (w * fixed).sum() / count, moved - (w * moved).sum() / count
+        # The variance that is added keeps the gradient of a flat image, such as one moved out of view, in bounds.
+        of_fixed, of_moved = (w * f * f).sum() / count + _FAINT, (w * m * m).sum() / count + _FAINT
+        return 1 - (w * f * m).sum() / count / (of_fixed * of_moved).sqrt()
 
 
 class SSD(Similarity):

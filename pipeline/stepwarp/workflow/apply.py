@@ -32,14 +32,13 @@ from stepwarp.files import (
     write_volume,
 )
 from stepwarp.geometry import Composition, DisplacementField, Grid, Image, LabelMap, Transform, inverse_residual
+from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, RECORD, WARP
 
 Side = Literal["fixed", "moving"]
 Interpolation = Literal["auto", "linear", "nearest"]
 Space = Literal["ras", "lps"]
 Kind = Literal["image", "labels", "landmarks"]
 
-_RECORD = "registration.json"
-_AFFINE, _WARP, _INVERSE_WARP = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
 _LANDMARK_SUFFIXES = (".csv", ".fcsv", ".mrk.json")
 _VOLUME_SUFFIXES = (".nii", ".nii.gz")
 _BRACKETS = re.compile(r"\[(.+),\s*([01])\]")
@@ -127,7 +126,7 @@ class _Link:
         """The files that it stands for, in the order in which a point meets them."""
         if not self.path.is_dir():
             return (self,)
-        affine, warp, inverse_warp = (_Link(self.path / name) for name in (_AFFINE, _WARP, _INVERSE_WARP))
+        affine, warp, inverse_warp = (_Link(self.path / name) for name in (AFFINE, WARP, INVERSE_WARP))
         if _Registration(self.path).affine_only:
             return (_Link(affine.path, self.inverted),)
         return (affine.flipped(), inverse_warp) if self.inverted else (warp, affine)
@@ -169,10 +168,10 @@ class _Registration:
     """The record that `register` leaves in its folder last: without it the folder is not complete."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, path = folder, folder / _RECORD
+        self.folder, path = folder, folder / RECORD
         if not path.is_file():
             raise InputError(
-                f"{folder}: holds no {_RECORD}, so no registration was completed there. Give the transform files."
+                f"{folder}: holds no {RECORD}, so no registration was completed there. Give the transform files."
             )
         try:
             self.record = json.loads(path.read_text(encoding="utf-8"))
@@ -184,7 +183,7 @@ class _Registration:
     @property
     def affine_only(self) -> bool:
         """Whether it has no deformable part; InputError if it has one that is not there completely."""
-        missing = [name for name in (_WARP, _INVERSE_WARP) if not (self.folder / name).is_file()]
+        missing = [name for name in (WARP, INVERSE_WARP) if not (self.folder / name).is_file()]
         if missing and not self.record["settings"]["affine_only"]:
             raise InputError(f"{self.folder}: {' and '.join(missing)} is missing. Run the registration again.")
         return bool(missing)

@@ -1,0 +1,68 @@
+"""What a finished registration says on the terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from stepwarp.workflow.demo import Demonstration
+
+_COLOURS = {"pass": "green", "check": "yellow", "fail": "red"}
+_SIMILARITIES = {"lncc": "local correlation", "ncc": "correlation", "mutual_information": "shared information"}
+
+
+def print_registration(record: Mapping[str, Any], folder: Path) -> None:
+    """Verdict with reasons, similarity, folds, seconds, and what to do next."""
+    console = Console(soft_wrap=True, highlight=False)
+    for name, value in _rows(record):
+        console.print(f"{name:<20}{value}")
+    apply = f"stepwarp apply -t {shlex.quote(str(folder))} -i MOVING_LABELS -o ON_FIXED_GRID"
+    console.print(f"{'look at':<20}{escape(str(folder / 'report.html'))}")
+    console.print(f"{'carry further':<20}{escape(apply)}")
+
+
+def print_demonstration(demonstration: Demonstration) -> None:
+    """How far the registration is from the truth, and its own summary."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("against the truth, inside the brain")
+    for stage in demonstration.accuracy:
+        table.add_column(stage, justify="right")
+    for name, values in demonstration.rows().items():
+        table.add_row(name, *(f"{value:.3f}" for value in values))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print()
+    print_registration(demonstration.registration.record, demonstration.folder)
+
+
+def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    verdict, measures = record["verdict"], record["measures"]
+    colour = _COLOURS[verdict["status"]]
+    rows = [("verdict", f"[bold {colour}]{verdict['status']}[/]")]
+    rows += [("", escape(reason)) for reason in verdict["reasons"]]
+    rows += [(name, _change(measures, key)) for key, name in _SIMILARITIES.items()]
+    if "regularity" in measures:
+        regularity = measures["regularity"]
+        rows.append(
+            (
+                "folds",
+                f"{regularity['folds']['count']} by central, {regularity['corner_folds']['count']} by one-sided differences",
+            )
+        )
+    seconds = {stage["name"]: stage["seconds"] for stage in record["stages"]}
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    rows.append(("seconds", f"{sum(seconds.values()):.1f} ({stages})"))
+    rows.append(("memory", f"{max(stage['peak_mib'] for stage in record['stages'])} MiB at most"))
+    return rows
+
+
+def _change(measures: Mapping[str, Any], key: str) -> str:
+    affine = f"{measures['similarity_affine'][key]:.3f} after the affine"
+    return f"{affine}, {measures['similarity'][key]:.3f} at the end" if "similarity" in measures else affine

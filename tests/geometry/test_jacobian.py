@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+
+from stepwarp.geometry import Affine, Grid, jacobian
+
+INNER = slice(1, -1)
+
+
+def test_an_affine_changes_every_volume_by_its_determinant(grid: Grid, affine: Affine):
+    expected = np.linalg.det(affine.matrix[:3, :3])
+    np.testing.assert_allclose(affine.jacobian_determinant(grid), expected, rtol=1e-5)
+    corner = jacobian.smallest_corner_determinant(affine.on(grid).displacement)
+    np.testing.assert_allclose(corner, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_wave_along_each_axis(dimensions: int, dtype: torch.dtype):
+    """u = a sin(w x) has the central difference a sin(w) cos(w x), and the axes do not mix."""
+    amplitude, frequency = 0.8, 0.6
+    index = Grid.isotropic((12, 15, 13)[:dimensions]).indices(dtype=dtype)
+    slopes = 1 + amplitude * np.sin(frequency) * torch.cos(frequency * index[0])
+    inner = (0, *[INNER] * dimensions)
+    expected = slopes.prod(0)[inner[1:]]
+    assert expected.min() < 0.7
+    assert expected.max() > 1.3
+    determinant = jacobian.determinant(amplitude * torch.sin(frequency * index))
+    torch.testing.assert_close(determinant[inner], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_volumes_add_up():
+    """A map that keeps the border in place only moves volume about; sliding along its planes changes none."""
+    x = torch.linspace(0, torch.pi, 40, dtype=torch.float64)
+    bump = torch.sin(x)[:, None] * torch.sin(x)[None]
+    moved = torch.stack([3 * bump, -2 * bump * x[:, None] / 3])[None]
+    assert jacobian.determinant(moved).std() > 0.1
+    assert jacobian.determinant(moved).mean().item() == pytest.approx(1, abs=2e-3)
+    slide = torch.stack([torch.zeros_like(bump), (5 * torch.sin(x))[:, None].expand_as(bump)])[None]
+    torch.testing.assert_close(jacobian.determinant(slide), torch.ones(1, 40, 40, dtype=torch.float64))
+
+
+def test_central_differences_average_the_corners():
+    """The determinant is linear in each derivative, so the smallest corner is never above it."""
+    displacement = torch.randn(1, 3, 8, 9, 7, generator=torch.Generator().manual_seed(1))
+    smallest, central = jacobian.smallest_corner_determinant(displacement), jacobian.determinant(displacement)
+    inner = (0, INNER, INNER, INNER)
+    assert (smallest[inner] <= central[inner] + 1e-4).all()
+    assert (smallest[inner] < central[inner] - 1).any()
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_corners_see_the_fold_that_central_differences_miss(dimensions: int, axis: int):
+    shape = (10, 9, 8)[:dimensions]
+    displacement = torch.zeros(1, dimensions, *shape)
+    # One plane of voxels jumps beyond its neighbour: its two neighbours' central differences still cancel out.
+    dim = axis % dimensions + 1
+    displacement[:, axis].select(dim, 4).fill_(-1.5)
+    assert (jacobian.determinant(displacement).select(dim, 4) == 1).all()
+    smallest = jacobian.smallest_corner_determinant(displacement)
+    for plane, expected in ((3, -0.5), (4, -0.5), (6, 1.0)):
+        torch.testing.assert_close(smallest.select(dim, plane), torch.full_like(smallest.select(dim, plane), expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_guess_shortens_the_way_to_the_inverse(grid: Grid, smooth_field, dtype: torch.dtype):
+    displacement = smooth_field(grid).displacement.to(dtype)
+    inverse = jacobian.invert(displacement, iterations=100)
+    torch.testing.assert_close(jacobian.invert(displacement, start=inverse, iterations=1), inverse, rtol=0, atol=2e-3)
+
+
+def test_the_guess_is_left_as_it_was(grid: Grid, smooth_field):
+    displacement = smooth_field(grid).displacement
+    before = displacement.clone()
+    start = torch.zeros_like(displacement)
+    jacobian.invert(displacement, start=start)
+    torch.testing.assert_close(displacement, before, rtol=0, atol=0)
+    assert (start == 0).all()
+
+
+def test_an_inverse_undoes_a_stretch(grid: Grid):
+    """By more than 2, where the fixed point diverges and Newton's method, in the kernel, does not."""
+    linear = np.diag([2.5, 1.0, 1.2])
+    stretch = Affine(np.vstack([np.c_[linear, grid.centre - linear @ grid.centre], [0, 0, 0, 1]]))
+    near = grid.centre + np.random.default_rng(0).uniform(-1, 1, (50, 3))
+    np.testing.assert_allclose(stretch.on(grid).inverse()(stretch(near)), near, atol=1e-2)

@@ -1,0 +1,94 @@
+"""The windowed correlation: its compiled kernel, its reference and MONAI's."""
+
+import numpy as np
+import pytest
+import torch
+from monai.losses import LocalNormalizedCrossCorrelationLoss
+
+from stepwarp.geometry import sampling
+from stepwarp.losses.similarity import LNCC
+
+SHAPES = [(17, 21, 19), (5, 9, 3), (6, 12, 1), (8, 1, 1)]
+
+
+def plain(fixed: np.ndarray, moved: np.ndarray, weight: np.ndarray, radius: int, epsilon: float) -> float:
+    """Window by window, as the definition reads."""
+    total = 0.0
+    for index in np.ndindex(fixed.shape):
+        window = tuple(slice(max(i - radius, 0), i + radius + 1) for i in index)
+        w, f, m = weight[window], fixed[window], moved[window]
+        if weight[index] == 0:
+            continue
+        f, m = f - np.average(f, weights=w), m - np.average(m, weights=w)
+        ff, mm, fm = (w * f * f).sum(), (w * m * m).sum(), (w * f * m).sum()
+        total += weight[index] * fm**2 / ((ff + epsilon * w.sum()) * (mm + epsilon * w.sum()))
+    return 1 - total / weight.sum()
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_against_the_definition(radius: int, weighted: bool, image, mask):
+    shape = (9, 8, 7)
+    fixed, moved = image(shape), image(shape, 1)
+    weight = mask(shape) if weighted else None
+    arrays = [t.double().numpy()[0, 0] for t in (fixed, moved, mask(shape) if weighted else torch.ones_like(fixed))]
+    expected = plain(*arrays, radius, 1e-3)
+    measure = LNCC(radius, 1e-3)
+    assert float(measure(fixed, moved, weight)) == pytest.approx(expected, abs=1e-5)
+    assert measure.value_and_gradients(fixed, moved, weight)[0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("radius", "epsilon"), [(1, 1e-4), (2, 1e-6), (3, 1e-3)])
+def test_kernel_agrees_with_reference(shape: tuple[int, ...], weighted: bool, radius: int, epsilon: float, image, mask):
+    """Value and both gradients, against autograd through the reference in float64."""
+    fixed, moved, weight = image(shape), image(shape, 1), mask(shape) if weighted else None
+    assert sampling.on_kernels(fixed, moved)
+    measure = LNCC(radius, epsilon)
+    value, *gradients = measure.value_and_gradients(fixed, moved, weight)
+    given = (fixed.double(), moved.double(), None if weight is None else weight.double())
+    expected, *others = measure.value_and_gradients(*given)
+    assert value == pytest.approx(expected, abs=2e-4)
+    for gradient, other in zip(gradients, others, strict=True):
+        assert gradient.shape == fixed.shape
+        error = (gradient - other).abs().max() / other.abs().max().clamp_min(1e-6)
+        assert error < 5e-3
+
+
+def test_weights_of_any_type(image, mask):
+    fixed, moved = image((9, 8, 7)), image((9, 8, 7), 1)
+    weight = (mask((9, 8, 7)) > 0.5).float()
+    expected = LNCC().value_and_gradients(fixed, moved, weight)
+    for dtype in (torch.bool, torch.uint8, torch.float64):
+        value, _, gradient = LNCC().value_and_gradients(fixed, moved, weight.to(dtype))
+        assert value == pytest.approx(expected[0])
+        torch.testing.assert_close(gradient, expected[2])
+
+
+def test_against_monai(shape: tuple[int, ...], image):
+    """1 + MONAI's, for images that fade out before the border, beyond which MONAI counts zeros as data."""
+    pad = [6] * (2 * len(shape))
+    fixed, moved = (torch.nn.functional.pad(image(shape, n), pad).double() for n in (0, 1))
+    theirs = LocalNormalizedCrossCorrelationLoss(len(shape), kernel_size=5, smooth_nr=0, smooth_dr=1e-8)
+    ours = LNCC(radius=2, epsilon=1e-12)
+    assert float(ours(fixed, moved)) == pytest.approx(1 + float(theirs(moved, fixed)), abs=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0.3), (0.4, 0.5), (-0.8, 0.9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blind_to_linear_contrast_up_to_the_border(scale: float, offset: float, dtype, shape, image):
+    fixed, moved = image(shape).to(dtype), image(shape, 1).to(dtype)
+    measure = LNCC(epsilon=1e-9)
+    value, to_fixed, _ = measure.value_and_gradients(fixed, moved)
+    other, to_fixed_other, _ = measure.value_and_gradients(fixed, scale * moved + offset)
+    assert other == pytest.approx(value, abs=1e-3)
+    torch.testing.assert_close(to_fixed_other, to_fixed, rtol=0, atol=0.02 * float(to_fixed.abs().max()))
+
+
+def test_epsilon_decides_how_faint_a_structure_counts(image):
+    structure, other = image((16, 16, 16)), image((16, 16, 16), 1)
+    faint = 0.5 + 1e-3 * (structure - structure.mean())
+    unlike = [float(LNCC(epsilon=epsilon)(faint, structure)) for epsilon in (1e-9, 1e-6, 1e-3)]
+    assert unlike[0] < 0.1 < unlike[1] < unlike[2]
+    assert float(LNCC(epsilon=1e-9)(faint, other)) > unlike[0] + 0.5
