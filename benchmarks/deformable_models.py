@@ -110,7 +110,7 @@ def main() -> None:
         images = [canonical(read_image(scan.image)) for scan in (pair.fixed, pair.moving)]
         labels = [canonical(read_labels(scan.labels)) for scan in (pair.fixed, pair.moving) if scan.labels]
         fixed, moving = (scale_intensities(image) for image in images)
-        affine = register_linear(fixed, moving, "affine", NCC(), AffineSettings()).transform
+        affine = register_linear(fixed, moving, "affine", NCC(), LNCC(), AffineSettings()).transform
         for schedule, levels in SCHEDULES.items():
             settings = DeformableSettings(
                 levels=tuple(Level(mm=mm, iterations=n) for mm, n in levels), tolerance=0, smallest_jacobian=0.2

@@ -1,9 +1,9 @@
 """stepwarp aligns pairs of 3D medical volumes.
 
-    import stepwarp
-    result = stepwarp.register("fixed.nii.gz", "moving.nii.gz")
-    result.transform(points)      # world RAS+ mm of the fixed image -> of the moving image
-    result.save("out")
+import stepwarp
+result = stepwarp.register("fixed.nii.gz", "moving.nii.gz")
+result.transform(points)      # world RAS+ mm of the fixed image -> of the moving image
+result.save("out")
 """
 
 from __future__ import annotations

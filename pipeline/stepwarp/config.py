@@ -35,12 +35,12 @@ class _Settings(BaseModel):
 class AffineSettings(_Settings):
     """The linear stage.
 
-    coarse_mm, fine_mm: grid spacings of the search among the starts and of the last fit.
+    coarse_mm: grid spacing of the search among the starts. refine_mm: of the fits that follow, one after the other.
     candidates: how many of the scored starts are optimised."""
 
     coarse_mm: float = Field(8, gt=0)
-    fine_mm: float = Field(4, gt=0)
-    candidates: int = Field(6, ge=1)
+    refine_mm: tuple[float, ...] = (4, 2)
+    candidates: int = Field(4, ge=1)
 
 
 class Level(_Settings):

@@ -45,11 +45,14 @@ def test_a_grid_ends_half_a_voxel_beyond_its_last_centre(position: float, value:
     assert sampling.sample(image, coords, "nearest").item() == value
 
 
-def test_one_image_at_a_batch_of_coordinates_and_the_other_way_round(noise):
-    images, coords = noise((2, 3, 6, 5)), torch.stack([noise((2, 4, 4), 1), noise((2, 4, 4), 2)]) * 4
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 4)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_image_at_a_batch_of_coordinates_and_the_other_way_round(shape: tuple[int, ...], channels: int, noise):
+    images, coords = noise((2, channels, *shape)), 4 * noise((2, len(shape), 4, 4), 1)
     of_one = sampling.sample(images[:1], coords)
     at_one = sampling.sample(images, coords[:1])
-    assert of_one.shape == at_one.shape == (2, 3, 4, 4)
+    assert of_one.shape == at_one.shape == (2, channels, 4, 4)
+    torch.testing.assert_close(of_one[:1], at_one[:1])
     torch.testing.assert_close(of_one[1:], sampling.sample(images[:1], coords[1:]))
     torch.testing.assert_close(at_one[1:], sampling.sample(images[1:], coords[:1]))
 
@@ -59,6 +62,20 @@ def test_gradients_in_image_and_coordinates(dimensions: int, noise):
     image = noise((1, 2, *(5, 4, 6)[:dimensions])).double().requires_grad_()
     coords = (0.2 + 2.5 * noise((1, dimensions, 7))).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda i, c: sampling.sample(i, c), (image, coords))
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 6), (4, 1, 5), (2, 2, 2)], ids=str)
+def test_the_kernel_reads_values_and_slopes_like_the_reference(shape: tuple[int, ...], noise):
+    """One float32 image at coordinates that want a gradient: on a kernel of its own; float64 takes the reference."""
+    image, results = noise((1, 1, *shape)), []
+    for dtype in (torch.float32, torch.float64):
+        coords = coordinates(shape).reshape(1, 3, 20, 15).to(dtype).requires_grad_()
+        values = sampling.sample(image.to(dtype), coords)
+        (slopes,) = torch.autograd.grad(values.square().sum(), coords)
+        results.append((values.double().detach(), slopes.double()))
+    (values, slopes), (expected, expected_slopes) = results
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(slopes, expected_slopes, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -79,6 +96,12 @@ def test_displacements_of_half_precision_lose_only_their_own_digits(dtype: torch
     torch.testing.assert_close(sampling.warp(image, shift, matrix), sampling.warp(image, shift.float(), matrix))
     composed = sampling.compose(shift, shift)
     torch.testing.assert_close(composed.float(), sampling.compose(shift.float(), shift.float()), rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -3e38])
+def test_wild_coordinates_lie_outside(bad: float, noise):
+    coords = torch.full((1, 3, 8), bad)
+    assert (sampling.sample(noise((1, 1, 5, 6, 7)) + 1, coords) == 0).all()
 
 
 def test_a_step_is_scaled_and_shortened(noise):

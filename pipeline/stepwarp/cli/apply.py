@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from stepwarp.cli.checks import check_files
-from stepwarp.cli.options import ForceOption, TrustOption, VerboseOption
+from stepwarp.cli.options import ForceOption, TrustOption, VerboseOption, path_option
 
 Side = Literal["fixed", "moving"]
 
@@ -27,16 +27,15 @@ def apply(
     ],
     input: Annotated[
         list[Path],
-        typer.Option(
+        path_option(
             "--input",
             "-i",
-            metavar="FILE",
             help="An image, a label map, or landmarks (.csv, .fcsv, .mrk.json); repeat it for several.",
         ),
     ],
     output: Annotated[
         list[Path],
-        typer.Option("--output", "-o", metavar="FILE", help="The file for each input, in the same order."),
+        path_option("--output", "-o", help="The file for each input, in the same order."),
     ],
     source: Annotated[
         Side | None,
@@ -53,10 +52,9 @@ def apply(
     inverse: Annotated[bool, typer.Option("--inverse", help="With files: use the inverse of the whole chain.")] = False,
     reference: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "--reference",
             "-r",
-            metavar="FILE",
             help="The image on whose grid images and label maps land.",
             show_default="with a folder, the grid of the image they are brought to",
         ),

@@ -22,13 +22,16 @@ _IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".nrrd", "
 
 
 def check_files(paths: Iterable[Path | None]) -> None:
-    """InputError for the first path that is given and is no file."""
+    """InputError for the first path that is given and is no readable file."""
     for path in paths:
-        if path is not None and not path.is_file():
-            what = (
-                "is a folder. Name a file in it" if path.is_dir() else "does not exist. Check the name and the folder"
-            )
-            raise InputError(f"{path}: {what}.")
+        if path is None:
+            continue
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder. Name a file in it.")
+        if not path.exists():
+            raise InputError(f"{path}: does not exist. Check the name and the folder.")
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path}: may not be read. Change its permissions.")
 
 
 def check_out(folder: Path, names: Iterable[str] = RESULTS, *, overwrite: bool) -> None:

@@ -9,14 +9,22 @@ import typer
 
 from stepwarp.cli.checks import check_out
 from stepwarp.cli.command import VERDICT_FAIL
-from stepwarp.cli.options import DeviceOption, ForceOption, PresetOption, SeedOption, ThreadsOption, VerboseOption
+from stepwarp.cli.options import (
+    DeviceOption,
+    ForceOption,
+    PresetOption,
+    SeedOption,
+    ThreadsOption,
+    VerboseOption,
+    path_option,
+)
 from stepwarp.cli.progress import shown_progress
 
 _FILES = ("fixed.nii.gz", "moving.nii.gz", "fixed_labels.nii.gz", "moving_labels.nii.gz", "truth", "result")
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where images and results go.")] = Path(
+    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where images and results go.")] = Path(
         "stepwarp-demo"
     ),
     preset: PresetOption = "default",

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 Preset = Literal["fast", "default", "best"]
 Device = Literal["auto", "cpu", "cuda"]
 Trust = Literal["sform", "qform", "base"]
+
+
+def path_option(*names: str, metavar: str = "FILE", **more: Any) -> Any:
+    """An option whose path typer takes as it is: `checks` and the readers say what is wrong with it, in one line."""
+    return typer.Option(*names, metavar=metavar, readable=False, **more)
+
 
 PresetOption = Annotated[
     Preset, typer.Option(help="fast: seconds. default: most of the accuracy. best: the last of it, minutes.")

@@ -18,21 +18,20 @@ from stepwarp.cli.options import (
     ThreadsOption,
     TrustOption,
     VerboseOption,
+    path_option,
 )
 from stepwarp.cli.progress import shown_progress
 
 
 def register(
-    fixed: Annotated[
-        Path, typer.Option("--fixed", "-f", metavar="FILE", help="The image that stays: results lie on its grid.")
-    ],
-    moving: Annotated[Path, typer.Option("--moving", "-m", metavar="FILE", help="The image that is brought to it.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the results go.")],
+    fixed: Annotated[Path, path_option("--fixed", "-f", help="The image that stays: results lie on its grid.")],
+    moving: Annotated[Path, path_option("--moving", "-m", help="The image that is brought to it.")],
+    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where the results go.")],
     fixed_mask: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="On the fixed image's grid: voxels that are 0 have no influence (lesions)."),
+        path_option(help="On the fixed image's grid: voxels that are 0 have no influence (lesions)."),
     ] = None,
-    moving_mask: Annotated[Path | None, typer.Option(metavar="FILE", help="The same for the moving image.")] = None,
+    moving_mask: Annotated[Path | None, path_option(help="The same for the moving image.")] = None,
     preset: PresetOption = "default",
     affine_only: Annotated[bool, typer.Option("--affine-only", help="Stop after the linear stage.")] = False,
     transform: Annotated[

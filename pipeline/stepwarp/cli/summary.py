@@ -49,13 +49,8 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [("", escape(reason)) for reason in verdict["reasons"]]
     rows += [(name, _change(measures, key)) for key, name in _SIMILARITIES.items()]
     if "regularity" in measures:
-        regularity = measures["regularity"]
-        rows.append(
-            (
-                "folds",
-                f"{regularity['folds']['count']} by central, {regularity['corner_folds']['count']} by one-sided differences",
-            )
-        )
+        central, one_sided = (measures["regularity"][key]["count"] for key in ("folds", "corner_folds"))
+        rows.append(("folds", f"{central} by central, {one_sided} by one-sided differences"))
     seconds = {stage["name"]: stage["seconds"] for stage in record["stages"]}
     stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     rows.append(("seconds", f"{sum(seconds.values()):.1f} ({stages})"))

@@ -42,7 +42,9 @@ def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, writ
 def _chain(paths: Sequence[Path]):  # noqa: ANN202 (SimpleITK is imported only when it is needed)
     import SimpleITK as sitk
 
-    read: list[Callable] = [sitk.ReadTransform if not path.name.endswith((".nii", ".nii.gz")) else _field for path in paths]
+    read: list[Callable] = [
+        sitk.ReadTransform if not path.name.endswith((".nii", ".nii.gz")) else _field for path in paths
+    ]
     return sitk.CompositeTransform([reader(str(path)) for reader, path in zip(read, paths, strict=True)])
 
 

@@ -92,23 +92,25 @@ def invert(displacement: Tensor, start: Tensor, iterations: int, tolerance: floa
     return torch.from_numpy(out[None])
 
 
-class SampleAt(torch.autograd.Function):
-    """See `sampling.sample`: one image (1, 1, I, J, K) at coordinates (1, 3, *out), zero outside; differentiable in
-    the coordinates alone."""
+class WarpLinear(torch.autograd.Function):
+    """See `sampling.warp_linear`; differentiable in the matrix alone."""
 
     @staticmethod
-    def forward(ctx, image: Tensor, coords: Tensor) -> Tensor:
-        flat = array(coords)[0].reshape(3, -1)
-        values, slopes = np.empty(flat.shape[1], np.float32), np.empty(flat.shape, np.float32)
+    def forward(ctx, image: Tensor, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+        still = torch.zeros(1, 1, 1, 1, 1).expand(1, 3, *shape)
+        ctx.save_for_backward(image, matrix)
+        return warp(image, still, matrix.detach())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None]:
+        image, matrix = ctx.saved_tensors
         size = np.array(image.shape[2:], np.float32)
-        _sample_with_slope(array(_at_least_two(image))[0, 0], size, flat, values, slopes)
-        ctx.save_for_backward(torch.from_numpy(slopes).reshape(coords.shape))
-        return torch.from_numpy(values).reshape(1, 1, *coords.shape[2:])
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
-        (slopes,) = ctx.saved_tensors
-        return None, gradient * slopes
+        planes = np.empty((gradient.shape[2], 3, 4))
+        rows = array(matrix.double())[:3].astype(np.float32)
+        _matrix_gradient(array(_at_least_two(image))[0, 0], size, rows, array(gradient)[0, 0], planes)
+        result = torch.zeros_like(matrix)
+        result[:3] = torch.from_numpy(planes.sum(0))
+        return None, result, None
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:
@@ -159,24 +161,41 @@ def _trilinear_with_slope(flat, corner, s0, s1, t0, t1, t2):
 
 
 @compiled
-def _sample_with_slope(image, size, coords, values, slopes):
-    """Values and their derivatives at (3, N) coordinates; both 0 outside, and no slope where the border is repeated."""
+def _matrix_gradient(image, size, m, weight, planes):
+    """For each plane of the grid, the sum over its voxels x of weight(x) slope(m x) (x, 1)^T: (planes, 3, 4)."""
     n0, n1, n2 = image.shape
     flat = image.reshape(-1)
     s0, s1 = n1 * n2, n2
-    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
-    for n in prange(coords.shape[1]):
-        p0, p1, p2 = coords[0, n], coords[1, n], coords[2, n]
-        q0, t0 = _cell(p0, n0)
-        q1, t1 = _cell(p1, n1)
-        q2, t2 = _cell(p2, n2)
-        inside = (p0 >= -half) & (p0 < size[0] - half) & (p1 >= -half) & (p1 < size[1] - half)
-        inside &= (p2 >= -half) & (p2 < size[2] - half)
-        value, g0, g1, g2 = _trilinear_with_slope(flat, q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
-        values[n] = value if inside else zero
-        slopes[0, n] = g0 if inside & (p0 >= zero) & (p0 <= size[0] - one) else zero
-        slopes[1, n] = g1 if inside & (p1 >= zero) & (p1 <= size[1] - one) else zero
-        slopes[2, n] = g2 if inside & (p2 >= zero) & (p2 <= size[2] - one) else zero
+    zero, one = np.float32(0), np.float32(1)
+    end0, end1, end2 = size[0] - one, size[1] - one, size[2] - one
+    for i in prange(weight.shape[0]):
+        total = np.zeros((3, 4))
+        for j in range(weight.shape[1]):
+            fi, fj = np.float32(i), np.float32(j)
+            a0 = m[0, 0] * fi + m[0, 1] * fj + m[0, 3]
+            a1 = m[1, 0] * fi + m[1, 1] * fj + m[1, 3]
+            a2 = m[2, 0] * fi + m[2, 1] * fj + m[2, 3]
+            sum0, sum1, sum2, along0, along1, along2 = zero, zero, zero, zero, zero, zero
+            for k in range(weight.shape[2]):
+                fk = np.float32(k)
+                p0, p1, p2 = a0 + m[0, 2] * fk, a1 + m[1, 2] * fk, a2 + m[2, 2] * fk
+                q0, t0 = _cell(p0, n0)
+                q1, t1 = _cell(p1, n1)
+                q2, t2 = _cell(p2, n2)
+                _, g0, g1, g2 = _trilinear_with_slope(flat, q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
+                # No slope outside, nor where the border's value is repeated.
+                in0, in1, in2 = (p0 >= zero) & (p0 <= end0), (p1 >= zero) & (p1 <= end1), (p2 >= zero) & (p2 <= end2)
+                w = weight[i, j, k] if in0 & in1 & in2 else zero
+                g0, g1, g2 = w * g0, w * g1, w * g2
+                sum0, sum1, sum2 = sum0 + g0, sum1 + g1, sum2 + g2
+                along0, along1, along2 = along0 + g0 * fk, along1 + g1 * fk, along2 + g2 * fk
+            for a in range(3):
+                whole = sum0 if a == 0 else (sum1 if a == 1 else sum2)
+                total[a, 0] += whole * fi
+                total[a, 1] += whole * fj
+                total[a, 2] += along0 if a == 0 else (along1 if a == 1 else along2)
+                total[a, 3] += whole
+        planes[i] = total
 
 
 @compiled

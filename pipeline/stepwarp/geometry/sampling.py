@@ -30,20 +30,11 @@ def on_kernels(*tensors: Tensor) -> bool:
     )
 
 
-def _differentiable_on_kernels(image: Tensor, coords: Tensor) -> bool:
-    """Whether the kernel takes these that reads one image and its slopes: a gradient of the coordinates is fine."""
-    return on_kernels(image, coords.detach().reshape(1, -1, 1, 1, coords[0, 0].numel())) and image.shape[1] == 1
-
-
 def sample(image: Tensor, coords: Tensor, mode: Interpolation = "linear", outside: Outside = "zero") -> Tensor:
     """Values of `image` (B, C, *grid) at voxel coordinates `coords` (B, D, *out): (B, C, *out).
 
     A batch of one on either side is broadcast to the other. Differentiable in both where mode is "linear". An image of
     half precision is read with the weights of single precision; coordinates of half precision are too coarse to use."""
-    if mode == "linear" and outside == "zero" and _differentiable_on_kernels(image, coords):
-        from stepwarp.geometry import cpu
-
-        return cpu.SampleAt.apply(image, coords)
     d = image.ndim - 2
     batch = max(image.shape[0], coords.shape[0])
     image = image.expand(batch, *image.shape[1:])
@@ -93,6 +84,19 @@ def warp(image: Tensor, displacement: Tensor, matrix: Tensor, mode: Interpolatio
     linear, offset = matrix[:d, :d].to(coords), matrix[:d, d].to(coords)
     coords = torch.einsum("ab,nb...->na...", linear, coords) + offset.view(1, d, *[1] * d)
     return sample(image, coords, mode)
+
+
+def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`image` (1, 1, *grid) read at `matrix` x for every voxel x of a grid of the given shape: (1, 1, *shape).
+
+    matrix: (D+1, D+1) float64, index of that grid -> index of the image. 0 outside the image. Differentiable in the
+    matrix."""
+    if on_kernels(image):
+        from stepwarp.geometry import cpu
+
+        return cpu.WarpLinear.apply(image, matrix, shape)
+    still = torch.zeros(1, len(shape), *shape, device=image.device)
+    return warp(image, still, matrix)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

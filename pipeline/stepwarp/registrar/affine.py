@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stepwarp.config import AffineSettings, LinearKind
 from stepwarp.errors import RegistrationError
-from stepwarp.geometry import Affine, Image, sampling
+from stepwarp.geometry import Affine, Grid, Image, sampling
 from stepwarp.losses.similarity import Similarity
 from stepwarp.registrar.progress import Progress, Step, silent
 
@@ -25,8 +25,10 @@ _ROTATIONS = 300
 _SAME_START_DEGREES = 15
 #: Millimetres to which the matrix's entries are as sensitive as the translation: about the radius of a head.
 _RADIUS_MM = 60.0
-#: An image with so much of one face of its box above the background goes on beyond it: outside is unknown there, not 0.
+#: An image with so much of the subject's largest slice on one face of its box goes on there: outside is unknown, not 0.
 _CUT_FACE = 0.25
+#: L-BFGS iterations for each start, and for each refinement.
+_SEARCH_ITERATIONS, _REFINE_ITERATIONS = 25, 60
 #: The share of the fixed image that must keep a partner for a start to count.
 _LEAST_OVERLAP = 0.3
 
@@ -55,45 +57,54 @@ class _Level:
 
     A candidate maps a fixed world point x to moving centre + t + A (x - fixed centre)."""
 
-    def __init__(self, pair: _Pair, mm: float) -> None:
+    def __init__(self, pair: _Pair, mm: float, similarity: Similarity) -> None:
         fixed, moving = (_coarsened(image, mm, pair.device) for image in (pair.fixed, pair.moving))
-        d = fixed.grid.ndim
-        self.similarity = pair.similarity
-        self.unknown_outside = pair.unknown_outside
-        index = fixed.grid.indices(pair.device)[0].flatten(1)
-        offset = torch.tensor(fixed.grid.affine[:-1, -1] - pair.fixed_centre, device=pair.device).float()[:, None]
-        self.points = (torch.tensor(fixed.grid.linear, device=pair.device).float() @ index + offset) / _RADIUS_MM
-        to_index = moving.grid.inverse_affine
-        self.to_index = torch.tensor(to_index[:-1, :-1], device=pair.device).float()
-        self.centre_index = torch.tensor(to_index[:-1] @ np.append(pair.moving_centre, 1), device=pair.device).float()
-        self.fixed = fixed.data.reshape(1, 1, *[1] * (d - 1), -1)
-        self.moving = moving.data[None, None]
-        self.sizes = torch.tensor(moving.grid.shape, device=pair.device).float()[:, None]
-        self.fixed_weight = None if pair.fixed_mask is None else self._at_fixed(pair.fixed_mask, mm)
-        self.moving_weight = None
-        if pair.moving_mask is not None:
-            self.moving_weight = _coarsened(pair.moving_mask, mm, pair.device).data[None, None]
+        self.similarity = similarity
+        self.fixed, self.moving = fixed.data[None, None], moving.data[None, None]
+        self.before, self.after = _moved_to(fixed.grid, pair.fixed_centre), _moved_to(moving.grid, pair.moving_centre)
+        masks = (pair.fixed_mask, pair.moving_mask)
+        self.fixed_weight, self.moving_weight = (
+            None if mask is None else _coarsened(mask, mm, pair.device).data[None, None] for mask in masks
+        )
+        self.box = torch.ones_like(self.moving) if pair.unknown_outside else None
 
-    def _at_fixed(self, mask: Image, mm: float) -> Tensor:
-        return _coarsened(mask, mm, self.fixed.device).data.reshape(self.fixed.shape)
+    def loss(self, matrix: Tensor, translation: Tensor) -> float:
+        """Dissimilarity under A = matrix (D, D) and t = translation (D,) in units of the radius, on the CPU.
 
-    def loss(self, matrix: Tensor, translation: Tensor) -> Tensor:
-        """Dissimilarity under A = matrix (D, D) and t = translation (D,) in units of the radius."""
-        world = _RADIUS_MM * (matrix @ self.points + translation[:, None])
-        coords = self.to_index @ world + self.centre_index[:, None]
-        shape = self.fixed.shape[2:]
-        coords = coords.reshape(1, len(coords), *shape)
-        moved = sampling.sample(self.moving, coords)
-        weight = self.fixed_weight
-        if self.unknown_outside:
-            inside = ((coords >= 0) & (coords <= self.sizes.reshape(1, -1, *[1] * len(shape)) - 1)).all(1, keepdim=True)
-            if inside.float().mean() < _LEAST_OVERLAP:
-                return moved.sum() * 0 + 2
-            weight = inside.float() if weight is None else weight * inside
+        Where these want a gradient, it is added to theirs. The weights count as constant in it."""
+        world = torch.cat([torch.cat([matrix, _RADIUS_MM * translation[:, None]], 1), self.before[-1:]])
+        to_index = torch.linalg.solve(self.after, world @ self.before)
+        shape = tuple(self.fixed.shape[2:])
+        moved = sampling.warp_linear(self.moving, to_index, shape)
+        with torch.no_grad():
+            weight, overlap = self._weight(to_index, shape)
+        if overlap < _LEAST_OVERLAP:
+            # Worse than any match, and flat: a line search that comes here turns back.
+            value, to_moved = 2.0, torch.zeros_like(moved)
+        else:
+            value, _, to_moved = self.similarity.value_and_gradients(self.fixed, moved.detach(), weight)
+        if moved.requires_grad:
+            moved.backward(to_moved)
+        return value
+
+    def _weight(self, to_index: Tensor, shape: tuple[int, ...]) -> tuple[Tensor | None, float]:
+        """Which voxels count under a map of indices, and the share of the fixed image that has a partner."""
+        weight, overlap = self.fixed_weight, 1.0
+        if self.box is not None:
+            inside = sampling.warp_linear(self.box, to_index, shape)
+            overlap = float(inside.mean())
+            weight = inside if weight is None else weight * inside
         if self.moving_weight is not None:
-            trusted = sampling.sample(self.moving_weight, coords)
+            trusted = sampling.warp_linear(self.moving_weight, to_index, shape)
             weight = trusted if weight is None else weight * trusted
-        return self.similarity(self.fixed, moved, weight)
+        return weight, overlap
+
+
+def _moved_to(grid: Grid, centre: np.ndarray) -> Tensor:
+    """(D+1, D+1) float64: index of the grid -> world mm from `centre`."""
+    matrix = torch.tensor(grid.affine)
+    matrix[:-1, -1] -= torch.tensor(centre)
+    return matrix
 
 
 class _Pair:
@@ -105,12 +116,10 @@ class _Pair:
         moving: Image,
         fixed_mask: Image | None,
         moving_mask: Image | None,
-        similarity: Similarity,
         device: torch.device | str,
     ) -> None:
         self.fixed, self.moving = fixed, moving
         self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
-        self.similarity = similarity
         self.device = device
         self.fixed_centre, self.moving_centre = _centre_of_mass(fixed), _centre_of_mass(moving)
         self.unknown_outside = _is_cut(fixed) or _is_cut(moving)
@@ -120,7 +129,8 @@ def register_linear(
     fixed: Image,
     moving: Image,
     kind: LinearKind,
-    similarity: Similarity,
+    search: Similarity,
+    refine: Similarity,
     settings: AffineSettings,
     *,
     fixed_mask: Image | None = None,
@@ -131,29 +141,29 @@ def register_linear(
     """The linear transform from the fixed to the moving world that makes `moving` most like `fixed`.
 
     fixed, moving: intensities of about 0 to 1, background near 0, axes in the order and direction of RAS. kind: rigid
-    (6 parameters in 3D), similarity (7) or affine (12). similarity: a dissimilarity of whole images, such as NCC.
+    (6 parameters in 3D), similarity (7) or affine (12). search: a dissimilarity of whole images, such as NCC, which
+    sees from afar. refine: one to end with on the finer grids, such as LNCC, which sees exactly.
 
     Raises RegistrationError where no start leads to a usable transform."""
-    pair = _Pair(fixed, moving, fixed_mask, moving_mask, similarity, device)
-    scored = _scored_starts(pair, 2 * settings.coarse_mm)[: settings.candidates]
-    coarse = _Level(pair, settings.coarse_mm)
-    total = len(scored) + 3
+    pair = _Pair(fixed, moving, fixed_mask, moving_mask, device)
+    starts = _scored_starts(pair, _Level(pair, 2 * settings.coarse_mm, search))[: settings.candidates]
+    total = len(starts) + 1 + len(settings.refine_mm)
+    coarse = _Level(pair, settings.coarse_mm, search)
     fits = []
-    for n, (start, matrix, translation) in enumerate(scored):
+    for start, matrix, translation in starts:
         model = _Model("rigid" if kind == "rigid" else "similarity", matrix, translation)
-        loss = _minimise(coarse, model, 25)
-        fits.append((loss, start, model))
-        progress(Step("affine", n + 1, total, loss))
+        fits.append((_minimise(coarse, model, _SEARCH_ITERATIONS), start, model))
+        progress(Step("affine", len(fits), total, fits[-1][0]))
     fits.sort(key=lambda fit: fit[0])
-    loss, _, model = fits[0]
-    for n, mm in enumerate((settings.coarse_mm, settings.fine_mm)):
+    model = fits[0][2].as_kind(kind)
+    loss = _minimise(coarse, model, _REFINE_ITERATIONS)
+    progress(Step("affine", len(fits) + 1, total, loss))
+    for n, mm in enumerate(settings.refine_mm):
         model = model.as_kind(kind)
-        loss = _minimise(coarse if n == 0 else _Level(pair, mm), model, 60)
-        progress(Step("affine", len(scored) + 1 + n, total, loss))
-    transform = _to_world(model, pair)
-    progress(Step("affine", total, total, loss))
-    starts = tuple(Start(s.name, s.degrees, s.scored, round(value, 5)) for value, s, _ in fits)
-    return LinearFit(transform, loss, starts)
+        loss = _minimise(_Level(pair, mm, refine), model, _REFINE_ITERATIONS)
+        progress(Step("affine", len(fits) + 2 + n, total, loss))
+    tried = tuple(Start(start.name, start.degrees, start.scored, round(value, 5)) for value, start, _ in fits)
+    return LinearFit(_to_world(model, pair), loss, tried)
 
 
 class _Model:
@@ -163,9 +173,9 @@ class _Model:
         d = len(turn)
         self.kind = kind
         self.turn = turn.detach()
-        self.rotation = torch.zeros(d, d, device=turn.device, requires_grad=True)
-        self.log_scale = torch.zeros((), device=turn.device, requires_grad=True)
-        self.strain = torch.zeros(d, d, device=turn.device, requires_grad=True)
+        self.rotation = torch.zeros(d, d, dtype=torch.float64, requires_grad=True)
+        self.log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        self.strain = torch.zeros(d, d, dtype=torch.float64, requires_grad=True)
         self.translation = translation.detach().clone().requires_grad_()
 
     def parameters(self) -> list[Tensor]:
@@ -174,7 +184,7 @@ class _Model:
 
     def matrix(self) -> Tensor:
         if self.kind == "affine":
-            return self.turn @ (torch.eye(len(self.turn), device=self.turn.device) + self.strain)
+            return self.turn @ (torch.eye(len(self.turn), dtype=torch.float64) + self.strain)
         return self.turn @ torch.linalg.matrix_exp(self.rotation - self.rotation.T) * self.log_scale.exp()
 
     def as_kind(self, kind: LinearKind) -> _Model:
@@ -192,32 +202,28 @@ def _minimise(level: _Level, model: _Model, iterations: int) -> float:
         line_search_fn="strong_wolfe",
     )
 
-    def closure() -> Tensor:
+    def closure() -> float:
         optimiser.zero_grad()
-        loss = level.loss(model.matrix(), model.translation)
-        loss.backward()
-        return loss
+        return level.loss(model.matrix(), model.translation)
 
     optimiser.step(closure)
     with torch.no_grad():
-        return float(level.loss(model.matrix(), model.translation))
+        return level.loss(model.matrix(), model.translation)
 
 
-def _scored_starts(pair: _Pair, mm: float) -> list[tuple[Start, Tensor, Tensor]]:
+def _scored_starts(pair: _Pair, level: _Level) -> list[tuple[Start, Tensor, Tensor]]:
     """Starts with their loss before any optimisation, best first, no two of them alike."""
-    level = _Level(pair, mm)
     d = pair.fixed.grid.ndim
     scored = []
     with torch.no_grad():
         for name, turn, shift in _starts(pair):
-            matrix = torch.tensor(turn, device=pair.device).float()
-            translation = torch.tensor(shift / _RADIUS_MM, device=pair.device).float()
-            loss = float(level.loss(matrix, translation))
+            matrix, translation = torch.tensor(turn), torch.tensor(shift / _RADIUS_MM)
+            loss = level.loss(matrix, translation)
             scored.append((Start(name, round(_angle(turn), 1), round(loss, 5)), matrix, translation))
     scored.sort(key=lambda entry: entry[0].scored)
     kept: list[tuple[Start, Tensor, Tensor]] = []
     for entry in scored:
-        if all(_angle((entry[1].T @ other).cpu().numpy()) > _SAME_START_DEGREES for _, other, _ in kept):
+        if all(_angle((entry[1].T @ other).numpy()) > _SAME_START_DEGREES for _, other, _ in kept):
             kept.append(entry)
     # Heads mostly lie as their headers say: that start is tried whatever its score is.
     lying = [entry for entry in scored if entry[0].name == "voxel axes"]
@@ -304,16 +310,21 @@ def _centre_of_mass(image: Image) -> np.ndarray:
 
 
 def _is_cut(image: Image) -> bool:
-    """Whether the subject runs on beyond the image's box: much of one of its faces is well above the background."""
-    threshold = 0.1 * float(image.data.max())
-    faces = (image.data.select(axis, end) for axis in range(image.grid.ndim) for end in (0, -1))
-    return any(float((face > threshold).float().mean()) > _CUT_FACE for face in faces)
+    """Whether the subject runs on beyond the image's box: a face of it shows much of the subject's own largest slice.
+
+    Not a share of the face itself: how much empty space a file keeps around the subject says nothing."""
+    subject = image.data > 0.1 * float(image.data.max())
+    for axis in range(image.grid.ndim):
+        slices = subject.movedim(axis, 0).flatten(1).sum(1) if image.grid.ndim > 1 else subject.long()
+        if int(slices[[0, -1]].max()) > _CUT_FACE * int(slices.max()):
+            return True
+    return False
 
 
 def _to_world(model: _Model, pair: _Pair) -> Affine:
     """From the model's centred coordinates to a world matrix."""
-    linear = model.matrix().detach().double().cpu().numpy()
-    shift = _RADIUS_MM * model.translation.detach().double().cpu().numpy()
+    linear = model.matrix().detach().numpy()
+    shift = _RADIUS_MM * model.translation.detach().numpy()
     offset = pair.moving_centre + shift - linear @ pair.fixed_centre
     if not np.isfinite(linear).all() or abs(np.linalg.det(linear)) < 1e-3:
         raise RegistrationError("the linear stage ended in a singular transform: the images may have nothing in common")

@@ -31,7 +31,7 @@ from stepwarp.files import (
     write_landmarks,
     write_volume,
 )
-from stepwarp.geometry import Composition, DisplacementField, Grid, Image, LabelMap, Transform, inverse_residual
+from stepwarp.geometry import Composition, DisplacementField, Grid, LabelMap, Transform, Volume, inverse_residual
 from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, RECORD, WARP
 
 Side = Literal["fixed", "moving"]
@@ -126,8 +126,10 @@ class _Link:
         """The files that it stands for, in the order in which a point meets them."""
         if not self.path.is_dir():
             return (self,)
+        registration = _Registration(self.path)
+        registration.require_warps()
         affine, warp, inverse_warp = (_Link(self.path / name) for name in (AFFINE, WARP, INVERSE_WARP))
-        if _Registration(self.path).affine_only:
+        if registration.affine_only:
             return (_Link(affine.path, self.inverted),)
         return (affine.flipped(), inverse_warp) if self.inverted else (warp, affine)
 
@@ -137,10 +139,10 @@ class _Link:
 
 @dataclass(frozen=True)
 class _Journey:
-    """From one space to another: what volumes look up through, what landmarks are sent through, and where they land.
+    """From one space to another: what volumes look up through, what landmarks are sent through, and how to call it.
 
-    in_folder: whether both ends are known, from one folder. grid: of the space that is gone to. left: the grid of the
-    other one, if a volume on the wrong one of the two is to be refused. words: what to say of it."""
+    in_folder: whether one folder says what both spaces are; then grid is that of the space gone to, left that of the
+    other. default: whether the direction is the default one, which nobody asked for."""
 
     lookup: tuple[_Link, ...]
     send: tuple[_Link, ...]
@@ -177,16 +179,15 @@ class _Registration:
             self.record = json.loads(path.read_text(encoding="utf-8"))
             self.grids = {side: self._grid(side) for side in get_args(Side)}
             self.failed = self.record["verdict"]["status"] == "fail"
+            self.affine_only = bool(self.record["settings"]["affine_only"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: is not the record of a registration ({error}). Run it again.") from error
 
-    @property
-    def affine_only(self) -> bool:
-        """Whether it has no deformable part; InputError if it has one that is not there completely."""
+    def require_warps(self) -> None:
+        """InputError if it has a deformable part that is not there completely."""
         missing = [name for name in (WARP, INVERSE_WARP) if not (self.folder / name).is_file()]
-        if missing and not self.record["settings"]["affine_only"]:
+        if missing and not self.affine_only:
             raise InputError(f"{self.folder}: {' and '.join(missing)} is missing. Run the registration again.")
-        return bool(missing)
 
     def _grid(self, side: str) -> Grid:
         image = self.record["inputs"][side]
@@ -224,9 +225,10 @@ class _Carrier:
             raise InputError(f"{path}: nothing of it falls on the new grid. Check the transform and its direction.")
         write_volume(output, warped, overwrite=self.overwrite)
         how = f"{decision}; {self.journey.words}: each voxel of the new grid looks up its place through {self.lookup}"
-        lost = _lost_labels(volume, warped) if isinstance(volume, LabelMap) else ()
-        kind: Kind = "labels" if isinstance(volume, LabelMap) else "image"
-        return Applied(path, output, kind, how, (*self.journey.notes, *self.lookup.notes, *lost))
+        notes = (*self.journey.notes, *self.lookup.notes)
+        if isinstance(volume, LabelMap) and isinstance(warped, LabelMap):
+            return Applied(path, output, "labels", how, (*notes, *_lost_labels(volume, warped)))
+        return Applied(path, output, "image", how, notes)
 
     def _carry_landmarks(self, path: Path, output: Path) -> Applied:
         landmarks = read_landmarks(path, self.space, self.journey.left)
@@ -237,7 +239,7 @@ class _Carrier:
         return Applied(path, output, "landmarks", how, (*self.journey.notes, *self.send.notes, *outside))
 
 
-class _NearestImage(Image):
+class _NearestImage(Volume):
     """Intensities that are read from the nearest voxel, where that is asked for."""
 
     interpolation = "nearest"
@@ -299,7 +301,7 @@ def _journey_in_folder(link: _Link, source: Side | None, target: Side | None, in
     return _Journey((lookup,), (send,), f"{source} to {target}", True, grid, left, default, notes)
 
 
-def _refuse_wrong_side(volume: Image | LabelMap, journey: _Journey) -> None:
+def _refuse_wrong_side(volume: Volume, journey: _Journey) -> None:
     """InputError for a volume on the very grid it should be brought to, if nobody said that it comes from the other."""
     if journey.default and journey.left != journey.grid and volume.grid == journey.grid:
         raise InputError(
@@ -334,9 +336,7 @@ def _residual(path: Path, transform: Transform, inverse: Transform) -> list[str]
     return [f"{path} was inverted numerically, 95 % of points to {error:.2g} mm"]
 
 
-def _read_volume(
-    path: Path, interpolation: Interpolation, labels: bool, trust: Trust | None
-) -> tuple[Image | LabelMap, str]:
+def _read_volume(path: Path, interpolation: Interpolation, labels: bool, trust: Trust | None) -> tuple[Volume, str]:
     """The volume as the type that is read in the right way between voxels, and the decision in words."""
     if labels:
         return read_labels(path, trust=trust), "label map as stated, nearest voxel"

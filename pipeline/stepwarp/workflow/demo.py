@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepwarp.config import Preset
 from stepwarp.errors import InputError, OutputError
 from stepwarp.evaluation.distances import DistanceSummary
 from stepwarp.evaluation.overlap import dice
@@ -33,7 +34,7 @@ _SCALES_MM = {20.0: 1.0, 10.0: 0.3}
 _SMALLEST_DETERMINANT = 0.2
 
 _TURN_DEGREES, _STRETCH, _SHIFT_MM = 8.0, 0.06, 10.0
-_MOVING_SPACING_MM = np.array([1.0, 1.1, 1.0])
+_MOVING_SPACING = np.array([1.0, 1.1, 1.0])
 _BIAS, _BIAS_MM, _NOISE = 0.12, 40.0, 0.02
 
 _TISSUES = {1: "grey matter", 2: "white matter"}
@@ -99,7 +100,7 @@ class Demonstration:
 def demo(
     out: str | Path,
     *,
-    preset: str = "default",
+    preset: str | Preset = "default",
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -194,7 +195,7 @@ def _from_nilearn(name: str) -> Image:
 def _random_diffeomorphism(template: Template, rng: np.random.Generator) -> tuple[DisplacementField, DisplacementField]:
     """exp(v) and its inverse exp(-v) for a smooth random velocity v, at most _LONGEST_MM inside the brain."""
     grid, mask = template.brain.grid, template.mask
-    velocity = _smooth_noise(grid, 3, _SCALES_MM, rng) * _near(mask)
+    velocity = _smooth_noise(grid, 3, _SCALES_MM, rng) * _near(template)
     velocity *= _LONGEST_MM / _lengths(velocity, grid)[mask].max()
     forward = _exponential(velocity)
     while jacobian.smallest_corner_determinant(forward).min() < _SMALLEST_DETERMINANT:
@@ -203,20 +204,22 @@ def _random_diffeomorphism(template: Template, rng: np.random.Generator) -> tupl
     return DisplacementField(forward, grid), DisplacementField(_exponential(-velocity), grid)
 
 
-def _near(mask: Tensor) -> Tensor:
+def _near(template: Template) -> Tensor:
     """1 inside the brain, falling smoothly to about 0 within the margin: nothing flows in from beyond the grid."""
-    mask = gaussian(mask[None, None].float(), _MARGIN_MM / 2)
-    return gaussian((2 * mask).clamp_max(1), _MARGIN_MM / 6)
+    margin = _MARGIN_MM / template.brain.grid.spacing.mean()
+    near = gaussian(template.mask[None, None].float(), margin / 2)
+    return gaussian((2 * near).clamp_max(1), margin / 6)
 
 
 def _smooth_noise(grid: Grid, channels: int, scales_mm: Mapping[float, float], rng: np.random.Generator) -> Tensor:
     """A sum of smoothed white noise, (1, channels, *grid.shape): sigma in mm -> standard deviation."""
     # Made on a grid that is fine enough for its scales, and smoothed once more where linear interpolation left edges.
-    factor = 3
+    factor = max(1, round(3 / grid.spacing.mean()))
     coarse = grid.coarser(factor)
     total = torch.zeros(1, channels, *coarse.shape)
     for sigma, amplitude in scales_mm.items():
-        noise = gaussian(torch.from_numpy(rng.standard_normal(total.shape, dtype=np.float32)), sigma / factor)
+        noise = torch.from_numpy(rng.standard_normal(total.shape, dtype=np.float32))
+        noise = gaussian(noise, sigma / coarse.spacing.mean())
         total += amplitude * noise / noise.std()
     fine = [Image(channel, coarse).warp(Affine.identity(3), onto=grid).data for channel in total[0]]
     return gaussian(torch.stack(fine)[None], factor / 2)
@@ -250,13 +253,14 @@ def _random_affine(template: Template, rng: np.random.Generator) -> Affine:
 
 
 def _grid_around(transform: Transform, template: Template) -> Grid:
-    """A grid in LAS order with other spacings, around where the brain is sent."""
+    """A grid in LAS order with another spacing, around where the brain is sent."""
     grid = template.brain.grid
     points = transform(template.mask.nonzero()[::50].numpy() @ grid.linear.T + grid.affine[:3, 3])
     low, high = points.min(0) - _MARGIN_MM, points.max(0) + _MARGIN_MM
-    affine = np.diag([*(_MOVING_SPACING_MM * (-1, 1, 1)), 1.0])
+    spacing = _MOVING_SPACING * grid.spacing
+    affine = np.diag([*(spacing * (-1, 1, 1)), 1.0])
     affine[:3, 3] = high[0], low[1], low[2]
-    return Grid(tuple(np.ceil((high - low) / _MOVING_SPACING_MM).astype(int)), affine)
+    return Grid(tuple(np.ceil((high - low) / spacing).astype(int)), affine)
 
 
 def _as_from_another_scanner(brain: Image, rng: np.random.Generator) -> Image:

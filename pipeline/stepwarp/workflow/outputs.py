@@ -128,9 +128,7 @@ def _verified(registration: Registration, folder: Path) -> dict[str, Any]:
     voxel_error = proof.voxel_error(forward, registration.transform, registration.moving, folder / MOVED)
     result = {"reader": "SimpleITK", "points": len(points), "point_error_mm": point_error, "voxel_error": voxel_error}
     if deformable:
-        result["inverse_point_error_mm"] = proof.point_error(
-            [folder / INVERSE_WARP], registration.inverse_warp, points
-        )
+        result["inverse_point_error_mm"] = proof.point_error([folder / INVERSE_WARP], registration.inverse_warp, points)
     worst = max(point_error, result.get("inverse_point_error_mm", 0.0))
     if not (worst <= POINT_TOLERANCE_MM and voxel_error <= VOXEL_TOLERANCE):
         raise VerificationError(

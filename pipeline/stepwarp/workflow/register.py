@@ -27,7 +27,7 @@ from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Lab
 from stepwarp.geometry.orientation import canonical
 from stepwarp.losses.similarity import NCC, MutualInformation, Similarity
 from stepwarp.registrar.affine import register_linear
-from stepwarp.registrar.deformable import optimise
+from stepwarp.registrar.deformable import make_similarity, optimise
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.verdict import judge, measure
 
@@ -135,7 +135,7 @@ def register(
         fit = register_linear(
             *scaled,
             transform,
-            _linear_similarity(recipe),
+            *_linear_similarities(recipe),
             recipe.affine,
             fixed_mask=trusted[0],
             moving_mask=trusted[1],
@@ -216,9 +216,11 @@ def _recipe(name: str | Preset, similarity: str | None, transform: str, time_bud
     return recipe.model_copy(update={"deformable": recipe.deformable.model_copy(update={"similarity": similarity})})
 
 
-def _linear_similarity(recipe: Preset) -> Similarity:
-    """Of whole images, for the linear stage: the counterpart of the deformable stage's."""
-    return MutualInformation() if recipe.deformable.similarity in ("mi", "mind") else NCC()
+def _linear_similarities(recipe: Preset) -> tuple[Similarity, Similarity]:
+    """For the linear stage, to search and to refine: the counterparts of the deformable stage's."""
+    if recipe.deformable.similarity in ("mi", "mind"):
+        return MutualInformation(), MutualInformation()
+    return NCC(), make_similarity(recipe.deformable)
 
 
 def _mask(source: MaskSource | None, image: Image, trust: files.Trust | None) -> Image | None:

@@ -1,0 +1,89 @@
+import subprocess
+import sys
+
+import pytest
+
+import stepwarp
+
+
+def test_help_lists_the_commands_and_the_exit_codes(run):
+    result = run("--help")
+    assert result.code == 0
+    assert all(f"\n  {name}  " in result.out for name in ("register", "apply", "demo"))
+    assert all(f"\n    {code} " in result.out for code in (0, 1, 2, 3, 4, 5, 6, 7, 8, 130))
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (
+            "register",
+            "--fixed --moving --out --fixed-mask --moving-mask --preset --affine-only --transform --similarity "
+            "--device --threads --seed --time-budget --trust --force --json --verbose",
+        ),
+        (
+            "apply",
+            "--transform --input --output --from --to --inverse --reference --interpolation --labels --space --trust "
+            "--force --json --verbose",
+        ),
+        ("demo", "--out --preset --seed --device --threads --force --verbose"),
+    ],
+)
+def test_help_of_a_command_lists_its_options_and_the_exit_codes(run, command, options):
+    result = run(command, "--help")
+    assert result.code == 0
+    assert all(f" {option} " in result.out.replace("\n", " \n") for option in options.split())
+    assert "130  interrupted" in result.out
+
+
+def test_version(run):
+    assert run("--version").out == f"stepwarp {stepwarp.__version__}\n"
+
+
+def test_help_does_not_wait_for_slow_imports():
+    script = (
+        "import sys; from stepwarp.cli import main; print([m for m in ('torch', 'numpy', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["register"],
+        ["register", "--fixed", "a", "--moving", "b", "--out", "c", "--preset", "superb"],
+        ["register", "--fixed", "a", "--moving", "b", "--out", "c", "--threads", "0"],
+        ["apply", "--from", "elsewhere"],
+        ["demo", "--seed", "-1"],
+    ],
+)
+def test_wrong_usage_is_2(run, arguments):
+    result = run(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("Usage: stepwarp")
+
+
+def test_choices_are_those_of_the_settings():
+    from typing import get_args, get_type_hints
+
+    from stepwarp.cli import options, register
+    from stepwarp.config import PRESETS, LinearKind, SimilarityName
+    from stepwarp.files import Trust
+    from stepwarp.workflow import apply
+
+    hints = get_type_hints(register.register)
+    assert get_args(options.Preset) == PRESETS
+    assert get_args(options.Trust) == get_args(Trust)
+    assert hints["transform"] == LinearKind
+    assert hints["similarity"] == SimilarityName | None
+    assert get_type_hints(apply.apply)["source"] == apply.Side | None
+
+
+def test_results_are_those_that_a_registration_writes():
+    from stepwarp.cli.checks import RESULTS
+    from stepwarp.workflow.outputs import NAMES
+
+    assert set(RESULTS) == set(NAMES)

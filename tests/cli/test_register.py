@@ -1,0 +1,199 @@
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from stepwarp.cli.checks import RESULTS
+from stepwarp.files import read_image
+
+
+def register(run, files, out, *options):
+    return run("register", "--fixed", files[0], "--moving", files[1], "--out", out, *options)
+
+
+def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
+    assert register(run, two_files, tmp_path / "out").code == 0
+    assert fake_register.saved == [(tmp_path / "out", False)]
+    assert fake_register.calls == [
+        {
+            "fixed": two_files[0],
+            "moving": two_files[1],
+            "preset": "default",
+            "affine_only": False,
+            "transform": "affine",
+            "similarity": None,
+            "fixed_mask": None,
+            "moving_mask": None,
+            "device": "auto",
+            "threads": None,
+            "seed": 0,
+            "time_budget": None,
+            "trust": None,
+        }
+    ]
+
+
+def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
+    mask = two_files[0]
+    text = f"--fixed-mask {mask} --moving-mask {mask} --preset best --affine-only --transform rigid --similarity mi"
+    text += " --device cpu --threads 3 --seed 7 --time-budget 12.5 --trust sform --force"
+    assert register(run, two_files, tmp_path / "out", *text.split()).code == 0
+    assert fake_register.saved == [(tmp_path / "out", True)]
+    assert fake_register.calls[0] | {"fixed": None, "moving": None} == {
+        "fixed": None,
+        "moving": None,
+        "preset": "best",
+        "affine_only": True,
+        "transform": "rigid",
+        "similarity": "mi",
+        "fixed_mask": mask,
+        "moving_mask": mask,
+        "device": "cpu",
+        "threads": 3,
+        "seed": 7,
+        "time_budget": 12.5,
+        "trust": "sform",
+    }
+
+
+def test_summary_tells_what_a_user_wants_to_know(run, fake_register, two_files, tmp_path):
+    result = register(run, two_files, tmp_path / "out dir")
+    for text in (
+        "pass",
+        "no voxel folds",
+        "0.300 after the affine, 0.900 at the end",
+        "2 by one-sided",
+        "9.8 (affine 2.5",
+    ):
+        assert text in result.out
+    assert str(tmp_path / "out dir" / "report.html") in result.out
+    assert f"stepwarp apply -t '{tmp_path / 'out dir'}'" in result.out
+
+
+def test_summary_of_an_affine(run, fake_register, two_files, tmp_path):
+    fake_register.record["measures"] = {"similarity_affine": {"lncc": 0.3, "ncc": 0.6, "mutual_information": 0.1}}
+    result = register(run, two_files, tmp_path / "out")
+    assert result.code == 0
+    assert "0.300 after the affine\n" in result.out
+    assert "folds  " not in result.out
+
+
+def test_progress_goes_to_stderr(run, fake_register, two_files, tmp_path):
+    result = register(run, two_files, tmp_path / "out")
+    assert result.err == "affine\n"
+
+
+def test_json_is_the_record_and_nothing_else(run, fake_register, two_files, tmp_path):
+    result = register(run, two_files, tmp_path / "out", "--json")
+    assert json.loads(result.out) == fake_register.record
+    assert result.err == ""
+
+
+def test_verdict_fail_writes_everything_and_is_7(run, fake_register, two_files, tmp_path):
+    fake_register.record["verdict"]["status"] = "fail"
+    assert register(run, two_files, tmp_path / "out").code == 7
+    assert register(run, two_files, tmp_path / "out", "--json").code == 7
+    assert len(fake_register.saved) == 2
+
+
+@pytest.mark.parametrize("option", ["--fixed", "--moving", "--fixed-mask", "--moving-mask"])
+def test_missing_input_is_named_before_any_work(run, fake_register, two_files, tmp_path, option):
+    result = register(run, two_files, tmp_path / "out", option, tmp_path / "absent.nii.gz")
+    assert result.code == 3
+    assert result.err == f"stepwarp: {tmp_path}/absent.nii.gz: does not exist. Check the name and the folder.\n"
+    assert not fake_register.calls
+
+
+def test_folder_as_input_is_refused(run, fake_register, two_files, tmp_path):
+    result = register(run, [tmp_path, two_files[1]], tmp_path / "out")
+    assert result.code == 3
+    assert f"{tmp_path}: is a folder" in result.err
+
+
+@pytest.mark.parametrize("name", ["T1.nii.gz", "T1.nii", "T1.MGZ", ".nii.gz"])
+def test_out_named_like_an_image_is_refused(run, fake_register, two_files, tmp_path, name):
+    result = register(run, two_files, tmp_path / name)
+    assert result.code == 3
+    assert f"{tmp_path / name}: --out is a folder" in result.err
+    assert f"--out {tmp_path / ('T1' if name[0] == 'T' else 'result')}." in result.err
+    assert not fake_register.calls
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_existing_results_are_kept_unless_forced(run, fake_register, two_files, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("precious")
+    result = register(run, two_files, out)
+    assert result.code == 4
+    assert f"{out / name}: exists already" in result.err
+    assert "--force" in result.err
+    assert not fake_register.calls
+    assert register(run, two_files, out, "--force").code == 0
+
+
+def test_file_where_the_folder_should_be(run, fake_register, two_files, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        result = register(run, two_files, out)
+        assert result.code == 4
+        assert f"{tmp_path / 'file'}: is a file" in result.err
+
+
+def test_permissions_are_checked_first(run, fake_register, two_files, tmp_path, monkeypatch):
+    # For root everything is permitted.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
+    result = register(run, two_files, tmp_path / "out")
+    assert result.code == 4
+    assert f"{tmp_path}: may not be written to" in result.err
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    result = register(run, two_files, tmp_path / "out")
+    assert result.code == 3
+    assert result.err == f"stepwarp: {two_files[0]}: may not be read. Change its permissions.\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_absent_cuda_is_said(run, two_files, tmp_path):
+    result = register(run, two_files, tmp_path / "out", "--device", "cuda")
+    assert result.code == 3
+    assert "CUDA" in result.err
+
+
+def test_unusable_image_is_one_line(run, two_files, tmp_path):
+    result = register(run, two_files, tmp_path / "out", "--json")
+    assert result.code == 3
+    assert result.out == ""
+    assert result.err == f"stepwarp: {two_files[0]}: is empty. Fetch or write it again.\n"
+
+
+@pytest.fixture(scope="module")
+def small_pair(tmp_path_factory):
+    """Two views of a blurred random object, 3 mm apart."""
+    folder = tmp_path_factory.mktemp("pair")
+    noise = gaussian_filter(np.random.default_rng(0).standard_normal((32, 32, 32)), 2)
+    ball = np.linalg.norm(np.indices(noise.shape) - 15.5, axis=0) < 11
+    values = np.float32(ball * (5 + 20 * noise).clip(0.5))
+    paths = []
+    for name, shift in (("fixed", 0), ("moving", 1)):
+        affine = nib.affines.from_matvec(3 * np.eye(3), (-46, -46, -46 + 3 * shift))
+        paths.append(folder / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(values, affine), paths[-1])
+    return paths
+
+
+def test_two_files_become_results_that_apply_understands(run, small_pair, tmp_path):
+    out = tmp_path / "out"
+    result = register(run, small_pair, out, "--preset", "fast", "--time-budget", "10", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out) == json.loads((out / "registration.json").read_text())
+    assert {path.name for path in out.iterdir()} == set(RESULTS)
+    applied = run("apply", "-t", out, "-i", small_pair[1], "-o", tmp_path / "moved.nii.gz")
+    assert applied.code == 0, applied.err
+    assert "moving to fixed" in applied.out
+    moved, expected = read_image(tmp_path / "moved.nii.gz"), read_image(out / "Warped.nii.gz")
+    assert (moved.data - expected.data).abs().max() < 1e-3 * expected.data.max()
+    assert result.err == ""

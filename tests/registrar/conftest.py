@@ -1,0 +1,88 @@
+"""A real brain, a second one made from it whose answer is known, and what turns and crops them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from stepwarp.geometry import Affine, Grid, Image, Transform
+from stepwarp.geometry.orientation import canonical
+from stepwarp.geometry.sampling import average_pool
+from stepwarp.workflow.demo import Template, make_pair, mni152
+from stepwarp.workflow.register import scale_intensities
+
+#: Voxels of the 1 mm template that make one here, along each axis.
+_POOLED = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Images this small are quicker on one thread, and on a busy machine much quicker."""
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Two brains of 3 mm as the registrar takes them, and the true map from one to the other."""
+
+    fixed: Image
+    moving: Image
+    truth: Transform
+    inside: torch.Tensor
+    """bool, the fixed grid's shape: where the brain is."""
+
+    def points(self, every: int = 20) -> np.ndarray:
+        """World points (N, 3) of the fixed brain."""
+        grid = self.fixed.grid
+        return self.inside.nonzero()[::every].numpy() @ grid.linear.T + grid.affine[:3, 3]
+
+    def error(self, transform: Transform) -> float:
+        """The mean distance in mm to where the points of the brain belong."""
+        points = self.points()
+        return float(np.linalg.norm(transform(points) - self.truth(points), axis=1).mean())
+
+
+@pytest.fixture(scope="session")
+def template() -> Template:
+    """MNI152 in voxels of 3 mm."""
+    full = mni152()
+    brain, *tissues = (_pooled(image) for image in (full.brain, *full.tissues))
+    mask = _pooled(Image(full.mask.float(), full.brain.grid)).data > 0.5
+    return Template(brain, tuple(tissues), mask)
+
+
+@pytest.fixture(scope="session")
+def known(template: Template) -> Known:
+    """The template beside a second brain as from another scanner."""
+    pair = make_pair(template, 0)
+    fixed, moving = scale_intensities(pair.fixed), scale_intensities(canonical(_pooled(pair.moving)))
+    return Known(fixed, moving, pair.transform, pair.mask)
+
+
+@pytest.fixture(scope="session")
+def moved_by(template: Template) -> Callable[[Affine], Known]:
+    """affine -> the template beside itself, sent to another place by that affine."""
+    fixed = scale_intensities(template.brain)
+
+    def make(affine: Affine) -> Known:
+        corners = affine(fixed.grid.corners())
+        low, high = corners.min(0), corners.max(0)
+        matrix = np.diag([3.0, 3.0, 3.0, 1.0])
+        matrix[:3, 3] = low
+        grid = Grid(tuple(np.ceil((high - low) / 3).astype(int) + 1), matrix)
+        return Known(fixed, fixed.warp(affine.inverse(), grid), affine, template.mask)
+
+    return make
+
+
+def _pooled(image: Image) -> Image:
+    data = average_pool(image.data[None, None].float(), (_POOLED,) * 3)[0, 0]
+    return Image(data, image.grid.coarser(_POOLED), image.name)

@@ -1,0 +1,180 @@
+"""The linear stage on a real brain whose right answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from stepwarp.config import AffineSettings
+from stepwarp.errors import RegistrationError
+from stepwarp.geometry import Affine, Grid, Image
+from stepwarp.losses.similarity import NCC, MutualInformation
+from stepwarp.registrar.affine import register_linear
+
+SETTINGS = AffineSettings(coarse_mm=12, refine_mm=(6,), candidates=4)
+AXIS = np.array([0.6, -0.5, 0.62]) / np.linalg.norm([0.6, -0.5, 0.62])
+#: What each kind may find, on top of a turn and a shift.
+STRETCH = {"rigid": np.eye(3), "similarity": 1.12 * np.eye(3), "affine": np.diag([1.1, 0.92, 1.05])}
+
+
+def turned(degrees, stretch=STRETCH["affine"], shift=(0.0, 0.0, 0.0)):
+    """A turn about an odd axis and a stretch about the world's origin, then a shift (mm)."""
+    turn = Rotation.from_rotvec(np.radians(degrees) * AXIS).as_matrix()
+    return Affine(np.column_stack([turn @ stretch, shift]))
+
+
+def run(fixed, moving, kind="affine", similarity=None, **kwargs):
+    return register_linear(fixed, moving, kind, similarity or NCC(), similarity or NCC(), SETTINGS, **kwargs)
+
+
+def cropped(image, axis, first, last):
+    """The image without what lies before voxel `first` and from voxel `last` on, along one axis."""
+    part = [slice(None)] * 3
+    part[axis] = slice(first, last)
+    corner = np.eye(4)
+    corner[axis, 3] = first
+    data = image.data[tuple(part)].contiguous()
+    return Image(data, Grid(tuple(data.shape), image.grid.affine @ corner), image.name)
+
+
+def between(first, second, points):
+    """The mean distance in mm between where two transforms send points."""
+    return float(np.linalg.norm(first(points) - second(points), axis=1).mean())
+
+
+@pytest.mark.parametrize("kind", STRETCH)
+def test_a_large_turn_is_recovered_from_headers_300_mm_apart(moved_by, kind):
+    case = moved_by(turned(40, STRETCH[kind], shift=(240.0, -150.0, 110.0)))
+    assert case.error(run(case.fixed, case.moving, kind).transform) < 0.3
+
+
+@pytest.mark.parametrize("degrees", [90, 180])
+def test_a_brain_lying_any_way_is_found(moved_by, degrees):
+    case = moved_by(turned(degrees))
+    assert case.error(run(case.fixed, case.moving).transform) < 0.3
+
+
+@pytest.mark.parametrize("kind", ["rigid", "similarity"])
+def test_a_restricted_kind_stays_restricted_where_the_images_ask_for_more(known, kind):
+    linear = run(known.fixed, known.moving, kind).transform.matrix[:3, :3]
+    scale = np.cbrt(np.linalg.det(linear))
+    np.testing.assert_allclose(linear.T @ linear, scale**2 * np.eye(3), atol=1e-5)
+    if kind == "rigid":
+        assert scale == pytest.approx(1, abs=1e-5)
+    else:
+        assert abs(scale - 1) > 1e-3
+
+
+def test_more_freedom_fits_a_brain_of_another_shape_better(known):
+    errors = [known.error(run(known.fixed, known.moving, kind).transform) for kind in STRETCH]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.6 * known.error(Affine.identity(3))
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("which", ["moving", "fixed", "both"])
+def test_another_field_of_view_is_no_obstacle(moved_by, which, axis):
+    case = moved_by(turned(8, shift=(30.0, 0.0, -20.0)))
+    fixed, moving = case.fixed, case.moving
+    if which != "moving":
+        n = fixed.grid.shape[axis]
+        fixed = cropped(fixed, axis, 0, n - n // 3)
+    if which != "fixed":
+        moving = cropped(moving, axis, moving.grid.shape[axis] // 3, None)
+    assert case.error(run(fixed, moving).transform) < 1
+
+
+@pytest.mark.parametrize("which", ["fixed", "moving"])
+def test_voxels_outside_the_mask_have_next_to_no_influence(moved_by, which):
+    case = moved_by(turned(15, shift=(20.0, 0.0, 0.0)))
+    image = getattr(case, which)
+    region = tuple(slice(n // 3, n // 3 + n // 4) for n in image.grid.shape)
+    mask = torch.ones(image.grid.shape)
+    mask[region] = 0
+    data = image.data.clone()
+    data[region] = 1.2 * torch.rand(data[region].shape, generator=torch.Generator().manual_seed(0)).round()
+    wild = {"fixed": case.fixed, "moving": case.moving, which: Image(data, image.grid)}
+    masks = {f"{which}_mask": Image(mask, image.grid)}
+    calm = run(case.fixed, case.moving, **masks).transform
+    assert between(run(**wild, **masks).transform, calm, case.points()) < 0.05
+    assert case.error(run(**wild).transform) > 3 * case.error(run(**wild, **masks).transform)
+
+
+def test_masks_that_do_not_meet_at_a_start_are_no_obstacle(moved_by):
+    case = moved_by(turned(10, shift=(15.0, 0.0, 0.0)))
+    left = torch.zeros(case.fixed.grid.shape)
+    left[: left.shape[0] // 2] = 1
+    mask = Image(left, case.fixed.grid)
+    sent = Image((mask.warp(case.truth.inverse(), case.moving.grid).data > 0.5).float(), case.moving.grid)
+    fit = run(case.fixed, case.moving, fixed_mask=mask, moving_mask=sent)
+    assert np.isfinite([start.scored for start in fit.starts]).all()
+    assert case.error(fit.transform) < 1
+
+
+def test_mutual_information_aligns_an_inverted_contrast(moved_by):
+    case = moved_by(turned(20, shift=(15.0, 0.0, 5.0)))
+    inverted = Image(torch.where(case.moving.data > 0.05, 1.1 - case.moving.data, 0), case.moving.grid)
+    fit = run(case.fixed, inverted, similarity=MutualInformation())
+    assert case.error(fit.transform) < 1
+
+
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_an_image_in_two_dimensions(template, kind):
+    middle = template.brain.data.shape[2] // 2
+    grid = Grid.isotropic(template.brain.grid.shape[:2], 3)
+    fixed = Image(template.brain.data[:, :, middle].contiguous(), grid)
+    angle = np.radians(50)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    truth = Affine(np.column_stack([turn, grid.centre + [20, -10] - turn @ grid.centre]))
+    large = np.diag([3.0, 3.0, 1.0])
+    large[:2, 2] = -60
+    moving = fixed.warp(truth.inverse(), Grid((110, 110), large))
+    points = (fixed.data > 0.1).nonzero().numpy() * 3.0
+    assert between(run(fixed, moving, kind).transform, truth, points) < 0.5
+
+
+def test_a_line(template):
+    """One dimension: a profile through the brain, shifted."""
+    _, j, k = (n // 2 for n in template.brain.grid.shape)
+    fixed = Image(template.brain.data[:, j, k].contiguous(), Grid.isotropic(template.brain.grid.shape[:1], 3))
+    moving = Image(fixed.data, Grid(fixed.grid.shape, np.array([[3.0, 40.0], [0.0, 1.0]])))
+    points = np.linspace(20, 150, 30)[:, None]
+    assert between(run(fixed, moving, "rigid").transform, lambda x: x + 40, points) < 0.1
+
+
+def test_the_same_twice_is_the_same_to_the_last_bit(known):
+    first, second = (run(known.fixed, known.moving) for _ in range(2))
+    assert first.transform.matrix.tobytes() == second.transform.matrix.tobytes()
+    assert first.loss == second.loss
+
+
+def test_it_says_which_starts_were_tried_best_first(known):
+    fit = run(known.fixed, known.moving)
+    losses = [start.optimised for start in fit.starts]
+    assert len(losses) == SETTINGS.candidates
+    assert losses == sorted(losses)
+    assert "voxel axes" in {start.name for start in fit.starts}
+
+
+def test_progress_ends_at_the_total(known):
+    steps = []
+    run(known.fixed, known.moving, progress=steps.append)
+    assert [step.done for step in steps] == list(range(1, steps[-1].total + 1))
+    assert {step.stage for step in steps} == {"affine"}
+
+
+@pytest.mark.parametrize("empty", ["fixed", "moving"])
+def test_an_image_without_anything_in_it_is_refused_by_name(known, empty):
+    nothing = Image(torch.zeros(10, 10, 10), Grid.isotropic((10, 10, 10)), "nothing.nii")
+    images = {"fixed": known.fixed, "moving": known.moving, empty: nothing}
+    with pytest.raises(RegistrationError, match=r"nothing\.nii: there is nothing above the background"):
+        run(**images)
+
+
+def test_unrelated_noise_still_ends_in_a_usable_transform():
+    grid = Grid.isotropic((20, 22, 24), 6)
+    noise = [gaussian_filter(np.random.default_rng(seed).random(grid.shape), 1.5) for seed in (0, 1)]
+    fit = run(*(Image(torch.from_numpy(values).float(), grid) for values in noise))
+    assert np.isfinite(fit.transform.matrix).all()
+    assert fit.loss > 0.2
