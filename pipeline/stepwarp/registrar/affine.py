@@ -29,7 +29,7 @@ _RADIUS_MM = 60.0
 _CUT_FACE = 0.25
 #: L-BFGS iterations for each start, and for each refinement.
 _SEARCH_ITERATIONS, _REFINE_ITERATIONS = 25, 60
-#: The share of the fixed image that must keep a partner for a start to count.
+#: Of what the smaller of the two images (or masks) could match, the share that must be matched for a start to count.
 _LEAST_OVERLAP = 0.3
 
 
@@ -66,6 +66,8 @@ class _Level:
         self.fixed_weight, self.moving_weight = (
             None if mask is None else _coarsened(mask, mm, pair.device).data[None, None] for mask in masks
         )
+        volumes = _volume(fixed.grid, self.fixed_weight), _volume(moving.grid, self.moving_weight)
+        self.most = min(volumes) / abs(np.linalg.det(fixed.grid.linear))
         self.box = torch.ones_like(self.moving) if pair.unknown_outside else None
 
     def loss(self, matrix: Tensor, translation: Tensor) -> float:
@@ -88,23 +90,13 @@ class _Level:
         return value
 
     def _weight(self, to_index: Tensor, shape: tuple[int, ...]) -> tuple[Tensor | None, float]:
-        """Which voxels count under a map of indices, and the share of the fixed image that has a partner."""
-        weight, overlap = self.fixed_weight, 1.0
-        if self.box is not None:
-            inside = sampling.warp_linear(self.box, to_index, shape)
-            overlap = float(inside.mean())
-            weight = inside if weight is None else weight * inside
-        if self.moving_weight is not None:
-            trusted = sampling.warp_linear(self.moving_weight, to_index, shape)
-            weight = trusted if weight is None else weight * trusted
-        return weight, overlap
-
-
-def _moved_to(grid: Grid, centre: np.ndarray) -> Tensor:
-    """(D+1, D+1) float64: index of the grid -> world mm from `centre`."""
-    matrix = torch.tensor(grid.affine)
-    matrix[:-1, -1] -= torch.tensor(centre)
-    return matrix
+        """Which voxels count under a map of indices, and their share of those that at best could."""
+        weight = self.fixed_weight
+        for values in (self.box, self.moving_weight):
+            if values is not None:
+                moved = sampling.warp_linear(values, to_index, shape)
+                weight = moved if weight is None else weight * moved
+        return weight, 1.0 if weight is None else float(weight.sum()) / self.most
 
 
 class _Pair:
@@ -146,7 +138,7 @@ def register_linear(
 
     Raises RegistrationError where no start leads to a usable transform."""
     pair = _Pair(fixed, moving, fixed_mask, moving_mask, device)
-    starts = _scored_starts(pair, _Level(pair, 2 * settings.coarse_mm, search))[: settings.candidates]
+    starts = _scored_starts(pair, _Level(pair, 2 * settings.coarse_mm, search), settings.candidates)
     total = len(starts) + 1 + len(settings.refine_mm)
     coarse = _Level(pair, settings.coarse_mm, search)
     fits = []
@@ -211,8 +203,8 @@ def _minimise(level: _Level, model: _Model, iterations: int) -> float:
         return level.loss(model.matrix(), model.translation)
 
 
-def _scored_starts(pair: _Pair, level: _Level) -> list[tuple[Start, Tensor, Tensor]]:
-    """Starts with their loss before any optimisation, best first, no two of them alike."""
+def _scored_starts(pair: _Pair, level: _Level, most: int) -> list[tuple[Start, Tensor, Tensor]]:
+    """At most so many starts with their loss before any optimisation, best first, no two of them alike."""
     d = pair.fixed.grid.ndim
     scored = []
     with torch.no_grad():
@@ -223,11 +215,11 @@ def _scored_starts(pair: _Pair, level: _Level) -> list[tuple[Start, Tensor, Tens
     scored.sort(key=lambda entry: entry[0].scored)
     kept: list[tuple[Start, Tensor, Tensor]] = []
     for entry in scored:
-        if all(_angle((entry[1].T @ other).numpy()) > _SAME_START_DEGREES for _, other, _ in kept):
+        if len(kept) < most and all(_angle((entry[1].T @ other).numpy()) > _SAME_START_DEGREES for _, other, _ in kept):
             kept.append(entry)
     # Heads mostly lie as their headers say: that start is tried whatever its score is.
     lying = [entry for entry in scored if entry[0].name == "voxel axes"]
-    return lying[:1] + [entry for entry in kept if entry is not lying[0]] if d > 1 else kept
+    return (lying[:1] + [entry for entry in kept if entry is not lying[0]])[:most] if d > 1 else kept
 
 
 def _starts(pair: _Pair) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -295,16 +287,21 @@ def _coarsened(image: Image, mm: float, device: torch.device | str) -> Image:
     return Image(pooled, image.grid.coarser(factors), image.name)
 
 
+def _volume(grid: Grid, weight: Tensor | None) -> float:
+    """Cubic mm of a grid, or of the part of it that counts."""
+    voxels = math.prod(grid.shape) if weight is None else float(weight.sum())
+    return voxels * abs(float(np.linalg.det(grid.linear)))
+
+
 def _centre_of_mass(image: Image) -> np.ndarray:
     """World mm of the intensities' centre of mass."""
     mass = image.data.double().clamp_min(0)
     total = float(mass.sum())
     if total <= 0:
         raise RegistrationError(f"{image.name}: there is nothing above the background")
-    d = image.grid.ndim
     means = []
     for axis, n in enumerate(image.grid.shape):
-        profile = mass.sum(tuple(a for a in range(d) if a != axis))
+        profile = mass.movedim(axis, 0).reshape(n, -1).sum(1)
         means.append(float((profile * torch.arange(n, dtype=torch.float64)).sum()) / total)
     return image.grid.affine[:-1] @ np.append(means, 1)
 
