@@ -27,7 +27,7 @@ from stepwarp.geometry.orientation import canonical
 from stepwarp.losses.similarity import LNCC, NCC
 from stepwarp.registrar.affine import register_linear
 from stepwarp.registrar.deformable import optimise
-from stepwarp.workflow.register import scale_intensities
+from stepwarp.registrar.intensities import scale_intensities
 
 OUT = RESULTS / "deformable_models"
 #: Half the set step where one field goes the whole way that two fields share.

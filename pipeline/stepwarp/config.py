@@ -52,7 +52,7 @@ class Level(_Settings):
     iterations: int = Field(ge=1)
     step: float = Field(0.25, gt=0, le=1)
     smooth_update: float = Field(1.2, ge=0)
-    smooth_field: float = Field(0.5, ge=0)
+    smooth_field: float = Field(0.35, ge=0)
 
 
 class DeformableSettings(_Settings):
@@ -67,8 +67,8 @@ class DeformableSettings(_Settings):
     epsilon: float = Field(1e-6, gt=0)
     levels: tuple[Level, ...]
     patience: int = Field(8, ge=2)
-    tolerance: float = Field(5e-3, ge=0)
-    smallest_jacobian: float = Field(0.3, gt=0, lt=1)
+    tolerance: float = Field(2e-3, ge=0)
+    smallest_jacobian: float = Field(0.2, gt=0, lt=1)
     regularity: Literal["none", "diffusion", "bending"] = "none"
     regularity_weight: float = Field(0, ge=0)
 

@@ -11,8 +11,8 @@ import torch
 from stepwarp.geometry import Affine, Grid, Image, Transform
 from stepwarp.geometry.orientation import canonical
 from stepwarp.geometry.sampling import average_pool
+from stepwarp.registrar.intensities import scale_intensities
 from stepwarp.workflow.demo import Template, make_pair, mni152
-from stepwarp.workflow.register import scale_intensities
 
 #: Voxels of the 1 mm template that make one here, along each axis.
 _POOLED = 3
@@ -31,11 +31,12 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """Two brains of 3 mm as the registrar takes them, and the true map from one to the other."""
+    """Two brains of 3 mm as the registrar takes them, and the true maps from one to the other and back."""
 
     fixed: Image
     moving: Image
     truth: Transform
+    truth_inverse: Transform
     inside: torch.Tensor
     """bool, the fixed grid's shape: where the brain is."""
 
@@ -64,7 +65,7 @@ def known(template: Template) -> Known:
     """The template beside a second brain as from another scanner."""
     pair = make_pair(template, 0)
     fixed, moving = scale_intensities(pair.fixed), scale_intensities(canonical(_pooled(pair.moving)))
-    return Known(fixed, moving, pair.transform, pair.mask)
+    return Known(fixed, moving, pair.transform, pair.inverse, pair.mask)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +79,7 @@ def moved_by(template: Template) -> Callable[[Affine], Known]:
         matrix = np.diag([3.0, 3.0, 3.0, 1.0])
         matrix[:3, 3] = low
         grid = Grid(tuple(np.ceil((high - low) / 3).astype(int) + 1), matrix)
-        return Known(fixed, fixed.warp(affine.inverse(), grid), affine, template.mask)
+        return Known(fixed, fixed.warp(affine.inverse(), grid), affine, affine.inverse(), template.mask)
 
     return make
 

@@ -24,8 +24,8 @@ def turned(degrees, stretch=STRETCH["affine"], shift=(0.0, 0.0, 0.0)):
     return Affine(np.column_stack([turn @ stretch, shift]))
 
 
-def run(fixed, moving, kind="affine", similarity=None, **kwargs):
-    return register_linear(fixed, moving, kind, similarity or NCC(), similarity or NCC(), SETTINGS, **kwargs)
+def run(fixed, moving, kind="affine", similarity=None, settings=SETTINGS, **kwargs):
+    return register_linear(fixed, moving, kind, similarity or NCC(), similarity or NCC(), settings, **kwargs)
 
 
 def cropped(image, axis, first, last):
@@ -115,8 +115,9 @@ def test_masks_that_do_not_meet_at_a_start_are_no_obstacle(moved_by):
 def test_mutual_information_aligns_an_inverted_contrast(moved_by):
     case = moved_by(turned(20, shift=(15.0, 0.0, 5.0)))
     inverted = Image(torch.where(case.moving.data > 0.05, 1.1 - case.moving.data, 0), case.moving.grid)
-    fit = run(case.fixed, inverted, similarity=MutualInformation())
-    assert case.error(fit.transform) < 1
+    # On coarser grids, voxels that hold two tissues bias the information that is shared.
+    fine = AffineSettings(coarse_mm=9, refine_mm=(3,))
+    assert case.error(run(case.fixed, inverted, similarity=MutualInformation(), settings=fine).transform) < 0.6
 
 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
@@ -126,7 +127,7 @@ def test_an_image_in_two_dimensions(template, kind):
     fixed = Image(template.brain.data[:, :, middle].contiguous(), grid)
     angle = np.radians(50)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    truth = Affine(np.column_stack([turn, grid.centre + [20, -10] - turn @ grid.centre]))
+    truth = Affine(np.column_stack([turn, grid.centre - turn @ grid.centre + (20, -10)]))
     large = np.diag([3.0, 3.0, 1.0])
     large[:2, 2] = -60
     moving = fixed.warp(truth.inverse(), Grid((110, 110), large))

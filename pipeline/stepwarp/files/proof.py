@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ def point_error(paths: Sequence[Path], transform: Transform, points: np.ndarray)
 
 def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, written: Path) -> float:
     """The largest difference between the written moved image and SimpleITK's resampling of the moving image through
-    the written transforms, as a share of the moving image's intensity range; on a sparse lattice of the image's voxels."""
+    the written transforms, as a share of the moving image's intensity range; on a sparse lattice."""
     import SimpleITK as sitk
 
     moved = sitk.ReadImage(str(written), sitk.sitkFloat32)
@@ -39,22 +39,22 @@ def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, writ
     return float(difference[decided].max(initial=0.0)) / spread
 
 
-def _chain(paths: Sequence[Path]):  # noqa: ANN202 (SimpleITK is imported only when it is needed)
+def _chain(paths: Sequence[Path]):
     import SimpleITK as sitk
 
-    read: list[Callable] = [
-        sitk.ReadTransform if not path.name.endswith((".nii", ".nii.gz")) else _field for path in paths
+    chain = [
+        _field(path) if path.name.endswith((".nii", ".nii.gz")) else sitk.ReadTransform(str(path)) for path in paths
     ]
-    return sitk.CompositeTransform([reader(str(path)) for reader, path in zip(read, paths, strict=True)])
+    return sitk.CompositeTransform(chain)
 
 
-def _field(path: str):  # noqa: ANN202
+def _field(path: Path):
     import SimpleITK as sitk
 
-    return sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
+    return sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
 
 
-def _to_sitk(image: Image):  # noqa: ANN202
+def _to_sitk(image: Image):
     import SimpleITK as sitk
 
     result = sitk.GetImageFromArray(np.ascontiguousarray(image.data.numpy().T))
@@ -65,7 +65,7 @@ def _to_sitk(image: Image):  # noqa: ANN202
     return result
 
 
-def _away_from_edges(sparse, transform: Transform, moving: Grid) -> np.ndarray:  # noqa: ANN001
+def _away_from_edges(sparse, transform: Transform, moving: Grid) -> np.ndarray:
     """Which voxels of the sparse image read the moving image clearly inside or clearly outside its box."""
     shape = sparse.GetSize()
     linear = np.array(sparse.GetDirection()).reshape(3, 3) * np.array(sparse.GetSpacing())

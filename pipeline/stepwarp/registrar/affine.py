@@ -17,6 +17,7 @@ from stepwarp.config import AffineSettings, LinearKind
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image, sampling
 from stepwarp.losses.similarity import Similarity
+from stepwarp.registrar.masks import pooled
 from stepwarp.registrar.progress import Progress, Step, silent
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
@@ -58,16 +59,12 @@ class _Level:
     A candidate maps a fixed world point x to moving centre + t + A (x - fixed centre)."""
 
     def __init__(self, pair: _Pair, mm: float, similarity: Similarity) -> None:
-        fixed, moving = (_coarsened(image, mm, pair.device) for image in (pair.fixed, pair.moving))
         self.similarity = similarity
-        self.fixed, self.moving = fixed.data[None, None], moving.data[None, None]
-        self.before, self.after = _moved_to(fixed.grid, pair.fixed_centre), _moved_to(moving.grid, pair.moving_centre)
-        masks = (pair.fixed_mask, pair.moving_mask)
-        self.fixed_weight, self.moving_weight = (
-            None if mask is None else _coarsened(mask, mm, pair.device).data[None, None] for mask in masks
-        )
-        volumes = _volume(fixed.grid, self.fixed_weight), _volume(moving.grid, self.moving_weight)
-        self.most = min(volumes) / abs(np.linalg.det(fixed.grid.linear))
+        fixed, self.fixed, self.fixed_weight = _coarsened(pair.fixed, pair.fixed_mask, mm, pair.device)
+        moving, self.moving, self.moving_weight = _coarsened(pair.moving, pair.moving_mask, mm, pair.device)
+        self.before, self.after = _moved_to(fixed, pair.fixed_centre), _moved_to(moving, pair.moving_centre)
+        volumes = _volume(fixed, self.fixed_weight), _volume(moving, self.moving_weight)
+        self.most = min(volumes) / abs(np.linalg.det(fixed.linear))
         self.box = torch.ones_like(self.moving) if pair.unknown_outside else None
 
     def loss(self, matrix: Tensor, translation: Tensor) -> float:
@@ -97,6 +94,13 @@ class _Level:
                 moved = sampling.warp_linear(values, to_index, shape)
                 weight = moved if weight is None else weight * moved
         return weight, 1.0 if weight is None else float(weight.sum()) / self.most
+
+
+def _moved_to(grid: Grid, centre: np.ndarray) -> Tensor:
+    """(D+1, D+1): an index of the grid -> world mm from `centre`."""
+    matrix = grid.affine.copy()
+    matrix[:-1, -1] -= centre
+    return torch.from_numpy(matrix)
 
 
 class _Pair:
@@ -281,10 +285,12 @@ def _angle(turn: np.ndarray) -> float:
     return math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
 
 
-def _coarsened(image: Image, mm: float, device: torch.device | str) -> Image:
+def _coarsened(
+    image: Image, mask: Image | None, mm: float, device: torch.device | str
+) -> tuple[Grid, Tensor, Tensor | None]:
+    """A grid of about `mm`, with the image and its mask on it, (1, 1, *grid)."""
     factors = tuple(max(1, round(mm / spacing)) for spacing in image.grid.spacing)
-    pooled = sampling.average_pool(image.data[None, None].to(device).float(), factors)[0, 0]
-    return Image(pooled, image.grid.coarser(factors), image.name)
+    return image.grid.coarser(factors), *pooled(image, mask, factors, device)
 
 
 def _volume(grid: Grid, weight: Tensor | None) -> float:

@@ -23,6 +23,7 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, jacobian, sampling, smoothing
 from stepwarp.losses import regularity
 from stepwarp.losses.similarity import LNCC, SIMILARITIES, Similarity
+from stepwarp.registrar.masks import pooled
 from stepwarp.registrar.progress import Progress, Step, silent
 
 #: The step's length is set by this quantile, so that a few strong edges do not slow down all the rest.
@@ -66,15 +67,11 @@ class _Side:
     def enter(self, grid: Grid, factors: tuple[int, ...]) -> None:
         """Prepare a level: image and mask pooled, and the field brought onto the level's grid."""
         self.matrix = torch.from_numpy(grid.index_map_to(self.image.grid.coarser(factors), self.world))
-        self.values = self._pooled(self.image, factors)
-        self.trusted = None if self.mask is None else self._pooled(self.mask, factors)
+        self.values, self.trusted = pooled(self.image, self.mask, factors, self.device)
         if self.field is None:
             self.field = DisplacementField(torch.zeros(1, grid.ndim, *grid.shape, device=self.device), grid)
         else:
             self.field = self.field.on(grid)
-
-    def _pooled(self, image: Image, factors: tuple[int, ...]) -> Tensor:
-        return sampling.average_pool(image.data[None, None].to(self.device), factors).contiguous()
 
     @property
     def displacement(self) -> Tensor:

@@ -7,16 +7,13 @@ is used as antsApplyTransforms and antsApplyTransformsToPoints use it."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stepwarp.errors import InputError, OutputError
@@ -27,21 +24,18 @@ from stepwarp.files import (
     read_image,
     read_labels,
     read_landmarks,
-    read_transform,
     write_landmarks,
     write_volume,
 )
-from stepwarp.geometry import Composition, DisplacementField, Grid, LabelMap, Transform, Volume, inverse_residual
-from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, RECORD, WARP
+from stepwarp.geometry import Grid, LabelMap, Volume
+from stepwarp.workflow.journey import Journey, Map, Side, load, plan
 
-Side = Literal["fixed", "moving"]
 Interpolation = Literal["auto", "linear", "nearest"]
 Space = Literal["ras", "lps"]
 Kind = Literal["image", "labels", "landmarks"]
 
 _LANDMARK_SUFFIXES = (".csv", ".fcsv", ".mrk.json")
 _VOLUME_SUFFIXES = (".nii", ".nii.gz")
-_BRACKETS = re.compile(r"\[(.+),\s*([01])\]")
 
 #: Of the voxels that are not 0, the share without an equal neighbour. Measured: label maps of 50 to 140 labels have
 #: 0.002 and less, images (8 and 16 bit, averages, tissue probabilities) 0.38 and more.
@@ -95,7 +89,7 @@ def apply(
     written. What the arguments alone reveal is found before anything is written."""
     jobs = _jobs(inputs, outputs, overwrite)
     kinds = {_is_landmarks(path) for path, _ in jobs}
-    journey = _journey([_link(str(text)) for text in transforms], source, target, inverse)
+    journey = plan(transforms, source, target, inverse)
     if len(kinds) == 2 and not journey.in_folder:
         raise InputError(
             "images and landmarks go opposite ways through transform files. Apply these in two calls, or give the "
@@ -112,93 +106,11 @@ def apply(
     return [carrier.carry(*job) for job in jobs]
 
 
-@dataclass(frozen=True)
-class _Link:
-    """One entry of the list of transforms: a file, or the folder of a registration; perhaps its inverse."""
-
-    path: Path
-    inverted: bool = False
-
-    def flipped(self) -> _Link:
-        return _Link(self.path, not self.inverted)
-
-    def files(self) -> tuple[_Link, ...]:
-        """The files that it stands for, in the order in which a point meets them."""
-        if not self.path.is_dir():
-            return (self,)
-        registration = _Registration(self.path)
-        registration.require_warps()
-        affine, warp, inverse_warp = (_Link(self.path / name) for name in (AFFINE, WARP, INVERSE_WARP))
-        if registration.affine_only:
-            return (_Link(affine.path, self.inverted),)
-        return (affine.flipped(), inverse_warp) if self.inverted else (warp, affine)
-
-    def __str__(self) -> str:
-        return f"[{self.path},1]" if self.inverted else str(self.path)
-
-
-@dataclass(frozen=True)
-class _Journey:
-    """From one space to another: what volumes look up through, what landmarks are sent through, and how to call it.
-
-    in_folder: whether one folder says what both spaces are; then grid is that of the space gone to, left that of the
-    other. default: whether the direction is the default one, which nobody asked for."""
-
-    lookup: tuple[_Link, ...]
-    send: tuple[_Link, ...]
-    words: str
-    in_folder: bool = False
-    grid: Grid | None = None
-    left: Grid | None = None
-    default: bool = False
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class _Map:
-    """A transform with the files that it was read from, in the order in which a point meets them."""
-
-    transform: Transform
-    files: tuple[_Link, ...]
-    notes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return ", then ".join(map(str, self.files))
-
-
-class _Registration:
-    """The record that `register` leaves in its folder last: without it the folder is not complete."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, path = folder, folder / RECORD
-        if not path.is_file():
-            raise InputError(
-                f"{folder}: holds no {RECORD}, so no registration was completed there. Give the transform files."
-            )
-        try:
-            self.record = json.loads(path.read_text(encoding="utf-8"))
-            self.grids = {side: self._grid(side) for side in get_args(Side)}
-            self.failed = self.record["verdict"]["status"] == "fail"
-            self.affine_only = bool(self.record["settings"]["affine_only"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is not the record of a registration ({error}). Run it again.") from error
-
-    def require_warps(self) -> None:
-        """InputError if it has a deformable part that is not there completely."""
-        missing = [name for name in (WARP, INVERSE_WARP) if not (self.folder / name).is_file()]
-        if missing and not self.affine_only:
-            raise InputError(f"{self.folder}: {' and '.join(missing)} is missing. Run the registration again.")
-
-    def _grid(self, side: str) -> Grid:
-        image = self.record["inputs"][side]
-        return Grid(tuple(image["shape"]), np.array(image["affine"], dtype=float))
-
-
 @dataclass(frozen=True, eq=False)
 class _Carrier:
     """Carries files along one journey; each map is read once, when the first file needs it."""
 
-    journey: _Journey
+    journey: Journey
     grid: Grid | None
     interpolation: Interpolation
     labels: bool
@@ -207,12 +119,12 @@ class _Carrier:
     overwrite: bool
 
     @cached_property
-    def lookup(self) -> _Map:
-        return _load(self.journey.lookup, self.trust)
+    def lookup(self) -> Map:
+        return load(self.journey.lookup, self.trust)
 
     @cached_property
-    def send(self) -> _Map:
-        return _load(self.journey.send, self.trust)
+    def send(self) -> Map:
+        return load(self.journey.send, self.trust)
 
     def carry(self, path: Path, output: Path) -> Applied:
         return self._carry_landmarks(path, output) if _is_landmarks(path) else self._carry_volume(path, output)
@@ -267,73 +179,13 @@ def _is_landmarks(path: Path) -> bool:
     return path.name.lower().endswith(_LANDMARK_SUFFIXES)
 
 
-def _link(text: str) -> _Link:
-    """A path, or as antsApplyTransforms writes it, [path,1] for its inverse."""
-    bracketed = _BRACKETS.fullmatch(text.strip())
-    path, inverted = (bracketed[1], bracketed[2] == "1") if bracketed else (text, False)
-    return _Link(Path(path), inverted)
-
-
-def _journey(links: list[_Link], source: Side | None, target: Side | None, inverse: bool) -> _Journey:
-    if len(links) == 1 and links[0].path.is_dir() and not links[0].inverted:
-        return _journey_in_folder(links[0], source, target, inverse)
-    if not links:
-        raise InputError("there is no transform to apply. Name a folder or files with --transform.")
-    if source or target:
-        raise InputError("--from, --to: only the folder of one registration says what is fixed and what is moving.")
-    chain = tuple(link.flipped() for link in reversed(links)) if inverse else tuple(links)
-    return _Journey(chain, chain, "inverse of the chain as listed" if inverse else "chain as listed")
-
-
-def _journey_in_folder(link: _Link, source: Side | None, target: Side | None, inverse: bool) -> _Journey:
-    if inverse:
-        raise InputError(f"--inverse: {link.path} knows both directions. Say --from fixed, or --from moving.")
-    other: dict[Side, Side] = {"fixed": "moving", "moving": "fixed"}
-    default = source is None and target is None
-    source = source or (other[target] if target else "moving")
-    target = target or other[source]
-    if source == target:
-        raise InputError(f"--from {source} --to {target}: there is nothing to do. Name two different images.")
-    registration = _Registration(link.path)
-    lookup, send = (link, link.flipped()) if target == "fixed" else (link.flipped(), link)
-    notes = ("the verdict on this registration was: fail",) if registration.failed else ()
-    grid, left = registration.grids[target], registration.grids[source]
-    return _Journey((lookup,), (send,), f"{source} to {target}", True, grid, left, default, notes)
-
-
-def _refuse_wrong_side(volume: Volume, journey: _Journey) -> None:
+def _refuse_wrong_side(volume: Volume, journey: Journey) -> None:
     """InputError for a volume on the very grid it should be brought to, if nobody said that it comes from the other."""
     if journey.default and journey.left != journey.grid and volume.grid == journey.grid:
         raise InputError(
             f"{volume.name}: lies on the grid of the fixed image, and without --from it would be taken for one of the "
             "moving image. Say --from fixed, or --from moving if that is right."
         )
-
-
-def _load(links: tuple[_Link, ...], trust: Trust | None) -> _Map:
-    """The links' files as one map; a field whose inverse is in no file is inverted numerically."""
-    files = tuple(file for link in links for file in link.files())
-    parts, notes = [], []
-    for file in files:
-        transform = read_transform(file.path, trust=trust)
-        if file.inverted:
-            inverted = transform.inverse()
-            notes += _residual(file.path, transform, inverted)
-            transform = inverted
-        parts.append(transform)
-    return _Map(Composition.of(*reversed(parts)), files, tuple(notes))
-
-
-def _residual(path: Path, transform: Transform, inverse: Transform) -> list[str]:
-    """How exact the numerical inverse of a transform with a field is; nothing to say of an affine."""
-    parts = transform.parts if isinstance(transform, Composition) else (transform,)
-    grid = next((part.grid for part in parts if isinstance(part, DisplacementField)), None)
-    if grid is None:
-        return []
-    coarse = grid.coarser(8)
-    points = coarse.indices(dtype=torch.float64)[0].flatten(1).T.numpy() @ coarse.linear.T + coarse.affine[:3, 3]
-    error = np.percentile(inverse_residual(inverse, transform, points), 95)
-    return [f"{path} was inverted numerically, 95 % of points to {error:.2g} mm"]
 
 
 def _read_volume(path: Path, interpolation: Interpolation, labels: bool, trust: Trust | None) -> tuple[Volume, str]:

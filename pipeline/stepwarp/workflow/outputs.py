@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from stepwarp import files
 from stepwarp.errors import OutputError, VerificationError
 from stepwarp.files import proof
 from stepwarp.geometry import Affine, Image
-from stepwarp.geometry.sampling import average_pool
-from stepwarp.registrar.progress import Progress, Step
+from stepwarp.registrar.intensities import scale_intensities
+from stepwarp.registrar.progress import Progress
+from stepwarp.workflow.clock import Clock
 
 if TYPE_CHECKING:
     from stepwarp.workflow.register import Registration
@@ -72,9 +73,13 @@ def save(
     try:
         record = dict(registration.record)
         record["stages"] = list(record["stages"])
-        _timed("write", record, progress, lambda: _write_volumes(registration, partial))
-        _timed("verify", record, progress, lambda: record.update(self_check=_verified(registration, partial)))
-        _timed("report", record, progress, lambda: _write_report(registration, partial, record, truth))
+        clock = Clock(progress, record["stages"])
+        with clock.stage("write"):
+            _write_volumes(registration, partial)
+        with clock.stage("verify"):
+            record["self_check"] = _verified(registration, partial)
+        with clock.stage("report"):
+            _write_report(registration, partial, record, truth)
         record["outputs"] = {path.name: files.sha256(path) for path in sorted(partial.iterdir())}
         files.write_text(partial / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
         _move_into_place(partial, out)
@@ -84,31 +89,21 @@ def save(
     return out
 
 
-def _timed(name: str, record: dict[str, Any], progress: Progress, work) -> None:  # noqa: ANN001
-    progress(Step(name, 0, 1))
-    started = time.perf_counter()
-    work()
-    record["stages"].append({"name": name, "seconds": round(time.perf_counter() - started, 3), "peak_mib": _peak_mib()})
-    progress(Step(name, 1, 1))
-
-
 def _write_volumes(registration: Registration, folder: Path) -> None:
     """All but the record and the page; compression runs in parallel, it holds no lock."""
-    grid = registration.fixed.grid
-    work = [
-        (files.write_affine, folder / AFFINE, registration.affine),
-        (files.write_volume, folder / MOVED, registration.moved),
+    work: list[tuple[Callable[[Path, Any], None], str, Any]] = [
+        (files.write_affine, AFFINE, registration.affine),
+        (files.write_volume, MOVED, registration.moved),
     ]
-    if registration.warp is not None and registration.inverse_warp is not None:
+    if registration.warp is not None:
         work += [
-            (files.write_displacement, folder / WARP, registration.warp),
-            (files.write_displacement, folder / INVERSE_WARP, registration.inverse_warp),
-            (files.write_volume, folder / JACOBIAN, jacobian_image(registration)),
+            (files.write_displacement, WARP, registration.warp),
+            (files.write_displacement, INVERSE_WARP, registration.inverse_warp),
+            (files.write_volume, JACOBIAN, jacobian_image(registration)),
         ]
     with ThreadPoolExecutor(2) as pool:
-        for written in [pool.submit(write, path, thing) for write, path, thing in work]:
-            written.result()
-    del grid
+        for job in [pool.submit(write, folder / name, content) for write, name, content in work]:
+            job.result()
 
 
 def jacobian_image(registration: Registration) -> Image:
@@ -121,15 +116,15 @@ def jacobian_image(registration: Registration) -> Image:
 
 def _verified(registration: Registration, folder: Path) -> dict[str, Any]:
     """What SimpleITK makes of the files. Raises VerificationError beyond the tolerances."""
-    deformable = registration.warp is not None
-    forward = [folder / AFFINE] + ([folder / WARP] if deformable else [])
+    forward = [folder / AFFINE] if registration.warp is None else [folder / AFFINE, folder / WARP]
     points = _points_inside(registration.fixed)
-    point_error = proof.point_error(forward, registration.transform, points)
+    worst = proof.point_error(forward, registration.transform, points)
     voxel_error = proof.voxel_error(forward, registration.transform, registration.moving, folder / MOVED)
-    result = {"reader": "SimpleITK", "points": len(points), "point_error_mm": point_error, "voxel_error": voxel_error}
-    if deformable:
-        result["inverse_point_error_mm"] = proof.point_error([folder / INVERSE_WARP], registration.inverse_warp, points)
-    worst = max(point_error, result.get("inverse_point_error_mm", 0.0))
+    result = {"reader": "SimpleITK", "points": len(points), "point_error_mm": worst, "voxel_error": voxel_error}
+    if registration.inverse_warp is not None:
+        back = proof.point_error([folder / INVERSE_WARP], registration.inverse_warp, points)
+        result["inverse_point_error_mm"] = back
+        worst = max(worst, back)
     if not (worst <= POINT_TOLERANCE_MM and voxel_error <= VOXEL_TOLERANCE):
         raise VerificationError(
             f"the written files do not say what was computed: SimpleITK maps points {worst:.3g} mm away (allowed "
@@ -152,7 +147,6 @@ def _write_report(
 ) -> None:
     from stepwarp.report.page import write_page
     from stepwarp.report.pair import PairPage
-    from stepwarp.workflow.register import scale_intensities
 
     fixed, moving = registration.fixed, registration.moving
     centres = Affine(np.column_stack([np.eye(3), moving.grid.centre - fixed.grid.centre]))
@@ -183,9 +177,3 @@ def _move_into_place(partial: Path, out: Path) -> None:
             (out / name).unlink(missing_ok=True)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == RECORD):
         path.replace(out / path.name)
-
-
-def _peak_mib() -> int:
-    import resource
-
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

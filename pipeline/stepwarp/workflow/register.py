@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,16 +25,13 @@ from stepwarp.geometry.orientation import canonical
 from stepwarp.losses.similarity import NCC, MutualInformation, Similarity
 from stepwarp.registrar.affine import register_linear
 from stepwarp.registrar.deformable import make_similarity, optimise
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.registrar.intensities import scale_intensities
+from stepwarp.registrar.progress import Progress, silent
+from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.verdict import judge, measure
 
 Source = str | Path | SpatialImage | Image
 MaskSource = str | Path | SpatialImage | LabelMap
-
-#: Intensities are scaled so that these quantiles become 0 and 1 (of all voxels; of those above the first).
-_LOW, _HIGH = 0.001, 0.995
-#: Brighter than this, in those units, is cut off: a few bright vessels say nothing about the rest.
-_BRIGHTEST = 1.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,51 +112,43 @@ def register(
     place = _device(device)
     used_threads = _use_threads(threads)
     torch.manual_seed(seed)
-    clock = _Clock(progress)
+    clock = Clock(progress)
 
     with clock.stage("read"):
-        images = tuple(files.as_image(source, trust=trust) for source in (fixed, moving))
-        masks = tuple(
-            _mask(source, image, trust) for source, image in zip((fixed_mask, moving_mask), images, strict=True)
-        )
-        scaled = tuple(
-            scale_intensities(canonical(image), None if mask is None else canonical(mask))
-            for image, mask in zip(images, masks, strict=True)
-        )
-        trusted = tuple(None if mask is None else canonical(mask) for mask in masks)
-
-    with clock.stage("affine"):
+        a = _prepare(fixed, fixed_mask, trust)
+        b = _prepare(moving, moving_mask, trust)
+    with clock.stage("affine", reports_itself=True):
         fit = register_linear(
-            *scaled,
+            a.scaled,
+            b.scaled,
             transform,
             *_linear_similarities(recipe),
             recipe.affine,
-            fixed_mask=trusted[0],
-            moving_mask=trusted[1],
+            fixed_mask=a.mask,
+            moving_mask=b.mask,
             device=place,
             progress=progress,
         )
     deformation = None
     if not affine_only:
-        with clock.stage("deformable"):
+        with clock.stage("deformable", reports_itself=True):
             deformation = optimise(
-                *scaled,
+                a.scaled,
+                b.scaled,
                 fit.transform,
                 recipe.deformable,
-                fixed_mask=trusted[0],
-                moving_mask=trusted[1],
+                fixed_mask=a.mask,
+                moving_mask=b.mask,
                 device=place,
                 deadline=deadline,
                 progress=progress,
             )
     with clock.stage("measure"):
-        warps = (None, None) if deformation is None else (deformation.warp, deformation.inverse_warp)
-        measures = measure(*scaled, fit.transform, *warps, trusted[0])
+        measures = measure(a.scaled, b.scaled, fit.transform, deformation, a.mask)
 
     record = {
         "version": stepwarp.__version__,
-        "inputs": _described_inputs({"fixed": fixed, "moving": moving}, images)
-        | _described_masks({"fixed_mask": fixed_mask, "moving_mask": moving_mask}),
+        "inputs": _described_inputs(a, b),
         "settings": {
             "preset": preset if isinstance(preset, str) else "custom",
             "transform": transform,
@@ -182,25 +168,27 @@ def register(
         "measures": measures,
         "verdict": judge(measures),
     }
-    grid = images[0].grid
-    return Registration(*images, fit.transform, *(None if w is None else w.on(grid) for w in warps), record)
+    if deformation is None:
+        return Registration(a.image, b.image, fit.transform, None, None, record)
+    warp, inverse_warp = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
+    return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record)
 
 
-def scale_intensities(image: Image, mask: Image | None = None) -> Image:
-    """The image with its background at 0 and its bright tissue at 1, whatever its units were.
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """One of the two images: as read, and as it is registered, with its mask: scaled, in RAS order."""
 
-    With a mask the scale comes from the voxels inside. Raises InputError where nothing stands out."""
-    values = image.data.flatten() if mask is None else image.data[mask.data > 0]
-    low = _quantile(values, _LOW)
-    above = values[values > low]
-    high = _quantile(above, _HIGH) if above.numel() else low
-    if not high > low:
-        raise InputError(f"{image.name}: no voxel stands out from the background. Is it the right file or mask?")
-    return Image(((image.data - low) / (high - low)).clamp(0, _BRIGHTEST), image.grid, image.name)
+    source: Source
+    mask_source: MaskSource | None
+    image: Image
+    scaled: Image
+    mask: Image | None
 
 
-def _quantile(values: torch.Tensor, q: float) -> float:
-    return float(values.kthvalue(max(1, round(q * values.numel()))).values)
+def _prepare(source: Source, mask_source: MaskSource | None, trust: files.Trust | None) -> _Subject:
+    image = files.as_image(source, trust=trust)
+    mask = None if mask_source is None else canonical(_read_mask(mask_source, image, trust))
+    return _Subject(source, mask_source, image, scale_intensities(canonical(image), mask), mask)
 
 
 def _recipe(name: str | Preset, similarity: str | None, transform: str, time_budget: float | None) -> Preset:
@@ -223,10 +211,8 @@ def _linear_similarities(recipe: Preset) -> tuple[Similarity, Similarity]:
     return NCC(), make_similarity(recipe.deformable)
 
 
-def _mask(source: MaskSource | None, image: Image, trust: files.Trust | None) -> Image | None:
+def _read_mask(source: MaskSource, image: Image, trust: files.Trust | None) -> Image:
     """The mask of an image as 0 and 1 on the image's grid."""
-    if source is None:
-        return None
     mask = files.as_labels(source, trust=trust)
     if mask.grid.shape != image.grid.shape:
         raise InputError(
@@ -269,38 +255,20 @@ def _use_threads(threads: int | None) -> int:
     return wanted
 
 
-class _Clock:
-    """Seconds and peak memory of each stage."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.stages: list[dict[str, Any]] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        self.progress(Step(name, 0, 1))
-        yield
-        self.progress(Step(name, 1, 1))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self.stages.append({"name": name, "seconds": round(time.perf_counter() - started, 3), "peak_mib": round(peak)})
+def _described_inputs(fixed: _Subject, moving: _Subject) -> dict[str, Any]:
+    described = {role: _described_image(subject) for role, subject in (("fixed", fixed), ("moving", moving))}
+    masks = {"fixed_mask": fixed.mask_source, "moving_mask": moving.mask_source}
+    return described | {role: _described_file(source) for role, source in masks.items() if source is not None}
 
 
-def _described_inputs(sources: dict[str, Source], images: tuple[Image, ...]) -> dict[str, Any]:
-    return {
-        role: _described_file(source)
-        | {
-            "shape": list(image.grid.shape),
-            "spacing_mm": [round(float(s), 6) for s in image.grid.spacing],
-            "orientation": "".join(nibabel.aff2axcodes(image.grid.affine)),
-            "affine": image.grid.affine.tolist(),
-        }
-        for (role, source), image in zip(sources.items(), images, strict=True)
+def _described_image(subject: _Subject) -> dict[str, Any]:
+    grid = subject.image.grid
+    return _described_file(subject.source) | {
+        "shape": list(grid.shape),
+        "spacing_mm": [round(float(s), 6) for s in grid.spacing],
+        "orientation": "".join(nibabel.aff2axcodes(grid.affine)),
+        "affine": grid.affine.tolist(),
     }
-
-
-def _described_masks(sources: dict[str, MaskSource | None]) -> dict[str, Any]:
-    return {role: _described_file(source) for role, source in sources.items() if source is not None}
 
 
 def _described_file(source: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from stepwarp.evaluation.regularity import inverse_consistency, regularity
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
 from stepwarp.losses.similarity import LNCC, NCC, MutualInformation
+from stepwarp.registrar.deformable import Deformation
 
 #: Scaled intensities above this belong to the subject, not to the background.
 _FOREGROUND = 0.05
@@ -27,25 +28,25 @@ def measure(
     fixed: Image,
     moving: Image,
     affine: Affine,
-    warp: DisplacementField | None,
-    inverse_warp: DisplacementField | None,
+    deformation: Deformation | None,
     fixed_mask: Image | None,
 ) -> dict[str, Any]:
     """Similarity at each stage, regularity, inverse residual and overlap, inside the fixed subject (and mask).
 
-    fixed, moving: scaled to 0..1, on the grids that `warp` and `affine` refer to."""
+    fixed, moving: scaled to 0..1, as they were registered."""
     inside = fixed.data > _FOREGROUND
     if fixed_mask is not None:
         inside &= fixed_mask.data > 0
     if not inside.any():
         inside = torch.ones_like(inside)
-    transform: Transform = affine if warp is None else Composition.of(affine, warp)
+    transform: Transform = affine if deformation is None else Composition.of(affine, deformation.warp)
     result: dict[str, Any] = {
         "subject_voxels": int(inside.sum()),
         "similarity_affine": _similarities(fixed, moving.warp(affine, fixed.grid), inside),
         "overlap": _overlap(fixed, moving, transform, inside),
     }
-    if warp is not None and inverse_warp is not None:
+    if deformation is not None:
+        warp, inverse_warp = deformation.warp, deformation.inverse_warp
         result["similarity"] = _similarities(fixed, moving.warp(transform, fixed.grid), inside)
         result["displacement_mm"] = _lengths(warp, inside)
         result["regularity"] = regularity(warp, inside).as_dict()
@@ -55,7 +56,9 @@ def measure(
 
 def judge(measures: dict[str, Any]) -> dict[str, Any]:
     """{status: pass, check or fail, reasons: [a sentence each]} from what `measure` returned."""
-    fails, checks, good = [], [], []
+    fails: list[str] = []
+    checks: list[str] = []
+    good: list[str] = []
     overlap = measures["overlap"]
     text = f"{overlap:.0%} of the fixed subject has a partner inside the moving image"
     (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)

@@ -1,0 +1,28 @@
+"""Images brought to a coarser grid, without a trace of what lies outside their masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stepwarp.geometry import Image, sampling, smoothing
+
+#: Voxels by which values reach beyond the mask (sigma), so that reading between voxels meets no edge there.
+_REACH = 1.0
+
+
+def pooled(
+    image: Image, mask: Image | None, factors: tuple[int, ...], device: torch.device | str
+) -> tuple[Tensor, Tensor | None]:
+    """The image averaged over blocks of voxels, and the share of each block that may be trusted, (1, 1, *grid).
+
+    mask: 0 to 1 on the image's grid. A block's value comes from its trusted voxels alone; blocks without any continue
+    their neighbours, and are 0 further away."""
+    values = image.data[None, None].to(device).float()
+    if mask is None:
+        return sampling.average_pool(values, factors).contiguous(), None
+    weight = mask.data[None, None].to(device).float()
+    trusted = sampling.average_pool(weight, factors).contiguous()
+    inside = sampling.average_pool(torch.where(weight > 0, weight * values, 0), factors).contiguous()
+    around = smoothing.gaussian(inside, _REACH) / smoothing.gaussian(trusted, _REACH).clamp_min(1e-6)
+    return torch.where(trusted > 0, inside / trusted.clamp_min(1e-6), around), trusted

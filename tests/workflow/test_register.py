@@ -1,0 +1,311 @@
+"""`stepwarp.register`: what it takes, what it does not depend on, and what it says about itself."""
+
+import hashlib
+import itertools
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from stepwarp.errors import InputError
+from stepwarp.evaluation.overlap import dice, mean_dice
+from stepwarp.files import read_labels, write_volume
+from stepwarp.geometry import Affine, Composition, Grid, Image, LabelMap, inverse_residual, jacobian
+from stepwarp.workflow.register import register, scale_intensities
+
+#: Labels that the study does not score: exterior, CSF, vessels, rare ids.
+NOT_SCORED = (15, 42, 43, 46, 63, 64, 65, 66, 69, 74, 126, 127)
+#: All ways of ordering and directing three axes.
+ORIENTATIONS = [
+    np.column_stack([order, flips])
+    for order in itertools.permutations(range(3))
+    for flips in itertools.product((1, -1), repeat=3)
+]
+
+
+@pytest.fixture
+def run(brains, recipe):
+    """Register the brains, or what is given in place of them, with the quick recipe."""
+
+    def make(fixed=None, moving=None, **kwargs):
+        kwargs = {"preset": recipe, "threads": 1} | kwargs
+        fixed, moving = (
+            ours if theirs is None else theirs
+            for ours, theirs in zip((brains.fixed, brains.moving), (fixed, moving), strict=True)
+        )
+        return register(fixed, moving, **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def mask(brains):
+    """A label map on the fixed grid that trusts the brain and its surroundings."""
+    return LabelMap((brains.fixed.data > -1).to(torch.uint8), brains.fixed.grid, "mask.nii.gz")
+
+
+def as_nibabel(image):
+    return nib.Nifti1Image(image.data.numpy(), image.grid.affine)
+
+
+def apart(first, second, points):
+    """The largest distance in mm between where two transforms send points."""
+    return float(np.linalg.norm(first(points) - second(points), axis=1).max())
+
+
+def moved_header(image, motion):
+    """The same voxels, said to lie elsewhere."""
+    return Image(image.data, Grid(image.grid.shape, motion.matrix @ image.grid.affine), image.name)
+
+
+def test_two_brains_are_brought_together(brains, registration):
+    errors = [brains.error(t) for t in (Affine.identity(3), registration.affine, registration.transform)]
+    assert errors[1] < 0.45 * errors[0]
+    assert errors[2] < 0.8 * errors[1]
+
+
+def test_the_parts_fit_together(brains, registration):
+    chain = Composition.of(registration.affine, registration.warp)
+    assert apart(registration.transform, chain, brains.points) == 0
+    assert inverse_residual(registration.transform, registration.inverse, brains.points).mean() < 0.2
+    assert registration.moved.grid == brains.fixed.grid
+    inside = brains.fixed.data > 0.1
+    similarity = [
+        np.corrcoef(brains.fixed.data[inside], moved.data[inside])[0, 1]
+        for moved in (brains.moving.warp(registration.affine, brains.fixed.grid), registration.moved)
+    ]
+    assert similarity[1] > similarity[0] + 0.02
+
+
+def test_paths_nibabel_images_and_images_give_the_same(tmp_path, brains, registration, run):
+    for name in ("fixed", "moving"):
+        write_volume(tmp_path / f"{name}.nii.gz", getattr(brains, name))
+    from_paths = run(str(tmp_path / "fixed.nii.gz"), tmp_path / "moving.nii.gz")
+    from_nibabel = run(as_nibabel(brains.fixed), as_nibabel(brains.moving))
+    for other in (from_paths, from_nibabel):
+        assert apart(other.transform, registration.transform, brains.points) < 1e-3
+
+
+def test_equal_calls_give_equal_results_to_the_last_bit(registration, run):
+    again = run()
+    assert again.affine.matrix.tobytes() == registration.affine.matrix.tobytes()
+    assert torch.equal(again.warp.displacement, registration.warp.displacement)
+    assert again.record["loss"] == registration.record["loss"]
+
+
+@pytest.mark.parametrize("which", ["fixed", "moving"])
+def test_all_48_orientations_give_the_same_transform_in_the_world(brains, registration, run, which):
+    original = as_nibabel(getattr(brains, which))
+    assert len({o.tobytes() for o in ORIENTATIONS}) == 48
+    worst = 0.0
+    for orientation in ORIENTATIONS:
+        other = run(**{which: original.as_reoriented(orientation)})
+        worst = max(worst, apart(other.transform, registration.transform, brains.points))
+        assert other.fixed.grid == other.moved.grid == other.warp.grid
+    assert worst < 0.1
+
+
+@pytest.mark.parametrize(("which", "factor", "offset"), [("fixed", 0.3, 0), ("moving", 3.0, 0), ("moving", 1.0, -500)])
+def test_the_unit_of_the_intensities_does_not_matter(brains, registration, run, which, factor, offset):
+    image = getattr(brains, which)
+    other = run(**{which: Image(factor * image.data + offset, image.grid, image.name)})
+    assert apart(other.transform, registration.transform, brains.points) < 0.1
+
+
+@pytest.mark.parametrize("which", ["fixed", "moving"])
+def test_where_the_headers_say_that_the_brains_are_does_not_matter(brains, registration, run, which):
+    turn = Rotation.from_rotvec(np.radians(10) * np.array([0.6, 0.0, 0.8])).as_matrix()
+    motion = Affine(np.column_stack([turn, (250.0, -150.0, 80.0)]))
+    other = run(**{which: moved_header(getattr(brains, which), motion)})
+    if which == "fixed":
+        back = Composition.of(other.transform, motion)
+    else:
+        back = Composition.of(motion.inverse(), other.transform)
+    assert apart(back, registration.transform, brains.points) < 0.5
+
+
+def test_the_record_says_all_and_fits_into_json(tmp_path, brains, run, recipe):
+    path = tmp_path / "brain.nii.gz"
+    write_volume(path, brains.fixed)
+    record = run(path).record
+    assert json.loads(json.dumps(record, allow_nan=False)) == json.loads(json.dumps(record))
+    assert record["inputs"]["fixed"]["path"] == str(path)
+    assert record["inputs"]["fixed"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["inputs"]["fixed"]["orientation"] == "RAS"
+    assert record["inputs"]["moving"]["path"] is None
+    assert record["inputs"]["moving"]["shape"] == list(brains.moving.grid.shape)
+    assert record["inputs"]["moving"]["orientation"] == "LAS"
+    assert {"python", "torch", "numba", "nibabel", "SimpleITK", "numpy"} <= record["versions"].keys()
+    assert [stage["name"] for stage in record["stages"]] == ["read", "affine", "deformable", "measure"]
+    assert all(stage["seconds"] >= 0 and stage["peak_mib"] > 0 for stage in record["stages"])
+    assert record["settings"]["preset"] == "custom"
+    assert record["settings"]["deformable"] == json.loads(recipe.deformable.model_dump_json()) | {
+        "levels": record["settings"]["deformable"]["levels"]
+    }
+    assert {row["level_mm"] for row in record["loss"]} == {16, 8}
+    assert record["verdict"]["status"] in ("pass", "check", "fail")
+    assert record["threads"] == 1
+    assert record["seed"] == 0
+
+
+def test_progress_arrives_in_order_and_ends_where_it_said(run):
+    steps = []
+    run(progress=steps.append)
+    stages = list(dict.fromkeys(step.stage for step in steps))
+    assert stages == ["read", "affine", "deformable 16 mm", "deformable 8 mm", "measure"]
+    assert [stages.index(step.stage) for step in steps] == sorted(stages.index(step.stage) for step in steps)
+    for stage in stages:
+        mine = [step for step in steps if step.stage == stage]
+        assert len({step.total for step in mine}) == 1
+        assert [step.done for step in mine] == sorted(step.done for step in mine)
+        assert mine[-1].done == mine[-1].total
+
+
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_affine_only_ends_after_the_linear_stage(registration, run, kind):
+    linear = run(affine_only=True, transform=kind)
+    assert linear.warp is None
+    assert linear.inverse_warp is None
+    assert linear.transform is linear.affine
+    assert linear.record["loss"] == []
+    assert linear.record["stopped"] is None
+    assert [stage["name"] for stage in linear.record["stages"]] == ["read", "affine", "measure"]
+    if kind == "affine":
+        assert linear.affine.matrix.tobytes() == registration.affine.matrix.tobytes()
+    else:
+        assert np.linalg.det(linear.affine.matrix) == pytest.approx(1, abs=1e-5)
+
+
+def test_no_iteration_starts_after_the_time_budget(brains, registration, run):
+    short = run(time_budget=1e-3)
+    assert short.record["loss"] == []
+    assert short.record["stopped"] == "the time budget was spent at 16 mm"
+    assert not short.warp.displacement.any()
+    assert brains.error(short.transform) == pytest.approx(brains.error(registration.affine), rel=1e-6)
+
+
+@pytest.mark.parametrize("similarity", ["ncc", "ssd", "mi", "mind"])
+def test_another_similarity_in_place_of_the_recipe_s(brains, run, similarity):
+    other = run(similarity=similarity)
+    assert other.record["settings"]["deformable"]["similarity"] == similarity
+    assert brains.error(other.transform) < 0.6 * brains.error(Affine.identity(3))
+
+
+@pytest.mark.parametrize("which", ["fixed", "moving"])
+def test_what_a_mask_excludes_does_not_count(brains, run, which):
+    """A lesion that is masked out, whatever it looks like."""
+    image = getattr(brains, which)
+    lesion = tuple(slice(n // 3, n // 2) for n in image.grid.shape)
+    trusted = torch.ones(image.grid.shape, dtype=torch.uint8)
+    trusted[lesion] = 0
+    results = []
+    for share in (0.0, 3.0):
+        data = image.data.clone()
+        data[lesion] = share * image.data.max()
+        labels = LabelMap(trusted, image.grid, "mask")
+        results.append(run(**{which: Image(data, image.grid, which), f"{which}_mask": labels}))
+    assert apart(results[0].transform, results[1].transform, brains.points) < 0.2
+
+
+@pytest.mark.parametrize("kind", ["path", "nibabel", "labels"])
+def test_a_mask_from_a_path_from_nibabel_and_as_labels(tmp_path, mask, run, kind):
+    path = tmp_path / "mask.nii.gz"
+    write_volume(path, mask)
+    source = {"path": path, "nibabel": nib.load(path), "labels": mask}[kind]
+    record = run(fixed_mask=source, affine_only=True).record
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if kind == "path" else None
+    assert record["inputs"]["fixed_mask"]["sha256"] == digest
+
+
+def test_a_mask_of_another_shape_is_refused_by_name(mask, run):
+    short = LabelMap(mask.data[1:].contiguous(), Grid((mask.grid.shape[0] - 1, *mask.grid.shape[1:]), mask.grid.affine))
+    with pytest.raises(InputError, match=r"does not fit .*Resample it onto the image"):
+        run(fixed_mask=short)
+
+
+def test_a_mask_that_lies_elsewhere_is_refused_with_the_distance(mask, run):
+    shifted = np.array(mask.grid.affine)
+    shifted[0, 3] += 2.5
+    with pytest.raises(InputError, match=r"^mask\.nii\.gz: lies up to 2\.5 mm away from t1\."):
+        run(fixed_mask=LabelMap(mask.data, Grid(mask.grid.shape, shifted), mask.name))
+
+
+def test_an_empty_mask_is_refused_by_name(mask, run):
+    with pytest.raises(InputError, match=r"^mask\.nii\.gz: the mask is empty"):
+        run(fixed_mask=LabelMap(torch.zeros_like(mask.data), mask.grid, mask.name))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"preset": "defualt"}, "preset 'defualt' does not exist; did you mean 'default'?"),
+        ({"preset": "x"}, "preset 'x' does not exist; there are fast, default, best"),
+        ({"similarity": "cc"}, "similarity 'cc' does not exist; there are lncc, ncc, ssd, mi, mind"),
+        ({"transform": "syn"}, "transform 'syn' does not exist; there are rigid, similarity, affine"),
+        ({"device": "gpu"}, "device 'gpu' does not exist; there are auto, cpu and cuda"),
+        ({"time_budget": 0}, "a time budget of 0 s is no time at all"),
+        ({"threads": 0}, "0 threads cannot do anything"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_refused_with_a_hint(run, wrong, hint):
+    with pytest.raises(InputError) as caught:
+        run(**wrong)
+    assert hint in str(caught.value)
+
+
+def test_a_wrong_choice_is_found_before_anything_is_read(run):
+    with pytest.raises(InputError, match="similarity 'cc'"):
+        run("absent.nii.gz", similarity="cc")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_refused(run):
+    with pytest.raises(InputError, match="torch sees no CUDA device; use --device cpu"):
+        run(device="cuda")
+
+
+def test_an_image_in_which_nothing_stands_out_is_refused_by_name(run):
+    grid = Grid.isotropic((8, 8, 8))
+    with pytest.raises(InputError, match=r"^flat\.nii: no voxel stands out"):
+        run(Image(torch.full(grid.shape, 7.0), grid, "flat.nii"))
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1.0, 0.0), (250.0, 0.0), (3.0, -1000.0)])
+def test_scaled_intensities_reach_from_0_to_about_1(brains, factor, offset):
+    scaled = scale_intensities(Image(factor * brains.fixed.data + offset, brains.fixed.grid)).data
+    assert float(scaled.min()) == 0
+    assert float(scaled[scaled > 0].quantile(0.995)) == pytest.approx(1, abs=0.02)
+    assert float(scaled.max()) <= 1.2
+
+
+def test_a_mask_sets_the_scale_by_what_it_trusts(brains):
+    image = brains.fixed
+    bright = image.data.clone()
+    bright[:4] = 100
+    mask = torch.ones_like(bright)
+    mask[:4] = 0
+    scaled = scale_intensities(Image(bright, image.grid), Image(mask, image.grid)).data
+    torch.testing.assert_close(scaled[4:], scale_intensities(image).data[4:], atol=0.05, rtol=0)
+
+
+@pytest.mark.data
+def test_two_brains_of_the_study_from_file_to_file(tmp_path, data_folder):
+    brain = {n: data_folder / "oasis" / f"{n}_SS.nii.gz" for n in (1000, 1001)}
+    labels = {n: read_labels(data_folder / "oasis" / f"{n}_glm.nii.gz") for n in (1000, 1001)}
+    registration = register(brain[1000], brain[1001], preset="fast")
+    out = registration.save(tmp_path / "out")
+    check = json.loads((out / "registration.json").read_text())["self_check"]
+    assert check["point_error_mm"] <= 0.01
+    assert check["voxel_error"] <= 1e-3
+
+    from stepwarp.files import read_transform
+
+    warp, affine = (read_transform(out / name) for name in ("1Warp.nii.gz", "0GenericAffine.mat"))
+    carried = labels[1001].warp(Composition.of(affine, warp), labels[1000].grid)
+    assert mean_dice(dice(labels[1000], carried, NOT_SCORED)) > 0.56
+    inside = labels[1000].data > 0
+    assert float(jacobian.determinant(warp.displacement)[0][inside].min()) > 0
+    assert float(jacobian.smallest_corner_determinant(warp.displacement)[0][inside].min()) > 0
