@@ -1,7 +1,7 @@
 """What must not matter: where headers put the images, and their units. And what must not happen: deforming a brain
 onto itself.
 
-    python benchmarks/invariances.py [--preset default]
+    python benchmarks/invariances.py [--preset fast]
 
 On the validation pair with landmarks; writes results/invariances.json: the change of Dice and of TRE in mm against the
 pair as it is, and how far a brain registered to itself moves."""
@@ -26,7 +26,7 @@ from stepwarp.workflow.register import Registration
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="default")
+    parser.add_argument("--preset", default="fast")
     preset = parser.parse_args().preset
     pairs = {pair.id: pair for pair in load_pairs("oasis", "validation")}
     path = RESULTS / "invariances.json"
