@@ -8,7 +8,12 @@ result.save("out")
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+# Two pools of OpenMP threads are at work, torch's and numba's. By default the idle one spins and takes the cores from
+# the busy one, which makes everything several times slower; it must be told before either library is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["Registration", "register"]

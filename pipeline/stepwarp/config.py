@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from stepwarp.errors import InputError
 
@@ -39,7 +39,7 @@ class AffineSettings(_Settings):
     candidates: how many of the scored starts are optimised."""
 
     coarse_mm: float = Field(8, gt=0)
-    refine_mm: tuple[float, ...] = (4, 2)
+    refine_mm: tuple[PositiveFloat, ...] = (4, 2)
     candidates: int = Field(4, ge=1)
 
 
@@ -65,7 +65,7 @@ class DeformableSettings(_Settings):
     similarity: SimilarityName = "lncc"
     radius: int = Field(2, ge=1, le=8)
     epsilon: float = Field(1e-6, gt=0)
-    levels: tuple[Level, ...]
+    levels: tuple[Level, ...] = Field(min_length=1)
     patience: int = Field(8, ge=2)
     tolerance: float = Field(2e-3, ge=0)
     smallest_jacobian: float = Field(0.2, gt=0, lt=1)

@@ -64,7 +64,7 @@ def template() -> Template:
 def known(template: Template) -> Known:
     """The template beside a second brain as from another scanner."""
     pair = make_pair(template, 0)
-    fixed, moving = scale_intensities(pair.fixed), scale_intensities(canonical(_pooled(pair.moving)))
+    fixed, moving = scale_intensities(pair.fixed), scale_intensities(canonical(pair.moving))
     return Known(fixed, moving, pair.transform, pair.inverse, pair.mask)
 
 

@@ -51,7 +51,7 @@ def brains() -> Brains:
     mask = _pooled(Image(full.mask.float(), full.brain.grid)).data > 0.5
     pair = make_pair(Template(brain, tuple(tissues), mask), 0)
     points = mask.nonzero()[::10].numpy() @ brain.grid.linear.T + brain.grid.affine[:3, 3]
-    return Brains(pair.fixed, _pooled(pair.moving), pair.transform, points)
+    return Brains(pair.fixed, pair.moving, pair.transform, points)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from stepwarp.config import AffineSettings, LinearKind
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image, sampling
 from stepwarp.losses.similarity import Similarity
-from stepwarp.registrar.masks import pooled
+from stepwarp.registrar.masks import pooled, trusted_part
 from stepwarp.registrar.progress import Progress, Step, silent
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
@@ -117,8 +118,9 @@ class _Pair:
         self.fixed, self.moving = fixed, moving
         self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
         self.device = device
-        self.fixed_centre, self.moving_centre = _centre_of_mass(fixed), _centre_of_mass(moving)
-        self.unknown_outside = _is_cut(fixed) or _is_cut(moving)
+        inside = trusted_part(fixed, fixed_mask), trusted_part(moving, moving_mask)
+        self.fixed_centre, self.moving_centre = (_centre_of_mass(image) for image in inside)
+        self.unknown_outside = any(_is_cut(image) for image in inside)
 
 
 def register_linear(
@@ -190,21 +192,24 @@ class _Model:
 
 def _minimise(level: _Level, model: _Model, iterations: int) -> float:
     """L-BFGS on the model's free parameters, in place; the loss at the end."""
-    optimiser = torch.optim.LBFGS(
-        model.parameters(),
-        max_iter=iterations,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-8,
-        line_search_fn="strong_wolfe",
-    )
+    free = model.parameters()
 
-    def closure() -> float:
-        optimiser.zero_grad()
-        return level.loss(model.matrix(), model.translation)
+    def place(flat: np.ndarray) -> None:
+        parts = np.split(flat, np.cumsum([p.numel() for p in free])[:-1])
+        for parameter, part in zip(free, parts, strict=True):
+            parameter.data = torch.from_numpy(part.copy()).reshape(parameter.shape)
+            parameter.grad = None
 
-    optimiser.step(closure)
-    with torch.no_grad():
-        return level.loss(model.matrix(), model.translation)
+    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        place(flat)
+        loss = level.loss(model.matrix(), model.translation)
+        return loss, torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in free]).numpy()
+
+    start = torch.cat([p.detach().flatten() for p in free]).numpy()
+    options = {"maxiter": iterations, "gtol": 1e-6, "ftol": 1e-9}
+    found = scipy.optimize.minimize(loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options)
+    place(found.x)
+    return float(found.fun)
 
 
 def _scored_starts(pair: _Pair, level: _Level, most: int) -> list[tuple[Start, Tensor, Tensor]]:

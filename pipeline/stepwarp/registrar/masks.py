@@ -11,6 +11,13 @@ from stepwarp.geometry import Image, sampling, smoothing
 _REACH = 1.0
 
 
+def trusted_part(image: Image, mask: Image | None) -> Image:
+    """The image with nothing outside the mask."""
+    if mask is None:
+        return image
+    return Image(torch.where(mask.data > 0, image.data, 0), image.grid, image.name)
+
+
 def pooled(
     image: Image, mask: Image | None, factors: tuple[int, ...], device: torch.device | str
 ) -> tuple[Tensor, Tensor | None]:

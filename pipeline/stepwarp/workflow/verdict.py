@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,9 @@ _OVERLAP_FAIL, _OVERLAP_CHECK = 0.5, 0.9
 _FOLD_SHARE_FAIL = 1e-3
 _RESIDUAL_CHECK_MM = 0.5
 _STD_LOG_JACOBIAN_CHECK = 0.8
-_GAIN_CHECK = 0.01
+_VOLUME_CHECK = 2.0
+#: A deformation changes the local correlation by less only if it does nothing; fine where images are so much alike.
+_GAIN_CHECK, _ALIKE = 0.01, 0.9
 _INFORMATION_FAIL = 0.03
 
 
@@ -43,6 +46,7 @@ def measure(
     result: dict[str, Any] = {
         "subject_voxels": int(inside.sum()),
         "similarity_affine": _similarities(fixed, moving.warp(affine, fixed.grid), inside),
+        "volume_ratio": round(float(np.linalg.det(affine.matrix[:-1, :-1])), 5),
         "overlap": _overlap(fixed, moving, transform, inside),
     }
     if deformation is not None:
@@ -65,6 +69,9 @@ def judge(measures: dict[str, Any]) -> dict[str, Any]:
     final = measures.get("similarity", measures["similarity_affine"])
     text = f"the images share {final['mutual_information']:.2f} of their information, correlation {final['ncc']:.2f}"
     (fails if final["mutual_information"] < _INFORMATION_FAIL else good).append(text)
+    size = measures["volume_ratio"]
+    if not 1 / _VOLUME_CHECK < size < _VOLUME_CHECK:
+        checks.append(f"the linear transform makes the fixed subject {size:.2f} times as large")
     if "similarity" in measures:
         _judge_deformation(measures, fails, checks, good)
     status = "fail" if fails else "check" if checks else "pass"
@@ -73,8 +80,10 @@ def judge(measures: dict[str, Any]) -> dict[str, Any]:
 
 def _judge_deformation(measures: dict[str, Any], fails: list[str], checks: list[str], good: list[str]) -> None:
     before, after = measures["similarity_affine"]["lncc"], measures["similarity"]["lncc"]
-    text = f"the deformation raised the local correlation from {before:.2f} to {after:.2f}"
-    (fails if after < before else checks if after < before + _GAIN_CHECK and after < 0.9 else good).append(text)
+    text = f"the deformation {'lowered' if after < before else 'raised'} the local correlation "
+    text += f"from {before:.2f} to {after:.2f}"
+    lost, gained = after < before - _GAIN_CHECK, after >= before + _GAIN_CHECK or after >= _ALIKE
+    (fails if lost else good if gained else checks).append(text)
     smoothness = measures["regularity"]
     folds = smoothness["corner_folds"]
     text = f"{folds['count']} voxels fold" if folds["count"] else "no voxel folds"

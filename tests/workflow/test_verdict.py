@@ -1,0 +1,139 @@
+"""Pass, check or fail: on results that everybody would agree about, and at each of the limits."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from stepwarp.geometry import Affine, Grid, Image
+from stepwarp.registrar.intensities import scale_intensities
+from stepwarp.workflow.register import register
+from stepwarp.workflow.verdict import judge, measure
+
+#: What `measure` says of a good registration.
+GOOD = {
+    "subject_voxels": 10000,
+    "overlap": 1.0,
+    "volume_ratio": 1.1,
+    "similarity_affine": {"ncc": 0.9, "lncc": 0.4, "mutual_information": 0.3},
+    "similarity": {"ncc": 0.95, "lncc": 0.6, "mutual_information": 0.4},
+    "displacement_mm": {"mean": 2.0, "max": 8.0},
+    "regularity": {
+        "voxels": 10000,
+        "folds": {"count": 0, "share": 0.0},
+        "corner_folds": {"count": 0, "share": 0.0},
+        "std_log_jacobian": 0.3,
+    },
+    "inverse_residual": {"count": 1000, "mean_mm": 0.02, "median_mm": 0.02, "p95_mm": 0.05, "max_mm": 0.2},
+}
+LINEAR = {key: GOOD[key] for key in ("subject_voxels", "overlap", "volume_ratio", "similarity_affine")}
+
+
+def with_(path, value):
+    """The measures of a good registration but for one number."""
+    measures = copy.deepcopy(GOOD)
+    *folders, name = path.split(".")
+    place = measures
+    for folder in folders:
+        place = place[folder]
+    place[name] = value
+    return measures
+
+
+def noise(seed, shape=(24, 26, 28)):
+    """Structure without meaning, with an empty margin."""
+    values = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 1.5)
+    window = np.zeros(shape)
+    window[4:-4, 4:-4, 4:-4] = 1
+    values = (values - values.min()) * gaussian_filter(window, 1)
+    return Image(torch.from_numpy(values).float(), Grid.isotropic(shape, 8.0), f"noise {seed}")
+
+
+def test_two_brains_brought_together_pass(registration):
+    verdict = registration.record["verdict"]
+    assert verdict["status"] == "pass"
+    assert verdict["reasons"][0] == "100% of the fixed subject has a partner inside the moving image"
+    assert "no voxel folds" in verdict["reasons"]
+
+
+def test_a_brain_and_itself_pass(brains, recipe):
+    assert register(brains.fixed, brains.fixed, preset=recipe, threads=1).record["verdict"]["status"] == "pass"
+
+
+def test_unrelated_noise_does_not_pass(recipe):
+    verdict = register(noise(0), noise(1), preset=recipe, threads=1).record["verdict"]
+    assert verdict["status"] in ("check", "fail")
+
+
+def test_images_that_do_not_meet_fail(brains):
+    fixed, moving = scale_intensities(brains.fixed), scale_intensities(brains.moving)
+    away = Affine(np.column_stack([np.eye(3), (500.0, 0.0, 0.0)]))
+    verdict = judge(measure(fixed, moving, away, None, None))
+    assert verdict["status"] == "fail"
+    assert verdict["reasons"][0] == "0% of the fixed subject has a partner inside the moving image"
+
+
+def test_half_a_brain_is_to_be_looked_at(brains, recipe):
+    moving = brains.moving
+    half = moving.data[:, :, moving.data.shape[2] // 2 :].contiguous()
+    corner = np.eye(4)
+    corner[2, 3] = moving.data.shape[2] // 2
+    cropped = Image(half, Grid(tuple(half.shape), moving.grid.affine @ corner), "half")
+    verdict = register(brains.fixed, cropped, preset=recipe, threads=1).record["verdict"]
+    assert verdict["status"] == "check"
+    assert "has a partner" in verdict["reasons"][0]
+
+
+@pytest.mark.parametrize("measures", [GOOD, LINEAR], ids=["deformable", "linear"])
+def test_good_measures_pass(measures):
+    assert judge(measures)["status"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "status", "reason"),
+    [
+        ("overlap", 0.89, "check", "89% of the fixed subject"),
+        ("overlap", 0.49, "fail", "49% of the fixed subject"),
+        ("volume_ratio", 0.3, "check", "makes the fixed subject 0.30 times as large"),
+        ("volume_ratio", 2.5, "check", "makes the fixed subject 2.50 times as large"),
+        ("volume_ratio", -1.0, "check", "makes the fixed subject -1.00 times as large"),
+        ("similarity.mutual_information", 0.02, "fail", "share 0.02 of their information"),
+        ("similarity.lncc", 0.405, "check", "raised the local correlation from 0.40 to 0.41"),
+        ("similarity.lncc", 0.395, "check", "lowered the local correlation from 0.40 to 0.40"),
+        ("similarity.lncc", 0.3, "fail", "lowered the local correlation from 0.40 to 0.30"),
+        ("regularity.corner_folds", {"count": 3, "share": 3e-4}, "check", "3 voxels fold"),
+        ("regularity.corner_folds", {"count": 30, "share": 3e-3}, "fail", "30 voxels fold"),
+        ("regularity.std_log_jacobian", 0.9, "check", "volumes change strongly"),
+        ("regularity.std_log_jacobian", None, "check", "volumes change strongly"),
+        ("inverse_residual.p95_mm", 0.6, "check", "within 0.600 mm"),
+    ],
+)
+def test_each_limit_names_its_reason_first(path, value, status, reason):
+    verdict = judge(with_(path, value))
+    assert verdict["status"] == status
+    assert reason in verdict["reasons"][0]
+
+
+def test_brains_that_were_alike_before_need_no_gain():
+    measures = with_("similarity_affine.lncc", 0.985)
+    measures["similarity"]["lncc"] = 0.98
+    assert judge(measures)["status"] == "pass"
+
+
+def test_the_worst_reason_comes_first():
+    measures = with_("overlap", 0.8)
+    measures["regularity"]["corner_folds"] = {"count": 900, "share": 0.09}
+    verdict = judge(measures)
+    assert verdict["status"] == "fail"
+    assert "900 voxels fold" in verdict["reasons"][0]
+    assert "80%" in verdict["reasons"][1]
+
+
+def test_a_mask_narrows_the_subject_down_to_what_is_trusted(brains, registration):
+    fixed, moving = scale_intensities(brains.fixed), scale_intensities(brains.moving)
+    half = torch.zeros_like(fixed.data)
+    half[: half.shape[0] // 2] = 1
+    whole, part = (measure(fixed, moving, registration.affine, None, mask) for mask in (None, Image(half, fixed.grid)))
+    assert 0.3 * whole["subject_voxels"] < part["subject_voxels"] < 0.7 * whole["subject_voxels"]
