@@ -24,11 +24,11 @@ from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Lab
 from stepwarp.geometry.orientation import canonical
 from stepwarp.losses.similarity import NCC, MutualInformation, Similarity
 from stepwarp.registrar.affine import register_linear
-from stepwarp.registrar.deformable import make_similarity, optimise
+from stepwarp.registrar.deformable import Deformation, make_similarity, optimise
 from stepwarp.registrar.intensities import scale_intensities
 from stepwarp.registrar.progress import Progress, silent
 from stepwarp.workflow.clock import Clock
-from stepwarp.workflow.verdict import judge, measure
+from stepwarp.workflow.verdict import judge, lowered, measure
 
 Source = str | Path | SpatialImage | Image
 MaskSource = str | Path | SpatialImage | LabelMap
@@ -145,6 +145,10 @@ def register(
             )
     with clock.stage("measure"):
         measures = measure(a.scaled, b.scaled, fit.transform, deformation, a.mask)
+        if deformation is not None and lowered(measures, recipe.deformable.similarity):
+            still = DisplacementField.identity(a.scaled.grid)
+            deformation = Deformation(still, still, deformation.trace, "it lowered the similarity and was dropped")
+            measures = measure(a.scaled, b.scaled, fit.transform, deformation, a.mask)
 
     record = {
         "version": stepwarp.__version__,

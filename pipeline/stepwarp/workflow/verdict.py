@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepwarp.config import SimilarityName
 from stepwarp.evaluation.regularity import inverse_consistency, regularity
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
 from stepwarp.losses.similarity import LNCC, NCC, MutualInformation
@@ -56,6 +57,12 @@ def measure(
         result["regularity"] = regularity(warp, inside).as_dict()
         result["inverse_residual"] = inverse_consistency(warp, inverse_warp, fixed.grid, inside).as_dict()
     return result
+
+
+def lowered(measures: dict[str, Any], similarity: SimilarityName) -> bool:
+    """Whether the deformation made the images less alike than the affine alone, by the measure nearest to the loss."""
+    key = {"lncc": "lncc", "mi": "mutual_information", "mind": "mutual_information"}.get(similarity, "ncc")
+    return measures["similarity"][key] < measures["similarity_affine"][key]
 
 
 def judge(measures: dict[str, Any]) -> dict[str, Any]:
