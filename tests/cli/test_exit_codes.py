@@ -77,7 +77,13 @@ def test_a_signal_ends_the_work_cleanly(tmp_path, number, code, word):
     script = tmp_path / "sleeper.py"
     script.write_text(SLEEPER)
     process = subprocess.Popen(
-        [sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, script],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background may have made SIGINT one that is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "at work\n"
     process.send_signal(number)
