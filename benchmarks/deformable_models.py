@@ -30,7 +30,6 @@ from stepwarp.registrar.deformable import optimise
 from stepwarp.registrar.intensities import scale_intensities
 
 OUT = RESULTS / "deformable_models"
-#: Half the set step where one field goes the whole way that two fields share.
 SCHEDULES = {"to 2 mm": ((8, 30), (4, 30), (2, 30)), "to 1 mm": ((8, 30), (4, 30), (2, 30), (1, 15))}
 #: Squarings of a velocity: 2^-6 of it is far below a voxel.
 _SQUARINGS = 6
@@ -106,7 +105,7 @@ MODELS: dict[str, Model] = {"greedy": greedy, "symmetric": symmetric, "velocity"
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     rows = []
-    for pair in load_pairs("oasis", "training")[:4]:
+    for pair in load_pairs("oasis", "training")[:3]:
         images = [canonical(read_image(scan.image)) for scan in (pair.fixed, pair.moving)]
         labels = [canonical(read_labels(scan.labels)) for scan in (pair.fixed, pair.moving) if scan.labels]
         fixed, moving = (scale_intensities(image) for image in images)
