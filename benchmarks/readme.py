@@ -40,8 +40,8 @@ def block() -> str:
         _table(summary["1013_1019"], ("dice", "tre_mm")),
         _table(summary["mni2009c_colin27"], ("tre_mm",)),
         f"{machine['threads']} threads on {machine['cores']} cores ({machine['cpu']}), no GPU; measured from the files "
-        "each method wrote, by `benchmarks/brain_pairs.py`. Seconds are of the registration alone; other work shared the "
-        "machine, most of all while ANTs' slow preset ran, so compare the processor's: for ANTs those of the "
+        "each method wrote, by `benchmarks/brain_pairs.py`. Seconds are of the registration alone; other work shared "
+        "the machine, most of all while ANTs' slow preset ran, so compare the processor's: for ANTs those of the "
         "registration, for stepwarp of the whole command with imports, writing, self-check and report.",
     ]
     return "\n\n".join(parts) + "\n"
