@@ -1,6 +1,6 @@
 """Which model of the deformation to search with: a greedy field, a symmetric pair of fields, a stationary velocity.
 
-    python benchmarks/deformable_models.py
+    python benchmarks/deformable_models.py [--data FOLDER]
 
 The three share everything else: the affine, the pyramid, the correlation and its gradient, the smoothing, the step
 length and the number of iterations. On training pairs only; writes results/deformable_models/{results.json, table.md}.
@@ -8,28 +8,30 @@ stepwarp uses the symmetric pair; the two others are kept here as what it was co
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from brain_pairs import machine
-from pairs import RESULTS, load_pairs
 from stepwarp.config import AffineSettings, DeformableSettings, Level
+from stepwarp.data.manifest import data_root, pairs, read_manifest
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.evaluation.regularity import inverse_consistency, regularity
 from stepwarp.files import read_image, read_labels
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, jacobian, sampling, smoothing
 from stepwarp.geometry.orientation import canonical
+from stepwarp.losses.intensities import scale_intensities
 from stepwarp.losses.similarity import LNCC, NCC
 from stepwarp.registrar.affine import register_linear
 from stepwarp.registrar.deformable import optimise
-from stepwarp.registrar.intensities import scale_intensities
+from stepwarp.workflow.benchmark.environment import load, machine
 
-OUT = RESULTS / "deformable_models"
+OUT = Path(__file__).parent / "results" / "deformable_models"
 SCHEDULES = {"to 2 mm": ((8, 30), (4, 30), (2, 30)), "to 1 mm": ((8, 30), (4, 30), (2, 30), (1, 15))}
 #: Squarings of a velocity: 2^-6 of it is far below a voxel.
 _SQUARINGS = 6
@@ -103,9 +105,12 @@ MODELS: dict[str, Model] = {"greedy": greedy, "symmetric": symmetric, "velocity"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the data root; $STEPWARP_DATA by default")
+    root = data_root(parser.parse_args().data, "oasis")
     OUT.mkdir(parents=True, exist_ok=True)
     rows = []
-    for pair in load_pairs("oasis", "training")[:3]:
+    for pair in pairs(read_manifest("oasis"), root, "training")[:3]:
         images = [canonical(read_image(scan.image)) for scan in (pair.fixed, pair.moving)]
         labels = [canonical(read_labels(scan.labels)) for scan in (pair.fixed, pair.moving) if scan.labels]
         fixed, moving = (scale_intensities(image) for image in images)
@@ -121,9 +126,8 @@ def main() -> None:
                 row["seconds"] = round(time.perf_counter() - started, 2)
                 rows.append(row | _judged(fixed.grid, affine, forward, backward, labels, fixed, pair.ignore_labels))
                 print(rows[-1], flush=True)
-    (OUT / "results.json").write_text(
-        json.dumps({"machine": machine(torch.get_num_threads()), "cases": rows}, indent=1)
-    )
+    taken_on = machine(torch.get_num_threads()) | {"load_at_the_end": load()}
+    (OUT / "results.json").write_text(json.dumps({"machine": taken_on, "cases": rows}, indent=1))
     (OUT / "table.md").write_text(_table(rows))
 
 

@@ -1,7 +1,7 @@
 """What must not matter: where headers put the images, and their units. And what must not happen: deforming a brain
 onto itself.
 
-    python benchmarks/invariances.py [--preset fast]
+    python benchmarks/invariances.py [--preset fast] [--data FOLDER]
 
 On the validation pair with landmarks; writes results/invariances.json: the change of Dice and of TRE in mm against the
 pair as it is, and how far a brain registered to itself moves."""
@@ -17,21 +17,24 @@ from pathlib import Path
 import numpy as np
 
 import stepwarp
-from brain_pairs import machine
-from pairs import RESULTS, Pair, judge, load_pairs
+from stepwarp.data.manifest import Pair, data_root, pairs, read_manifest
 from stepwarp.files import read_image
 from stepwarp.geometry import Affine, Grid, Image
+from stepwarp.workflow.benchmark.environment import load, machine
+from stepwarp.workflow.benchmark.judged import judge
 from stepwarp.workflow.register import Registration
+
+OUT = Path(__file__).parent / "results" / "invariances.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="fast")
-    preset = parser.parse_args().preset
-    pairs = {pair.id: pair for pair in load_pairs("oasis", "validation")}
-    path = RESULTS / "invariances.json"
-    results = {"preset": preset, "machine": machine(threads=2)}
-    pair = pairs["1013_1019"]
+    parser.add_argument("--data", type=Path, help="the data root; $STEPWARP_DATA by default")
+    arguments = parser.parse_args()
+    preset, root = arguments.preset, data_root(arguments.data, "oasis")
+    results = {"preset": preset, "machine": machine(threads=2) | {"load_at_the_end": load()}}
+    pair = next(pair for pair in pairs(read_manifest("oasis"), root, "validation") if pair.id == "1013_1019")
     fixed, moving = read_image(pair.fixed.image), read_image(pair.moving.image)
     reference = stepwarp.register(fixed, moving, preset=preset)
     results["as it is"] = _judged(pair, reference)
@@ -40,13 +43,13 @@ def main() -> None:
         back = Affine(away.inverse().matrix @ found.affine.matrix)
         found = replace(found, fixed=fixed, moving=moving, affine=back)
         results[name] = _change(results["as it is"], _judged(pair, found))
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        OUT.write_text(json.dumps(results, indent=1) + "\n")
     itself = stepwarp.register(fixed, fixed, preset=preset)
     inside = fixed.data.numpy() > 0
     points = np.argwhere(inside)[::50] @ fixed.grid.linear.T + fixed.grid.affine[:3, 3]
     moved = np.linalg.norm(itself.transform(points) - points, axis=1)
     results["a brain to itself"] = {"mean_mm": round(float(moved.mean()), 5), "max_mm": round(float(moved.max()), 5)}
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    OUT.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _variants(fixed: Image, moving: Image) -> dict[str, tuple[Image, Image, Affine]]:
@@ -83,7 +86,22 @@ def _turn(angle: float, axis: np.ndarray) -> np.ndarray:
 def _judged(pair: Pair, registration: Registration) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         registration.save(folder, overwrite=True)
-        return judge(pair, Path(folder))
+        found = judge(pair, Path(folder))
+    inside = registration.fixed.data > 0
+    result = {
+        "dice": found["mean_dice"],
+        "labels": found["labels_scored"],
+        "tre_mm": found["tre_mm"]["mean"],
+        "tre_max_mm": found["tre_mm"]["max"],
+        "landmarks": found["tre_mm"]["count"],
+        "folds": found["folds"]["count"],
+        "corner_folds": found["corner_folds"]["count"],
+        "std_log_jacobian": found["std_log_jacobian"],
+        "inverse_mean_mm": found["inverse_mm"]["mean"],
+        "inverse_p95_mm": found["inverse_mm"]["p95"],
+        "displacement_mean_mm": float(registration.warp.millimetres().norm(dim=-1)[inside].mean()),
+    }
+    return {key: round(value, 5) if isinstance(value, float) else value for key, value in result.items()}
 
 
 def _change(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""What is registered and learned from: manifests of pairs."""
