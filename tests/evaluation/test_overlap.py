@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.metrics import compute_dice
 
 from stepwarp.errors import InputError
-from stepwarp.evaluation.overlap import dice, label_changes, mean_dice
+from stepwarp.evaluation.overlap import dice, label_changes, label_ids, mean_dice, millilitres, overlaps
 from stepwarp.geometry import Grid, LabelMap
 
 
@@ -31,6 +31,23 @@ def test_agrees_with_simpleitk():
     measures.Execute(*(sitk.GetImageFromArray(a.astype(np.int32)) for a in (fixed, warped)))
     scores = dice(label_map(fixed), label_map(warped))
     assert scores == pytest.approx({n: measures.GetDiceCoefficient(n) for n in (1, 2, 7, 200)})
+
+
+def test_jaccard_agrees_with_simpleitk_and_volumes_are_millilitres():
+    fixed, warped = random_pair([0, 1, 2, 7])
+    measures = sitk.LabelOverlapMeasuresImageFilter()
+    measures.Execute(*(sitk.GetImageFromArray(a.astype(np.int32)) for a in (fixed, warped)))
+    found = overlaps(label_map(fixed, 2.0), label_map(warped, 2.0), ignore=[7])
+    assert {n: o.jaccard for n, o in found.items()} == pytest.approx(
+        {n: measures.GetJaccardCoefficient(n) for n in (1, 2)}
+    )
+    grid = Grid(fixed.shape, np.diag([-2.0, 3.0, 0.5, 1.0]))
+    assert millilitres(found[1].fixed, grid) == pytest.approx((fixed == 1).sum() * 3.0 / 1000)
+
+
+def test_the_labels_that_occur():
+    assert label_ids(label_map([[0, 4, 4, -1]])) == {4, -1}
+    assert label_ids(label_map([[0, 0]])) == frozenset()
 
 
 def test_agrees_with_monai():

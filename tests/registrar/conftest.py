@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from stepwarp.data.mni152 import Template, mni152
 from stepwarp.geometry import Affine, Grid, Image, Transform
 from stepwarp.geometry.orientation import canonical
 from stepwarp.geometry.sampling import average_pool
-from stepwarp.registrar.intensities import scale_intensities
-from stepwarp.workflow.demo import Template, make_pair, mni152
+from stepwarp.losses.intensities import scale_intensities
+from stepwarp.workflow.demo import make_pair
 
 #: Voxels of the 1 mm template that make one here, along each axis.
 _POOLED = 3

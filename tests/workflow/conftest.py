@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset
+from stepwarp.data.mni152 import Template, mni152
 from stepwarp.geometry import Image, Transform
 from stepwarp.geometry.sampling import average_pool
-from stepwarp.workflow.demo import Template, make_pair, mni152
+from stepwarp.workflow.demo import make_pair
 from stepwarp.workflow.register import Registration, register
 
 #: Voxels of 1 mm that make one here, along each axis.

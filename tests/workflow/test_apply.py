@@ -432,10 +432,53 @@ def test_landmarks_want_no_reference(folder, tmp_path):
         carried(tmp_path, folder.path, csv, "out.csv", reference=folder.fixed)
 
 
-def test_folder_without_record_is_refused(folder, own_path, tmp_path):
+def test_folder_that_lost_its_record_is_refused(folder, own_path, tmp_path):
     (own_path / "registration.json").unlink()
+    (own_path / "report.html").touch()
     with pytest.raises(InputError, match=r"result.*registration.json"):
         carried(tmp_path, own_path, folder.moving, "out.nii.gz")
+
+
+def test_folder_without_any_transform_is_refused(folder, tmp_path):
+    with pytest.raises(InputError, match=r"registration.json"):
+        carried(tmp_path, tmp_path, folder.moving, "out.nii.gz")
+
+
+@pytest.mark.parametrize("prefix", ["", "sub-01_"])
+def test_result_of_ants_is_used_as_that_of_register_but_has_no_grid(folder, own_path, tmp_path, prefix):
+    expected = carried(tmp_path, folder.path, folder.moving, "expected.nii.gz")[0]
+    csv = write_points(tmp_path / "in.csv", points_near(folder.moving_grid))
+    expected_points = carried(tmp_path, folder.path, csv, "expected.csv")[0]
+    (own_path / "registration.json").unlink()
+    for path in list(own_path.iterdir()):
+        path.rename(own_path / (prefix + path.name))
+    for transform in (own_path, *([own_path / prefix] if prefix else [])):
+        name = transform.name
+        out, _ = carried(tmp_path, transform, folder.moving, f"{name}.nii.gz", reference=folder.fixed)
+        np.testing.assert_allclose(read_image(out).data, read_image(expected).data, atol=1e-3)
+        points, _ = carried(tmp_path, transform, csv, f"{name}.csv")
+        assert points.read_text() == expected_points.read_text()
+    with pytest.raises(InputError, match="--reference"):
+        carried(tmp_path, own_path, folder.moving, "out.nii.gz")
+
+
+def test_two_results_of_ants_in_one_folder_are_told_apart_by_their_prefixes(folder, own_path, tmp_path):
+    (own_path / "registration.json").unlink()
+    shutil.copy(own_path / "0GenericAffine.mat", own_path / "other_0GenericAffine.mat")
+    with pytest.raises(InputError, match=r"several registrations.*other_"):
+        carried(tmp_path, own_path, folder.moving, "out.nii.gz", reference=folder.fixed)
+    _, done = carried(tmp_path, own_path / "other_", folder.moving, "out.nii.gz", reference=folder.fixed)
+    assert "other_0GenericAffine.mat" in done.how
+    assert "Warp" not in done.how
+
+
+def test_composite_of_ants_uses_its_inverse_file(folder, tmp_path):
+    write_composite(tmp_path / "x_Composite.h5", Composition.of(folder.affine, folder.warp))
+    write_composite(tmp_path / "x_InverseComposite.h5", Composition.of(folder.inverse_warp, folder.affine.inverse()))
+    csv = write_points(tmp_path / "in.csv", points_near(folder.moving_grid))
+    _, done = carried(tmp_path, tmp_path / "x_", csv, "out.csv")
+    assert "x_InverseComposite.h5" in done.how
+    assert not done.notes
 
 
 def test_damaged_record_is_refused(folder, own_path, tmp_path):

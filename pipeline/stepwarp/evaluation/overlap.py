@@ -8,17 +8,35 @@ from dataclasses import dataclass
 import numpy as np
 
 from stepwarp.errors import InputError
-from stepwarp.geometry import LabelMap
+from stepwarp.geometry import Grid, LabelMap
 
 #: Ids that span more than this are counted by sorting: one counter per possible id would not fit in memory.
 _LARGEST_SPAN = 1 << 22
 
 
-def dice(fixed: LabelMap, warped: LabelMap, ignore: Iterable[int] = ()) -> dict[int, float]:
-    """Dice of every label of either map, by ascending id: 2 |A and B| / (|A| + |B|), dimensionless, 0 to 1.
+@dataclass(frozen=True)
+class Overlap:
+    """Voxels that hold one label: in the fixed map, in the warped one, and in both at once."""
 
-    Both lie on the fixed grid. A label that only one of them holds scores 0, so that losing one costs. Labels in
-    `ignore` and the background 0 are left out. Raises InputError if the grids differ."""
+    fixed: int
+    warped: int
+    shared: int
+
+    @property
+    def dice(self) -> float:
+        """2 |A and B| / (|A| + |B|), dimensionless, 0 to 1."""
+        return 2 * self.shared / (self.fixed + self.warped)
+
+    @property
+    def jaccard(self) -> float:
+        """|A and B| / |A or B|, dimensionless, 0 to 1."""
+        return self.shared / (self.fixed + self.warped - self.shared)
+
+
+def overlaps(fixed: LabelMap, warped: LabelMap, ignore: Iterable[int] = ()) -> dict[int, Overlap]:
+    """The overlap of every label of either map, by ascending id; both lie on the fixed grid.
+
+    Labels in `ignore` and the background 0 are left out. Raises InputError if the grids differ."""
     if fixed.grid != warped.grid:
         raise InputError(
             f"{fixed.name} and {warped.name} lie on different grids ({fixed.grid} and {warped.grid}): "
@@ -27,7 +45,14 @@ def dice(fixed: LabelMap, warped: LabelMap, ignore: Iterable[int] = ()) -> dict[
     a, b = _ids(fixed), _ids(warped)
     in_fixed, in_warped, shared = _counts(a), _counts(b), _counts(a[a == b])
     labels = sorted((in_fixed.keys() | in_warped.keys()) - {0, *ignore})
-    return {n: 2 * shared.get(n, 0) / (in_fixed.get(n, 0) + in_warped.get(n, 0)) for n in labels}
+    return {n: Overlap(in_fixed.get(n, 0), in_warped.get(n, 0), shared.get(n, 0)) for n in labels}
+
+
+def dice(fixed: LabelMap, warped: LabelMap, ignore: Iterable[int] = ()) -> dict[int, float]:
+    """Dice of every label of either map, by ascending id: see `overlaps`.
+
+    A label that only one of them holds scores 0, so that losing one costs."""
+    return {label: overlap.dice for label, overlap in overlaps(fixed, warped, ignore).items()}
 
 
 def mean_dice(scores: Mapping[int, float]) -> float:
@@ -47,8 +72,18 @@ class LabelChanges:
 
 def label_changes(moving: LabelMap, warped: LabelMap) -> LabelChanges:
     """Which labels of `moving` are missing in `warped`, and the reverse; the grids may differ."""
-    before, after = _counts(_ids(moving)).keys() - {0}, _counts(_ids(warped)).keys() - {0}
+    before, after = label_ids(moving), label_ids(warped)
     return LabelChanges(tuple(sorted(before - after)), tuple(sorted(after - before)))
+
+
+def label_ids(labels: LabelMap) -> frozenset[int]:
+    """The labels that occur, without the background 0."""
+    return frozenset(_counts(_ids(labels)).keys() - {0})
+
+
+def millilitres(voxels: int, grid: Grid) -> float:
+    """The volume of so many voxels of a grid, ml."""
+    return voxels * abs(float(np.linalg.det(grid.linear))) / 1000
 
 
 def _ids(labels: LabelMap) -> np.ndarray:

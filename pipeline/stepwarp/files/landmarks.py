@@ -37,6 +37,11 @@ class Landmarks:
     def __len__(self) -> int:
         return len(self.names)
 
+    def count_outside(self, grid: Grid) -> int:
+        """How many points lie in none of a grid's voxels."""
+        index = self.points @ grid.inverse_affine[:3, :3].T + grid.inverse_affine[:3, 3]
+        return int(((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any(1).sum())
+
 
 def read_landmarks(path: str | Path, space: Space | None = None, grid: Grid | None = None) -> Landmarks:
     """The landmarks of a .csv, or of 3D Slicer's .fcsv or .mrk.json, as RAS mm.

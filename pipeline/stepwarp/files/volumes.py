@@ -78,6 +78,20 @@ def write_volume(path: str | Path, volume: Volume, overwrite: bool = False, dtyp
     nifti.write_nifti(path, _converted(volume.data, dtype or default, path), volume.grid.affine, overwrite=overwrite)
 
 
+def require_grid_of(volume: Volume, image: Volume) -> None:
+    """InputError, with the distance in mm, unless a volume that belongs to an image lies on that image's grid."""
+    own, other = volume.grid, image.grid
+    if own == other:
+        return
+    away = float(np.linalg.norm(own.corners() - other.corners(), axis=1).max())
+    if own.shape != other.shape:
+        raise InputError(
+            f"{volume.name}: {own} does not fit {image.name}: {other}; their corners lie up to {away:.3g} mm apart. "
+            "Resample it onto the image."
+        )
+    raise InputError(f"{volume.name}: lies up to {away:.3g} mm away from {image.name}. Resample it onto the image.")
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes as stored, in hexadecimal; InputError if it cannot be read."""
     nifti.check_readable(Path(path))

@@ -94,6 +94,23 @@ class Affine(Transform):
     def inverse(self) -> Affine:
         return Affine(np.linalg.inv(self.matrix))
 
+    def on(self, grid: Grid) -> DisplacementField:
+        return self.after(DisplacementField.identity(grid))
+
+    def after(self, field: DisplacementField) -> DisplacementField:
+        """This affine after a field, as one field on the field's grid."""
+        grid = field.grid
+        index_map = float64(grid.index_map_to(grid, self.matrix)).to(field.displacement.device)
+        linear, offset = index_map[:-1, :-1], index_map[:-1, -1]
+        moved = torch.einsum("ab,nb...->na...", linear.float(), field.displacement)
+        # In double precision, because an affine may shift by more voxels than the grid has.
+        lines = [torch.arange(n, dtype=torch.float64, device=linear.device) for n in grid.shape]
+        axes = torch.meshgrid(*lines, indexing="ij")
+        stretch = linear - torch.eye(grid.ndim, dtype=torch.float64, device=linear.device)
+        for component, weights, shift in zip(moved[0], stretch, offset, strict=True):
+            component += shift + sum(weight * axis for weight, axis in zip(weights, axes, strict=True))
+        return DisplacementField(moved, grid)
+
     def __repr__(self) -> str:
         return f"Affine({np.array2string(self.matrix, precision=4, suppress_small=True)})"
 
@@ -180,6 +197,12 @@ class Composition(Transform):
 
     def inverse(self) -> Transform:
         return Composition.of(*(part.inverse() for part in reversed(self.parts)))
+
+    def on(self, grid: Grid) -> DisplacementField:
+        outer, *inner = self.parts
+        if isinstance(outer, Affine) and inner:
+            return outer.after(Composition.of(*inner).on(grid))
+        return super().on(grid)
 
     def __repr__(self) -> str:
         return " @ ".join(map(repr, self.parts))

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
 from stepwarp.errors import InputError, OutputError
@@ -231,8 +230,7 @@ def _outside(landmarks: Landmarks, grid: Grid | None) -> tuple[str, ...]:
     """A note on landmarks beyond the image that they are said to belong to: the wrong side, or LPS taken for RAS."""
     if grid is None:
         return ()
-    index = landmarks.points @ grid.inverse_affine[:3, :3].T + grid.inverse_affine[:3, 3]
-    count = int(((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any(1).sum())
+    count = landmarks.count_outside(grid)
     text = (
         f"{count} of {len(landmarks)} landmarks lie outside the image they should belong to: check --from and --space"
     )

@@ -6,7 +6,6 @@ bias field, noise. The two are registered as two files of a user are, and the re
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,16 @@ import torch
 from torch import Tensor
 
 from stepwarp.config import Preset
-from stepwarp.errors import InputError, OutputError
+from stepwarp.data.mni152 import MARGIN_MM, Template, mni152
+from stepwarp.errors import OutputError
 from stepwarp.evaluation.distances import DistanceSummary
 from stepwarp.evaluation.overlap import dice
-from stepwarp.files import read_image, write_affine, write_displacement, write_volume
+from stepwarp.files import write_affine, write_displacement, write_volume
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap, Transform, jacobian, sampling
 from stepwarp.geometry.smoothing import gaussian
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.register import Registration, register
 
-#: Space kept around the brain (mm), so that nothing moves into it from beyond a grid.
-_MARGIN_MM = 16.0
 #: The longest displacement inside the brain (mm); the scales of the deformation (sigma, mm) and their amplitudes.
 _LONGEST_MM = 12.0
 _SCALES_MM = {20.0: 1.0, 10.0: 0.3}
@@ -37,16 +35,7 @@ _TURN_DEGREES, _STRETCH, _SHIFT_MM = 8.0, 0.06, 10.0
 _MOVING_SPACING = np.array([1.0, 1.1, 1.0])
 _BIAS, _BIAS_MM, _NOISE = 0.12, 40.0, 0.02
 
-_TISSUES = {1: "grey matter", 2: "white matter"}
-
-
-@dataclass(frozen=True, eq=False)
-class Template:
-    """A brain and its tissues on one grid: intensities and probabilities from 0 to 1, and where there is brain."""
-
-    brain: Image
-    tissues: tuple[Image, ...]
-    mask: Tensor
+TISSUES = {1: "grey matter", 2: "white matter"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +104,7 @@ def demo(
     Raises what `register` and `save` raise, and OutputError if `out` cannot take the files."""
     out = Path(out)
     pair = make_pair(mni152(), seed, progress)
-    _save_pair(pair, out, overwrite)
+    save_pair(pair, out, overwrite)
     registration = register(
         out / "fixed.nii.gz",
         out / "moving.nii.gz",
@@ -130,18 +119,6 @@ def demo(
     truth = {name: (values[0], values[-1]) for name, values in _rows(accuracy).items()}
     folder = registration.save(out / "result", overwrite=overwrite, progress=progress, truth=truth)
     return Demonstration(registration, folder, accuracy)
-
-
-def mni152() -> Template:
-    """The MNI152 brain at 1 mm, cut to the brain and a margin. Raises InputError if nilearn lacks its files."""
-    images = [_from_nilearn(name) for name in ("t1", "gm", "wm")]
-    inside = (images[0].data > 0).nonzero()
-    low, high = inside.amin(0).numpy() - int(_MARGIN_MM), inside.amax(0).numpy() + int(_MARGIN_MM)
-    moved_origin = np.eye(4)
-    moved_origin[:3, 3] = low
-    grid = Grid(tuple(high - low + 1), images[0].grid.affine @ moved_origin)
-    brain, *tissues = (image.warp(Affine.identity(3), onto=grid) for image in images)
-    return Template(brain, tuple(tissues), brain.data > 0)
 
 
 def make_pair(template: Template, seed: int, progress: Progress = silent) -> Pair:
@@ -179,17 +156,7 @@ def measured(pair: Pair, transform: Transform, every: int = 8) -> Accuracy:
     points = pair.mask.nonzero()[::every].numpy() @ grid.linear.T + grid.affine[:3, 3]
     error = np.linalg.norm(transform(points) - pair.transform(points), axis=1)
     scores = dice(pair.fixed_labels, pair.moving_labels.warp(transform, onto=grid))
-    return Accuracy(DistanceSummary.of(error), {name: scores[label] for label, name in _TISSUES.items()})
-
-
-def _from_nilearn(name: str) -> Image:
-    """One of nilearn's own MNI152 volumes, scaled to 0..1. nilearn itself, which is slow to import, is not."""
-    package = importlib.util.find_spec("nilearn")
-    if package is None or not package.submodule_search_locations:
-        raise InputError("nilearn is not installed, and its MNI152 brain is what the demo is made of. Install it.")
-    data = Path(package.submodule_search_locations[0]) / "datasets" / "data"
-    image = read_image(data / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
-    return Image(image.data / image.data.max(), image.grid, name)
+    return Accuracy(DistanceSummary.of(error), {name: scores[label] for label, name in TISSUES.items()})
 
 
 def _random_diffeomorphism(template: Template, rng: np.random.Generator) -> tuple[DisplacementField, DisplacementField]:
@@ -206,7 +173,7 @@ def _random_diffeomorphism(template: Template, rng: np.random.Generator) -> tupl
 
 def _near(template: Template) -> Tensor:
     """1 inside the brain, falling smoothly to about 0 within the margin: nothing flows in from beyond the grid."""
-    margin = _MARGIN_MM / template.brain.grid.spacing.mean()
+    margin = MARGIN_MM / template.brain.grid.spacing.mean()
     near = gaussian(template.mask[None, None].float(), margin / 2)
     return gaussian((2 * near).clamp_max(1), margin / 6)
 
@@ -256,7 +223,7 @@ def _grid_around(transform: Transform, template: Template) -> Grid:
     """A grid in LAS order with another spacing, around where the brain is sent."""
     grid = template.brain.grid
     points = transform(template.mask.nonzero()[::50].numpy() @ grid.linear.T + grid.affine[:3, 3])
-    low, high = points.min(0) - _MARGIN_MM, points.max(0) + _MARGIN_MM
+    low, high = points.min(0) - MARGIN_MM, points.max(0) + MARGIN_MM
     spacing = _MOVING_SPACING * grid.spacing
     affine = np.diag([*(spacing * (-1, 1, 1)), 1.0])
     affine[:3, 3] = high[0], low[1], low[2]
@@ -277,7 +244,8 @@ def _labels(tissues: tuple[Image, ...] | list[Image], name: str) -> LabelMap:
     return LabelMap(torch.where(probability > 0.5, label + 1, 0).to(torch.uint8), tissues[0].grid, name)
 
 
-def _save_pair(pair: Pair, out: Path, overwrite: bool) -> None:
+def save_pair(pair: Pair, out: Path, overwrite: bool) -> None:
+    """Write fixed and moving images with their label maps into a folder, and the true transform into its `truth/`."""
     truth = out / "truth"
     try:
         truth.mkdir(parents=True, exist_ok=True)
@@ -296,4 +264,4 @@ def _rows(accuracy: Mapping[str, Accuracy]) -> dict[str, tuple[float, ...]]:
     errors = {"mean": "mean_mm", "95 %": "p95_mm", "largest": "max_mm"}
     stages = accuracy.values()
     rows = {f"error, {name} (mm)": tuple(getattr(a.error, field) for a in stages) for name, field in errors.items()}
-    return rows | {f"Dice of {name}": tuple(a.dice[name] for a in stages) for name in _TISSUES.values()}
+    return rows | {f"Dice of {name}": tuple(a.dice[name] for a in stages) for name in TISSUES.values()}

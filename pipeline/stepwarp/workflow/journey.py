@@ -1,13 +1,11 @@
-"""Which maps lead from one space to another: the files of a registration's folder, or a chain of transform files."""
+"""Which maps lead from one space to another: the files of a registration's result, or a chain of transform files."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,43 +13,17 @@ import torch
 from stepwarp.errors import InputError
 from stepwarp.files import Trust, read_transform
 from stepwarp.geometry import Composition, DisplacementField, Grid, Transform, inverse_residual
-from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, RECORD, WARP
+from stepwarp.workflow.folders import Link, Result, Side, result_at
 
-Side = Literal["fixed", "moving"]
 _BRACKETS = re.compile(r"\[(.+),\s*([01])\]")
-
-
-@dataclass(frozen=True)
-class Link:
-    """One entry of the list of transforms: a file, or the folder of a registration; perhaps its inverse."""
-
-    path: Path
-    inverted: bool = False
-
-    def flipped(self) -> Link:
-        return Link(self.path, not self.inverted)
-
-    def files(self) -> tuple[Link, ...]:
-        """The files that it stands for, in the order in which a point meets them."""
-        if not self.path.is_dir():
-            return (self,)
-        registration = _Folder(self.path)
-        registration.require_warps()
-        affine, warp, inverse_warp = (Link(self.path / name) for name in (AFFINE, WARP, INVERSE_WARP))
-        if registration.affine_only:
-            return (Link(affine.path, self.inverted),)
-        return (affine.flipped(), inverse_warp) if self.inverted else (warp, affine)
-
-    def __str__(self) -> str:
-        return f"[{self.path},1]" if self.inverted else str(self.path)
 
 
 @dataclass(frozen=True)
 class Journey:
     """From one space to another: what volumes look up through, what landmarks are sent through, and how to call it.
 
-    in_folder: whether one folder says what both spaces are; then grid is that of the space gone to, left that of the
-    other. default: whether the direction is the default one, which nobody asked for."""
+    in_folder: whether one result says what both spaces are; then grid is that of the space gone to, left that of the
+    other, if the result records them. default: whether the direction is the default one, which nobody asked for."""
 
     lookup: tuple[Link, ...]
     send: tuple[Link, ...]
@@ -78,8 +50,9 @@ class Map:
 def plan(transforms: Sequence[str | Path], source: Side | None, target: Side | None, inverse: bool) -> Journey:
     """The journey that a user's words mean: see `workflow.apply.apply` for the arguments and the errors."""
     links = [_link(str(text)) for text in transforms]
-    if len(links) == 1 and links[0].path.is_dir() and not links[0].inverted:
-        return _in_folder(links[0], source, target, inverse)
+    result = result_at(links[0].path) if len(links) == 1 and not links[0].inverted else None
+    if result is not None:
+        return _in_folder(links[0], result, source, target, inverse)
     if not links:
         raise InputError("there is no transform to apply. Name a folder or files with --transform.")
     if source or target:
@@ -88,7 +61,7 @@ def plan(transforms: Sequence[str | Path], source: Side | None, target: Side | N
     return Journey(chain, chain, "inverse of the chain as listed" if inverse else "chain as listed")
 
 
-def _in_folder(link: Link, source: Side | None, target: Side | None, inverse: bool) -> Journey:
+def _in_folder(link: Link, result: Result, source: Side | None, target: Side | None, inverse: bool) -> Journey:
     if inverse:
         raise InputError(f"--inverse: {link.path} knows both directions. Say --from fixed, or --from moving.")
     other: dict[Side, Side] = {"fixed": "moving", "moving": "fixed"}
@@ -97,10 +70,9 @@ def _in_folder(link: Link, source: Side | None, target: Side | None, inverse: bo
     target = target or other[source]
     if source == target:
         raise InputError(f"--from {source} --to {target}: there is nothing to do. Name two different images.")
-    registration = _Folder(link.path)
     lookup, send = (link, link.flipped()) if target == "fixed" else (link.flipped(), link)
-    notes = ("the verdict on this registration was: fail",) if registration.failed else ()
-    grid, left = registration.grids[target], registration.grids[source]
+    notes = ("the verdict on this registration was: fail",) if result.failed else ()
+    grid, left = result.grids[target], result.grids[source]
     return Journey((lookup,), (send,), f"{source} to {target}", True, grid, left, default, notes)
 
 
@@ -123,34 +95,6 @@ def _link(text: str) -> Link:
     bracketed = _BRACKETS.fullmatch(text.strip())
     path, inverted = (bracketed[1], bracketed[2] == "1") if bracketed else (text, False)
     return Link(Path(path), inverted)
-
-
-class _Folder:
-    """The record that `register` leaves in its folder last: without it the folder is not complete."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, path = folder, folder / RECORD
-        if not path.is_file():
-            raise InputError(
-                f"{folder}: holds no {RECORD}, so no registration was completed there. Give the transform files."
-            )
-        try:
-            self.record = json.loads(path.read_text(encoding="utf-8"))
-            self.grids = {side: self._grid(side) for side in get_args(Side)}
-            self.failed = self.record["verdict"]["status"] == "fail"
-            self.affine_only = bool(self.record["settings"]["affine_only"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is not the record of a registration ({error}). Run it again.") from error
-
-    def require_warps(self) -> None:
-        """InputError if it has a deformable part that is not there completely."""
-        missing = [name for name in (WARP, INVERSE_WARP) if not (self.folder / name).is_file()]
-        if missing and not self.affine_only:
-            raise InputError(f"{self.folder}: {' and '.join(missing)} is missing. Run the registration again.")
-
-    def _grid(self, side: str) -> Grid:
-        image = self.record["inputs"][side]
-        return Grid(tuple(image["shape"]), np.array(image["affine"], dtype=float))
 
 
 def _residual(path: Path, transform: Transform, inverse: Transform) -> list[str]:

@@ -19,7 +19,7 @@ from stepwarp import files
 from stepwarp.errors import OutputError, VerificationError
 from stepwarp.files import proof
 from stepwarp.geometry import Affine, Image
-from stepwarp.registrar.intensities import scale_intensities
+from stepwarp.losses.intensities import scale_intensities
 from stepwarp.registrar.progress import Progress
 from stepwarp.workflow.clock import Clock
 

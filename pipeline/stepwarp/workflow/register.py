@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from dataclasses import dataclass
@@ -22,12 +21,13 @@ from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, LabelMap, Transform
 from stepwarp.geometry.orientation import canonical
+from stepwarp.losses.intensities import scale_intensities
 from stepwarp.losses.similarity import NCC, MutualInformation, Similarity
 from stepwarp.registrar.affine import register_linear
 from stepwarp.registrar.deformable import Deformation, make_similarity, optimise
-from stepwarp.registrar.intensities import scale_intensities
 from stepwarp.registrar.progress import Progress, silent
 from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.device import chosen_device, device_name, use_threads
 from stepwarp.workflow.verdict import judge, lowered, measure
 
 Source = str | Path | SpatialImage | Image
@@ -109,8 +109,8 @@ def register(
     started = time.monotonic()
     deadline = None if time_budget is None else started + time_budget
     recipe = _recipe(preset, similarity, transform, time_budget)
-    place = _device(device)
-    used_threads = _use_threads(threads)
+    place = chosen_device(device)
+    used_threads = use_threads(threads)
     torch.manual_seed(seed)
     clock = Clock(progress)
 
@@ -162,7 +162,7 @@ def register(
             **recipe.model_dump(),
         },
         "seed": seed,
-        "device": _device_name(place),
+        "device": device_name(place),
         "threads": used_threads,
         "versions": _versions(),
         "stages": clock.stages,
@@ -218,45 +218,10 @@ def _linear_similarities(recipe: Preset) -> tuple[Similarity, Similarity]:
 def _read_mask(source: MaskSource, image: Image, trust: files.Trust | None) -> Image:
     """The mask of an image as 0 and 1 on the image's grid."""
     mask = files.as_labels(source, trust=trust)
-    if mask.grid.shape != image.grid.shape:
-        raise InputError(
-            f"{mask.name}: {mask.grid} does not fit {image.name}: {image.grid}. Resample it onto the image."
-        )
-    if mask.grid != image.grid:
-        away = mask.grid.distance_to(image.grid)
-        raise InputError(f"{mask.name}: lies up to {away:.3g} mm away from {image.name}. Resample it onto the image.")
+    files.require_grid_of(mask, image)
     if not (mask.data != 0).any():
         raise InputError(f"{mask.name}: the mask is empty. Non-zero voxels are the ones that count.")
     return Image((mask.data != 0).float(), image.grid, mask.name)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"device '{name}' does not exist; there are auto, cpu and cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' was asked for, but torch sees no CUDA device; use --device cpu")
-    return torch.device(name)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.processor() or platform.machine()})"
-
-
-def _use_threads(threads: int | None) -> int:
-    """Tell both thread pools; the number in use."""
-    import numba
-
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = available if threads is None else threads
-    if wanted < 1:
-        raise InputError(f"{wanted} threads cannot do anything; give at least 1")
-    torch.set_num_threads(wanted)
-    numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))
-    return wanted
 
 
 def _described_inputs(fixed: _Subject, moving: _Subject) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stepwarp.config import SimilarityName
 from stepwarp.evaluation.regularity import inverse_consistency, regularity
+from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
-from stepwarp.losses.similarity import LNCC, NCC, MutualInformation
 from stepwarp.registrar.deformable import Deformation
 
 #: Scaled intensities above this belong to the subject, not to the background.
@@ -46,13 +46,13 @@ def measure(
     transform: Transform = affine if deformation is None else Composition.of(affine, deformation.warp)
     result: dict[str, Any] = {
         "subject_voxels": int(inside.sum()),
-        "similarity_affine": _similarities(fixed, moving.warp(affine, fixed.grid), inside),
+        "similarity_affine": similarities(fixed, moving.warp(affine, fixed.grid), inside),
         "volume_ratio": round(float(np.linalg.det(affine.matrix[:-1, :-1])), 5),
         "overlap": _overlap(fixed, moving, transform, inside),
     }
     if deformation is not None:
         warp, inverse_warp = deformation.warp, deformation.inverse_warp
-        result["similarity"] = _similarities(fixed, moving.warp(transform, fixed.grid), inside)
+        result["similarity"] = similarities(fixed, moving.warp(transform, fixed.grid), inside)
         result["displacement_mm"] = _lengths(warp, inside)
         result["regularity"] = regularity(warp, inside).as_dict()
         result["inverse_residual"] = inverse_consistency(warp, inverse_warp, fixed.grid, inside).as_dict()
@@ -101,17 +101,6 @@ def _judge_deformation(measures: dict[str, Any], fails: list[str], checks: list[
     residual = measures["inverse_residual"]["p95_mm"]
     text = f"going there and back ends within {residual:.3f} mm for 95 % of the subject"
     (checks if residual > _RESIDUAL_CHECK_MM else good).append(text)
-
-
-def _similarities(fixed: Image, moved: Image, inside: Tensor) -> dict[str, float]:
-    """Correlation, local correlation (mean over windows) and shared information; 1 is perfect for each."""
-    f, m, weight = fixed.data[None, None], moved.data[None, None], inside[None, None].float()
-    with torch.no_grad():
-        return {
-            "ncc": round(1 - float(NCC()(f, m, weight)), 5),
-            "lncc": round(1 - LNCC().value_and_gradients(f, m, weight)[0], 5),
-            "mutual_information": round(1 - float(MutualInformation()(f, m, weight)), 5),
-        }
 
 
 def _overlap(fixed: Image, moving: Image, transform: Transform, inside: Tensor) -> float:

@@ -1,0 +1,125 @@
+"""What an evaluation says on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+#: Labels and landmarks that are shown, the worst first, unless all are asked for.
+_WORST = 10
+_SIMILARITIES = {"lncc": "local correlation", "ncc": "correlation", "mutual_information": "shared information"}
+
+
+def print_evaluation(result: Mapping[str, Any], everything: bool) -> None:
+    """The numbers of `evaluate_files`: a summary, and the worst labels and landmarks, or all of them."""
+    console = Console(soft_wrap=True, highlight=False)
+    for name, value in _rows(result):
+        console.print(f"{name:<26}{escape(value)}")
+    if "labels" in result:
+        _print_labels(console, result["labels"], everything)
+    if "tre_mm" in result:
+        _print_landmarks(console, result["tre_mm"]["landmarks"], everything)
+    for note in result["notes"]:
+        console.print(f"[yellow]note[/]: {escape(note)}")
+
+
+def _rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    files = ", then ".join(result["transform"]) or "the identity"
+    rows = [("transform", files), ("measured in", f"{result['mask']['source']}, {result['mask']['voxels']} voxels")]
+    if "labels" in result:
+        rows += _label_rows(result)
+    if "tre_mm" in result:
+        tre = result["tre_mm"]
+        spread = f"median {_mm(tre['median'])}, 95 % {_mm(tre['p95'])}, largest {_mm(tre['max'])}"
+        rows.append(
+            (f"{tre['count']} landmarks (mm)", f"mean {_mm(tre['mean'])}, {spread}; {_mm(tre['before_mean'])} before")
+        )
+        if tre["left_out"]:
+            rows.append(("  left out", ", ".join(tre["left_out"])))
+    folds, corners = result["folds"], result["corner_folds"]
+    counts = f"{folds['count']} voxels ({_percent(folds['share'])}) by central differences"
+    rows.append(("folds", f"{counts}, {corners['count']} by one-sided ones"))
+    rows.append(("  volume", f"{result['ndv']['percent']:.3g} % not diffeomorphic"))
+    jacobian = result["jacobian"]
+    if jacobian is not None:
+        spread = f"from {jacobian['min']:.3f} to {jacobian['max']:.3f}, median {jacobian['median']:.3f}"
+        rows.append(("Jacobian", f"{spread}, standard deviation of the logarithm {_mm(result['std_log_jacobian'])}"))
+    moved, back = result["displacement_mm"], result["inverse_mm"]
+    rows.append(
+        ("displacement (mm)", f"mean {_mm(moved['mean'])}, 95 % {_mm(moved['p95'])}, largest {_mm(moved['max'])}")
+    )
+    residual = f"mean {_mm(back['mean'])}, 95 % {_mm(back['p95'])}, largest {_mm(back['max'])}"
+    rows.append(("inverse residual (mm)", f"{residual}; {back['source']}"))
+    before, after = result["similarity"]["before"], result["similarity"]["after"]
+    rows += [(name, f"{before[key]:.3f} before, {after[key]:.3f} after") for key, name in _SIMILARITIES.items()]
+    return rows
+
+
+def _label_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    overlap = f"mean Dice {result['mean_dice']:.4f}, Jaccard {result['mean_jaccard']:.4f}"
+    rows = [(f"{result['labels_scored']} labels", overlap)]
+    surfaces = f"HD95 {_mm(result['mean_hd95_mm'])}, average {_mm(result['mean_asd_mm'])}"
+    rows.append(("  surfaces (mm)", f"mean {surfaces}, over {result['surfaces_scored']} labels"))
+    missing = result["labels_missing_in"]
+    listed = {
+        "  lost by the transform": result["labels_lost"],
+        "  made by the transform": result["labels_created"],
+        "  only in the fixed map": missing["moving"],
+        "  only in the moving map": missing["fixed"],
+    }
+    return rows + [(name, ", ".join(map(str, labels))) for name, labels in listed.items() if labels]
+
+
+def _print_labels(console: Console, labels: Mapping[str, Mapping[str, Any]], everything: bool) -> None:
+    worst_first = sorted(labels.items(), key=lambda item: item[1]["dice"])
+    rows = [
+        (
+            label,
+            values.get("name", ""),
+            f"{values['dice']:.3f}",
+            f"{values['jaccard']:.3f}",
+            _mm(values["hd95_mm"]),
+            _mm(values["asd_mm"]),
+            f"{values['fixed_ml']:.2f}",
+            f"{values['moved_ml']:.2f}",
+        )
+        for label, values in worst_first
+    ]
+    columns = ("label", "name", "Dice", "Jaccard", "HD95 mm", "average mm", "fixed ml", "moved ml")
+    _print_table(console, columns, rows, everything)
+
+
+def _print_landmarks(console: Console, landmarks: Mapping[str, Mapping[str, float]], everything: bool) -> None:
+    worst_first = sorted(landmarks.items(), key=lambda item: -item[1]["after"])
+    rows = [(name, _mm(values["before"]), _mm(values["after"])) for name, values in worst_first]
+    _print_table(console, ("landmark", "before mm", "after mm"), rows, everything)
+
+
+def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], everything: bool) -> None:
+    """Worst first; columns without content are left out."""
+    shown = rows if everything else rows[:_WORST]
+    kept = [n for n in range(len(columns)) if any(row[n] for row in shown)]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for n in kept:
+        if columns[n] in ("name", "landmark"):
+            table.add_column(columns[n], no_wrap=True)
+        else:  # a name may be cut where the terminal is narrow, a number may not
+            table.add_column(columns[n], justify="right", min_width=max(len(row[n]) for row in (columns, *shown)))
+    for row in shown:
+        table.add_row(*(escape(row[n]) for n in kept))
+    console.print()
+    console.print(table)
+    if len(shown) < len(rows):
+        console.print(f"{len(rows) - len(shown)} better ones are shown by --all.")
+
+
+def _mm(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

@@ -1,0 +1,198 @@
+"""Judges a registration of any tool from its files: reads them, checks that they belong together, and measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import stepwarp
+from stepwarp.errors import InputError
+from stepwarp.evaluation.evaluate import evaluate
+from stepwarp.files import Landmarks, Trust, read_image, read_labels, read_landmarks, sha256
+from stepwarp.files.label_names import find_labels, read_label_names
+from stepwarp.files.learn2reg import is_learn2reg, read_learn2reg
+from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform
+from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.folders import RegistrationFolder, Side, result_at
+from stepwarp.workflow.journey import load, plan
+
+Space = Literal["ras", "lps"]
+
+#: A field may end this many of its own voxels before the fixed image does: its border value is read there.
+_SHORT_BY_VOXELS = 1.0
+
+_INVERTED = "numerical inversion"
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A transform, fixed world to moving world, and its inverse; their files as text, and where the inverse is from."""
+
+    transform: Transform
+    inverse: Transform
+    files: tuple[str, ...]
+    inverse_source: str
+    notes: tuple[str, ...] = ()
+
+
+def evaluate_files(
+    fixed: str | Path,
+    moving: str | Path,
+    transforms: Sequence[str | Path] = (),
+    *,
+    fixed_labels: str | Path | None = None,
+    moving_labels: str | Path | None = None,
+    ignore_labels: Iterable[str] = (),
+    label_names: str | Path | None = None,
+    fixed_landmarks: str | Path | None = None,
+    moving_landmarks: str | Path | None = None,
+    unreliable_landmarks: Iterable[str] = (),
+    space: Space | None = None,
+    mask: str | Path | None = None,
+    trust: Trust | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """What `evaluation.evaluate` says of the files of one registration, JSON-ready.
+
+    transforms: none for the identity in the world; a folder of `register` or of ANTs, or the prefix of ANTs' files; a
+    chain of files in the order of antsApplyTransforms; one displacement of Learn2Reg (.nii.gz of four axes, .npz).
+    ignore_labels: ids, or names of the table `label_names`. unreliable_landmarks: names or numbers. space: the world of
+    landmarks in a .csv that does not state it; voxel indices are those of their image.
+
+    Besides what `evaluate` returns: stepwarp (version), inputs {role: {path, sha256}}, transform [files], the key
+    inverse_mm.source, and notes [a sentence each] on what to look at.
+
+    Raises InputError for files that cannot be used, that do not fit their image (how many mm), a result that belongs
+    to other images, and whatever `evaluate` refuses."""
+    clock = Clock(progress)
+    given = {
+        "fixed": fixed,
+        "moving": moving,
+        "fixed_labels": fixed_labels,
+        "moving_labels": moving_labels,
+        "fixed_landmarks": fixed_landmarks,
+        "moving_landmarks": moving_landmarks,
+        "mask": mask,
+        "label_names": label_names,
+    }
+    with clock.stage("read"):
+        names = {} if label_names is None else read_label_names(label_names)
+        ignored = find_labels(ignore_labels, names)
+        images: dict[Side, Image] = {"fixed": read_image(fixed, trust=trust), "moving": read_image(moving, trust=trust)}
+        inputs = {r: {"path": str(Path(p).resolve()), "sha256": sha256(p)} for r, p in given.items() if p is not None}
+        labels = [None if p is None else read_labels(p, trust=trust) for p in (fixed_labels, moving_labels)]
+        points = [
+            None if p is None else read_landmarks(p, space, image.grid)
+            for p, image in zip((fixed_landmarks, moving_landmarks), images.values(), strict=True)
+        ]
+        inside = None if mask is None else read_labels(mask, trust=trust)
+    with clock.stage("transform"):
+        hashes: dict[Side, str] = {side: inputs[side]["sha256"] for side in images}
+        read = _read_transform(transforms, images, hashes, trust)
+        notes = [*read.notes, *_notes_on_field(read, images["fixed"])]
+    result = evaluate(
+        images["fixed"],
+        images["moving"],
+        read.transform,
+        inverse=read.inverse,
+        fixed_labels=labels[0],
+        moving_labels=labels[1],
+        ignore_labels=ignored,
+        label_names=names,
+        fixed_landmarks=points[0],
+        moving_landmarks=points[1],
+        unreliable_landmarks=unreliable_landmarks,
+        mask=inside,
+        report=lambda stage, done, total: progress(Step(stage, done, total)),
+    )
+    result["inverse_mm"]["source"] = read.inverse_source
+    notes += [*_outside("fixed", points[0], images), *_outside("moving", points[1], images)]
+    return {"stepwarp": stepwarp.__version__, "inputs": inputs, "transform": list(read.files), **result, "notes": notes}
+
+
+def _read_transform(
+    transforms: Sequence[str | Path], images: Mapping[Side, Image], hashes: Mapping[Side, str], trust: Trust | None
+) -> _Read:
+    if not transforms:
+        still = Affine.identity(3)
+        return _Read(still, still, (), "identity")
+    fixed, moving = images["fixed"].grid, images["moving"].grid
+    in_voxels = [path for path in transforms if Path(path).is_file() and is_learn2reg(path)]
+    if in_voxels and len(transforms) > 1:
+        raise InputError(f"{in_voxels[0]}: is in voxels from image to image, so nothing can follow it. Give it alone.")
+    if in_voxels:
+        transform = read_learn2reg(in_voxels[0], fixed, moving)
+        return _Read(transform, _numerical_inverse(transform, fixed), (str(in_voxels[0]),), _INVERTED)
+    result = result_at(Path(transforms[0])) if len(transforms) == 1 else None
+    if isinstance(result, RegistrationFolder):
+        result.require_images(images, hashes)
+    journey = plan(transforms, None, None, inverse=False)
+    forward = load(journey.lookup, trust)
+    files, notes = tuple(map(str, forward.files)), (*journey.notes, *forward.notes)
+    transform = forward.transform
+    if isinstance(transform, Affine):
+        return _Read(transform, transform.inverse(), files, "inverse of the affine", notes)
+    if journey.in_folder:
+        back = load(journey.send, trust)
+        if not back.notes:  # nothing to note: no field had to be inverted
+            return _Read(transform, back.transform, files, "file of the result", notes)
+    return _Read(transform, _numerical_inverse(transform, fixed), files, _INVERTED, notes)
+
+
+def _numerical_inverse(transform: Transform, grid: Grid) -> Transform:
+    """The inverse, from a field on the grid after the inverse of the affine that is nearest to the transform.
+
+    With the affine in it the field would lead out of the grid, beyond which there is nothing to invert."""
+    coarse = grid.coarser(8)
+    index = coarse.indices(dtype=torch.float64)[0].flatten(1).T.numpy()
+    points = index @ coarse.linear.T + coarse.affine[:3, 3]
+    solution = np.linalg.lstsq(np.column_stack([points, np.ones(len(points))]), transform(points), rcond=None)[0]
+    try:
+        nearest = Affine(solution.T)
+    except ValueError:  # a transform that squeezes space into a plane has no inverse, and its residual will say so
+        nearest = Affine.identity(3)
+    return Composition.of(Composition.of(nearest.inverse(), transform).on(grid).inverse(), nearest.inverse())
+
+
+def _notes_on_field(read: _Read, fixed: Image) -> list[str]:
+    """A note if the first field that a fixed point meets has another grid than the fixed image.
+
+    Raises InputError if it ends before the image does: then it is one of another image."""
+    transform = read.transform
+    parts = transform.parts if isinstance(transform, Composition) else (transform,)
+    field = next((part for part in reversed(parts) if isinstance(part, DisplacementField)), None)
+    if field is None or field.grid == fixed.grid:
+        return []
+    corners = fixed.grid.corners()
+    if parts[-1] is not field:
+        corners = Composition.of(*parts[parts.index(field) + 1 :])(corners)
+    short = _short_by(field.grid, corners)
+    files = ", ".join(read.files)
+    grids = f"{field.grid} against {fixed.grid}"
+    if short > _SHORT_BY_VOXELS * field.grid.spacing.max():
+        raise InputError(
+            f"{files}: its displacement field ends {short:.3g} mm before {fixed.name} does ({grids}), so it is not one "
+            "of this fixed image. Check which files belong together, and their order."
+        )
+    return [f"the displacement field of {files} has another grid than the fixed image: {grids}"]
+
+
+def _short_by(grid: Grid, points: np.ndarray) -> float:
+    """How far (mm) the furthest of the world points (N, 3) lies from the outermost voxels of a grid."""
+    index = points @ grid.inverse_affine[:3, :3].T + grid.inverse_affine[:3, 3]
+    beyond = index - index.clip(0, np.array(grid.shape) - 1)
+    return float(np.linalg.norm(beyond @ grid.linear.T, axis=1).max())
+
+
+def _outside(side: Side, landmarks: Landmarks | None, images: Mapping[Side, Image]) -> list[str]:
+    """A note on landmarks beyond their image: those of the other image, or LPS taken for RAS."""
+    count = 0 if landmarks is None else landmarks.count_outside(images[side].grid)
+    if not count:
+        return []
+    return [f"{count} of the {side} landmarks lie outside their image: check which file is which, and their world"]

@@ -1,0 +1,171 @@
+import json
+
+import pytest
+
+import stepwarp.workflow.evaluate as module
+from stepwarp.errors import InputError
+
+RESULT = {
+    "stepwarp": "0",
+    "inputs": {},
+    "transform": ["result/1Warp.nii.gz", "result/0GenericAffine.mat"],
+    "mask": {"source": "non-zero voxels of the fixed image", "voxels": 1000},
+    "mean_dice": 0.61234,
+    "mean_jaccard": 0.45,
+    "mean_hd95_mm": 3.2,
+    "mean_asd_mm": 1.1,
+    "labels_scored": 12,
+    "surfaces_scored": 11,
+    "labels": {
+        str(n): {
+            "name": f"region {n}",
+            "dice": n / 20,
+            "jaccard": n / 30,
+            "hd95_mm": None if n == 0 else 5.0 - n / 10,
+            "asd_mm": None if n == 0 else 1.0,
+            "fixed_ml": 2.0,
+            "moved_ml": 1.5,
+        }
+        for n in range(12)
+    },
+    "labels_lost": [0],
+    "labels_created": [],
+    "labels_missing_in": {"fixed": [88], "moving": [77, 78]},
+    "tre_mm": {
+        "count": 12,
+        "mean": 2.0,
+        "median": 1.5,
+        "p75": 2.5,
+        "p95": 4.0,
+        "max": 6.0,
+        "before_mean": 15.0,
+        "left_out": ["tip"],
+        "landmarks": {f"mark {n}": {"before": 15.0, "after": float(n)} for n in range(12)},
+    },
+    "folds": {"count": 3, "share": 0.003},
+    "corner_folds": {"count": 5, "share": 0.005},
+    "ndv": {"percent": 0.01, "ml": 0.0001},
+    "std_log_jacobian": 0.4,
+    "jacobian": {"min": -0.1, "p01": 0.2, "median": 1.0, "p99": 2.0, "max": 3.0},
+    "displacement_mm": {"mean": 3.0, "p95": 6.0, "max": 9.0},
+    "inverse_mm": {"mean": 0.1, "median": 0.1, "p95": 0.2, "max": 0.4, "source": "numerical inversion"},
+    "similarity": {
+        "before": {"ncc": 0.3, "lncc": 0.1, "mutual_information": 0.05},
+        "after": {"ncc": 0.9, "lncc": 0.7, "mutual_information": 0.4},
+    },
+    "notes": ["look [twice]"],
+}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the workflow was called with."""
+    made = []
+
+    def fake(fixed, moving, transforms, *, progress, **options):
+        made.append({"fixed": fixed, "moving": moving, "transforms": transforms, **options})
+        return RESULT
+
+    monkeypatch.setattr(module, "evaluate_files", fake)
+    return made
+
+
+def test_options_reach_the_workflow(run, calls, two_files):
+    a, b = two_files
+    text = (
+        f"-f {a} -m {b} -t one -t two --fixed-labels {a} --moving-labels {b} --label-names {a} --fixed-landmarks {a} "
+        f"--moving-landmarks {b} --landmark-space lps --mask {a} --trust qform"
+    )
+    more = ["--ignore-labels", "0, 42,Left thing", "--unreliable-landmarks", "30,tip"]
+    assert run("evaluate", *text.split(), *more).code == 0
+    assert calls == [
+        {
+            "fixed": a,
+            "moving": b,
+            "transforms": ["one", "two"],
+            "fixed_labels": a,
+            "moving_labels": b,
+            "ignore_labels": ["0", "42", "Left thing"],
+            "label_names": a,
+            "fixed_landmarks": a,
+            "moving_landmarks": b,
+            "unreliable_landmarks": ["30", "tip"],
+            "space": "lps",
+            "mask": a,
+            "trust": "qform",
+        }
+    ]
+
+
+def test_no_transform_is_the_identity(run, calls, two_files):
+    assert run("evaluate", "-f", two_files[0], "-m", two_files[1]).code == 0
+    assert calls[0]["transforms"] == ()
+
+
+def test_summary_shows_the_means_what_was_lost_and_the_worst_first(run, calls, two_files):
+    out = run("evaluate", "-f", two_files[0], "-m", two_files[1]).out
+    for text in ("mean Dice 0.6123", "HD95 3.200", "over 11 labels", "mean 2.000", "15.000 before", "3 voxels (0.3 %)"):
+        assert text in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "lost by the transform 0" in lines
+    assert "only in the fixed map 77, 78" in lines
+    assert "only in the moving map 88" in lines
+    assert "left out tip" in lines
+    assert "note: look [twice]" in lines
+    assert lines.index("0 region 0 0.000 0.000 - - 2.00 1.50") + 1 == lines.index(
+        "1 region 1 0.050 0.033 4.900 1.000 2.00 1.50"
+    )
+    assert "region 10" not in out
+    assert "mark 11" in out
+    assert "mark 1 " not in out
+    assert out.count("2 better ones are shown by --all.") == 2
+
+
+def test_all_shows_every_label_and_landmark(run, calls, two_files):
+    out = run("evaluate", "-f", two_files[0], "-m", two_files[1], "--all").out
+    assert all(f"region {n} " in out and f"mark {n} " in out for n in range(12))
+    assert "better ones" not in out
+
+
+def test_what_was_not_measured_is_not_shown(run, monkeypatch, two_files):
+    lacking = {key: value for key, value in RESULT.items() if key not in ("labels", "tre_mm")} | {"transform": []}
+    monkeypatch.setattr(module, "evaluate_files", lambda *files, **options: lacking | {"jacobian": None})
+    out = run("evaluate", "-f", two_files[0], "-m", two_files[1]).out
+    assert "the identity" in out
+    assert "Dice" not in out
+    assert "landmarks" not in out
+    assert "Jacobian" not in out
+
+
+def test_json_is_one_object_on_stdout_and_nothing_else(run, calls, two_files, tmp_path):
+    out = tmp_path / "numbers.json"
+    result = run("evaluate", "-f", two_files[0], "-m", two_files[1], "--json", "-o", out)
+    assert json.loads(result.out) == RESULT
+    assert result.err == ""
+    assert json.loads(out.read_text()) == RESULT
+
+
+def test_an_existing_file_is_replaced_only_if_asked_for(run, calls, two_files, tmp_path):
+    out = tmp_path / "numbers.json"
+    out.write_text("precious")
+    result = run("evaluate", "-f", two_files[0], "-m", two_files[1], "-o", out)
+    assert result.code == 4
+    assert "exists already" in result.err
+    assert not calls
+    assert out.read_text() == "precious"
+    assert run("evaluate", "-f", two_files[0], "-m", two_files[1], "-o", out, "--force").code == 0
+    assert json.loads(out.read_text()) == RESULT
+
+
+def test_bad_input_is_one_line_and_exit_code_3(run, monkeypatch, two_files, tmp_path):
+    missing = run("evaluate", "-f", tmp_path / "absent.nii.gz", "-m", two_files[1])
+    assert missing.code == 3
+    assert "absent.nii.gz: does not exist" in missing.err
+
+    def refuse(*files, **options):
+        raise InputError("labels.nii.gz: lies 5 mm away.")
+
+    monkeypatch.setattr(module, "evaluate_files", refuse)
+    result = run("evaluate", "-f", two_files[0], "-m", two_files[1])
+    assert (result.code, result.out) == (3, "")
+    assert result.err.endswith("stepwarp: labels.nii.gz: lies 5 mm away.\n")
