@@ -1,16 +1,23 @@
-"""ANTs, the classical baseline, run through antspyx: two image files in, ANTs' own transform files out.
+"""ANTs, the classical baseline, through antspyx.
 
-Each run is a process of its own, so that its processor seconds and its peak memory are its own and the number of
-threads is really the one asked for (ITK reads it once, when it is loaded)."""
+Tested with antspyx 0.6.3. Since 0.6.2 `ants.registration` ignores `random_seed` without a word, as every keyword
+that it does not know; the seed is set through `ants.config`. Without one no two runs are equal, `Repro` or not."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from stepwarp.baselines.exchange import ITK_THREADS, as_files, stdout_to_stderr
+from stepwarp.baselines.method import Outcome, missing_package, require
+from stepwarp.errors import RegistrationError
+from stepwarp.files import read_transform
+from stepwarp.geometry import Composition, Image, Transform
 
 #: Our names for the ANTs presets of interest -> the `type_of_transform` of `ants.registration`.
 PRESETS = {
@@ -18,60 +25,79 @@ PRESETS = {
     "syn": "SyN",
     "syn-quick": "antsRegistrationSyNQuick[s]",
     "syn-best": "antsRegistrationSyN[s]",
+    "syn-repro": "antsRegistrationSyNRepro[s]",
+    "syn-quick-repro": "antsRegistrationSyNQuickRepro[s]",
 }
 
-RECORD = "ants.json"
+
+@dataclass(frozen=True)
+class Ants:
+    """One preset of `ants.registration`. preset: a key of PRESETS."""
+
+    preset: str
+
+    @property
+    def name(self) -> str:
+        return f"ants-{self.preset}"
+
+    @property
+    def title(self) -> str:
+        return f"ANTs {PRESETS[self.preset]}"
+
+    def missing(self) -> str | None:
+        return missing_package("ants", "pip install 'stepwarp[ants]' brings it (antspyx)")
+
+    def __call__(self, fixed: Image, moving: Image, *, threads: int, seed: int) -> Outcome:
+        require(self)
+        threads_used = _load(threads)
+        import ants
+
+        kind = PRESETS[self.preset]
+        with as_files(fixed, moving) as (folder, *paths), stdout_to_stderr(), _seeded(seed):
+            images = [ants.image_read(str(path)) for path in paths]
+            try:
+                ants.registration(*images, type_of_transform=kind, outprefix=f"{folder}/")
+            except RuntimeError as error:
+                raise RegistrationError(f"{self.title}: failed on {fixed.name} and {moving.name} ({error}).") from error
+            transform, inverse = _read(folder)
+        record: dict[str, Any] = {
+            "command": f"{ITK_THREADS}={threads_used}; ants.config.set_ants_deterministic(False, {seed}); "
+            f"ants.registration(fixed, moving, type_of_transform={kind!r})",
+            "versions": {"antspyx": ants.__version__},
+            "type_of_transform": kind,
+            "threads": threads_used,
+            "seed": seed,
+        }
+        return Outcome(transform, inverse, record)
 
 
-def register(fixed: Path, moving: Path, out: Path, preset: str, *, threads: int = 2, seed: int = 1) -> dict:
-    """Run one ANTs preset and return its record; a folder that already holds a finished run is returned as it is.
+def _load(threads: int) -> int | None:
+    """Load ANTs with a number of threads, and return the number in force: another one, or None for one that nobody can
+    tell, where ANTs had been loaded before."""
+    if "ants" not in sys.modules:
+        os.environ[ITK_THREADS] = str(threads)
+    import ants  # noqa: F401
 
-    Writes `0GenericAffine.mat` and, for a deformable preset, `1Warp.nii.gz` and `1InverseWarp.nii.gz` into `out`, and
-    `ants.json` last: preset, ANTs name, version, threads, seed, wall and processor seconds, peak memory in MiB.
-
-    Raises RuntimeError with the end of ANTs' own output when it fails."""
-    record = out / RECORD
-    if record.exists():
-        return json.loads(record.read_text())
-    out.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads)}
-    command = [sys.executable, "-m", __spec__.name, str(fixed), str(moving), str(out), preset, str(threads), str(seed)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"ANTs {preset} failed on {fixed.name} <- {moving.name}: {done.stderr[-2000:]}")
-    return json.loads(record.read_text())
+    in_force = os.environ.get(ITK_THREADS)
+    return int(in_force) if in_force else None
 
 
-def _run(fixed: str, moving: str, out: str, preset: str, threads: str, seed: str) -> None:
-    import resource
-    import time
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    from ants import config
 
-    import ants
-
-    images = ants.image_read(fixed), ants.image_read(moving)
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    started = time.perf_counter()
-    result = ants.registration(*images, type_of_transform=PRESETS[preset], random_seed=int(seed))
-    seconds = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_SELF)
-
-    folder = Path(out)
-    inverse_warps = [name for name in result["invtransforms"] if "InverseWarp" in name]
-    for name in [*result["fwdtransforms"], *inverse_warps]:
-        suffix = next(s for s in ("0GenericAffine.mat", "1InverseWarp.nii.gz", "1Warp.nii.gz") if name.endswith(s))
-        shutil.move(name, folder / suffix)
-    record = {
-        "preset": preset,
-        "type_of_transform": PRESETS[preset],
-        "antspyx": ants.__version__,
-        "threads": int(threads),
-        "seed": int(seed),
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 2),
-        "peak_mib": round(after.ru_maxrss / 1024),
-    }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    before = config._deterministic, config._random_seed
+    config.set_ants_deterministic(on=False, seed_value=seed)
+    try:
+        yield
+    finally:
+        config._deterministic, config._random_seed = before
 
 
-if __name__ == "__main__":
-    _run(*sys.argv[1:])
+def _read(folder: Path) -> tuple[Transform, Transform]:
+    """The way there and the way back from the files that ANTs has written; both of its fields are on the fixed grid."""
+    affine = read_transform(folder / "0GenericAffine.mat")
+    if not (folder / "1Warp.nii.gz").exists():
+        return affine, affine.inverse()
+    there, back = (read_transform(folder / name) for name in ("1Warp.nii.gz", "1InverseWarp.nii.gz"))
+    return Composition.of(affine, there), Composition.of(back, affine.inverse())
