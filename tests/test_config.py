@@ -23,7 +23,7 @@ def refused(settings):
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """A folder of recipes to use in place of the project's; text -> its `fast.yaml`."""
-    monkeypatch.setattr(config, "_configs", lambda: tmp_path)
+    monkeypatch.setattr(config, "configs_folder", lambda: tmp_path)
     preset.cache_clear()
     yield (tmp_path / "fast.yaml").write_text
     preset.cache_clear()

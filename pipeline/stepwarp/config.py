@@ -18,7 +18,9 @@ SimilarityName = Literal["lncc", "ncc", "ssd", "mi", "mind"]
 LinearKind = Literal["rigid", "similarity", "affine"]
 
 
-class _Settings(BaseModel):
+class Strict(BaseModel):
+    """A frozen model that names the nearest key to one it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
@@ -32,7 +34,7 @@ class _Settings(BaseModel):
         return values
 
 
-class AffineSettings(_Settings):
+class AffineSettings(Strict):
     """The linear stage.
 
     coarse_mm: grid spacing of the search among the starts. refine_mm: of the fits that follow, one after the other.
@@ -43,7 +45,7 @@ class AffineSettings(_Settings):
     candidates: int = Field(4, ge=1)
 
 
-class Level(_Settings):
+class Level(Strict):
     """One level of the deformable pyramid: voxels of about `mm`, at most `iterations` steps.
 
     step: length in voxels of the 98th percentile step; smooth_update, smooth_field: Gaussian sigmas in voxels."""
@@ -55,7 +57,7 @@ class Level(_Settings):
     smooth_field: float = Field(0.35, ge=0)
 
 
-class DeformableSettings(_Settings):
+class DeformableSettings(Strict):
     """The deformable stage.
 
     patience: a level ends when its last `patience` iterations improved the loss by less than `tolerance`, relatively.
@@ -73,7 +75,7 @@ class DeformableSettings(_Settings):
     regularity_weight: float = Field(0, ge=0)
 
 
-class Preset(_Settings):
+class Preset(Strict):
     """A whole recipe of `stepwarp register`."""
 
     affine: AffineSettings = AffineSettings()
@@ -90,14 +92,14 @@ def preset(name: str) -> Preset:
         near = difflib.get_close_matches(name, PRESETS, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(PRESETS)}"
         raise InputError(f"preset '{name}' does not exist; {hint}")
-    path = _configs() / f"{name}.yaml"
+    path = configs_folder() / f"{name}.yaml"
     try:
         return Preset.model_validate(yaml.safe_load(path.read_text()))
     except (ValidationError, yaml.YAMLError) as error:
         raise InputError(f"{path.name}: {error}") from error
 
 
-def _configs() -> Path:
-    """Beside the code in an installed wheel, at the top of the checkout otherwise."""
+def configs_folder() -> Path:
+    """Where the recipes are: beside the code in an installed wheel, at the top of the checkout otherwise."""
     packaged = Path(str(resources.files("stepwarp"))) / "configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"

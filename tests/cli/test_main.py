@@ -9,7 +9,7 @@ import stepwarp
 def test_help_lists_the_commands_and_the_exit_codes(run):
     result = run("--help")
     assert result.code == 0
-    assert all(f"\n  {name}  " in result.out for name in ("register", "apply", "demo"))
+    assert all(f"\n  {name}  " in result.out for name in ("register", "apply", "evaluate", "demo"))
     assert all(f"\n    {code} " in result.out for code in (0, 1, 2, 3, 4, 5, 6, 7, 8, 130))
 
 
@@ -25,6 +25,12 @@ def test_help_lists_the_commands_and_the_exit_codes(run):
             "apply",
             "--transform --input --output --from --to --inverse --reference --interpolation --labels --space --trust "
             "--force --json --verbose",
+        ),
+        (
+            "evaluate",
+            "--fixed --moving --transform --fixed-labels --moving-labels --label-names --ignore-labels "
+            "--fixed-landmarks --moving-landmarks --unreliable-landmarks --landmark-space --mask --out --trust --force "
+            "--all --json --verbose",
         ),
         ("demo", "--out --preset --seed --device --threads --force --verbose"),
     ],

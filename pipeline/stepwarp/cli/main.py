@@ -9,8 +9,11 @@ import typer
 
 import stepwarp
 from stepwarp.cli.apply import apply
+from stepwarp.cli.benchmark import benchmark
 from stepwarp.cli.command import EXIT_CODES, Command, Terminated
 from stepwarp.cli.demo import demo
+from stepwarp.cli.evaluate import evaluate
+from stepwarp.cli.manifest import app as manifest
 from stepwarp.cli.register import register
 
 app = typer.Typer(
@@ -20,8 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-for _command in (register, apply, demo):
+for _command in (register, apply, evaluate, demo, benchmark):
     app.command(cls=Command, epilog=EXIT_CODES)(_command)
+app.add_typer(manifest, name="manifest")
 
 
 def main() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from stepwarp.files.atomic import write_text
 from stepwarp.report import figures, panels, text
+from stepwarp.report.document import card, document, tiles
 from stepwarp.report.pair import PairPage, Scene
 
 #: What the verdict says beside its badge when it gives no reasons.
@@ -18,9 +18,6 @@ VERDICTS = {
     "check": "Look at the pictures before you use the result.",
     "fail": "Do not use the result.",
 }
-
-#: The browser itself is told to load nothing but what is in the file.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def write_page(path: Path, page: PairPage, overwrite: bool = False) -> None:
@@ -34,23 +31,13 @@ def render(page: PairPage) -> str:
     """The page of a pair as one HTML document without any reference to another file or host."""
     scene = Scene(page)
     title = f"{page.moved.name} → {page.fixed.name}"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · stepwarp</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<style>{_resource("page.css")}</style></head><body><main>
-{_header(page)}
+    content = f"""{_header(page)}
 {panels.comparison(scene)}
 <div class="pairs">{_deformation(scene)}{_differences(scene)}</div>
 {_course(page.record)}
 <div class="columns">{_tables(page)}</div>
-{_methods(page)}
-</main><script>{_resource("page.js")}</script></body></html>
-"""
-
-
-def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+{_methods(page)}"""
+    return document(title, content, styles=["page.css"], scripts=["page.js"])
 
 
 def _header(page: PairPage) -> str:
@@ -64,13 +51,9 @@ def _header(page: PairPage) -> str:
         "seed": record.get("seed"),
         "stepwarp": record.get("version"),
     }
-    tiles = "".join(
-        f"<div><dt>{name}</dt><dd>{escape(text.plain(value))}</dd></div>"
-        for name, value in facts.items()
-        if value is not None
-    )
+    known = {name: None if value is None else text.plain(value) for name, value in facts.items()}
     names = f"{escape(page.moved.name)} <span>registered to</span> {escape(page.fixed.name)}"
-    return f"<header><div><h1>{names}</h1>{_verdict(record.get('verdict'))}</div><dl>{tiles}</dl></header>"
+    return f"<header><div><h1>{names}</h1>{_verdict(record.get('verdict'))}</div>{tiles(known)}</header>"
 
 
 def _verdict(verdict: Mapping[str, Any] | None) -> str:
@@ -96,8 +79,8 @@ def _differences(scene: Scene) -> str:
 
 def _course(record: Mapping[str, Any]) -> str:
     loss, stages = record.get("loss"), record.get("stages")
-    curves = f'<section class="card"><h2>Loss</h2>{figures.loss_curves(loss)}</section>' if loss else ""
-    bars = f'<section class="card"><h2>Stages</h2>{text.stage_bars(stages)}</section>' if stages else ""
+    curves = card("Loss", figures.loss_curves(loss)) if loss else ""
+    bars = card("Stages", text.stage_bars(stages)) if stages else ""
     return f'<div class="course">{curves}{bars}</div>'
 
 
@@ -105,9 +88,9 @@ def _tables(page: PairPage) -> str:
     record = page.record
     names = {"measures": "Measures", "self_check": "Self-check of the written files", "inputs": "Inputs"}
     cards = {title: record[key] for key, title in names.items() if record.get(key)}
-    truth = _card("Against the known truth", text.before_after_table(page.truth)) if page.truth else ""
-    settings = _card("Settings", text.record_table(record["settings"])) if record.get("settings") else ""
-    return truth + "".join(_card(title, text.record_table(value)) for title, value in cards.items()) + settings
+    truth = card("Against the known truth", text.before_after_table(page.truth)) if page.truth else ""
+    settings = card("Settings", text.record_table(record["settings"])) if record.get("settings") else ""
+    return truth + "".join(card(title, text.record_table(value)) for title, value in cards.items()) + settings
 
 
 def _methods(page: PairPage) -> str:
@@ -115,8 +98,4 @@ def _methods(page: PairPage) -> str:
     spacing = " x ".join(f"{s:.3g}" for s in page.fixed.grid.spacing)
     paragraph = text.methods(page.record, page.fixed.name, page.moved.name, f"{shape} voxels of {spacing} mm")
     button = '<button id="copy">Copy</button>'
-    return _card(f"Methods, to paste into a paper {button}", f'<p id="methods">{escape(paragraph)}</p>')
-
-
-def _card(title: str, content: str) -> str:
-    return f'<section class="card"><h2>{title}</h2>{content}</section>'
+    return card(f"Methods, to paste into a paper {button}", f'<p id="methods">{escape(paragraph)}</p>')

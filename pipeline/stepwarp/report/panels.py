@@ -10,12 +10,20 @@ from torch import Tensor
 from stepwarp.geometry import DisplacementField
 from stepwarp.report import figures
 from stepwarp.report.pair import Scene
-from stepwarp.report.pictures import ABOVE, BELOW, FOLD, MIDDLE, OUTSIDE, colour_picture, css, diverging, grey_strip
+from stepwarp.report.pictures import (
+    ABOVE,
+    BELOW,
+    DIFFERENCE_LIMIT,
+    FOLD,
+    MIDDLE,
+    OUTSIDE,
+    colour_picture,
+    css,
+    diverging,
+    grey_strip,
+    jacobian_colours,
+)
 from stepwarp.report.views import VIEWS, View, slice_positions
-
-#: The Jacobian's scale reaches from 1/4 to 4 on every page, so that pages can be compared; differences reach half of
-#: the intensity window.
-LOG2_LIMIT, DIFFERENCE_LIMIT = 2.0, 0.5
 
 
 def comparison(scene: Scene) -> str:
@@ -94,10 +102,7 @@ def jacobian(scene: Scene, determinant: Tensor) -> str:
 
 
 def _jacobian_colours(scene: Scene, determinant: Tensor, view: View) -> np.ndarray:
-    values = scene.central_slice(determinant, view)
-    folded = ~(values > 0)
-    colours = diverging(np.log2(np.where(folded, 1, values)), LOG2_LIMIT)
-    colours[folded] = FOLD
+    colours = jacobian_colours(scene.central_slice(determinant, view))
     if scene.page.mask is not None:
         colours[~scene.central_slice(scene.page.mask, view)] = OUTSIDE
     return colours

@@ -17,6 +17,10 @@ LEVELS = np.array([0.5, 5, 15, 30, 50, 70, 85, 95, 99.5])
 #: of its own for these, so that a picture and its legend cannot disagree.
 BELOW, MIDDLE, ABOVE, FOLD, OUTSIDE = (74, 158, 255), (24, 27, 33), (255, 158, 61), (255, 0, 200), (12, 14, 17)
 
+#: The Jacobian's scale reaches from 1/4 to 4 everywhere, so that pages can be compared; differences reach half of the
+#: intensity window.
+LOG2_LIMIT, DIFFERENCE_LIMIT = 2.0, 0.5
+
 #: Longest side of a picture in pixels: larger slices are shrunk.
 LONGEST = 320
 
@@ -64,6 +68,14 @@ def diverging(values: np.ndarray, limit: float) -> np.ndarray:
     position = np.clip(values / limit, -1, 1)
     channels = [np.interp(position, (-1, 0, 1), stops) for stops in zip(BELOW, MIDDLE, ABOVE, strict=True)]
     return np.stack(channels, -1).astype(np.uint8)
+
+
+def jacobian_colours(determinant: np.ndarray) -> np.ndarray:
+    """Colours (rows, columns, 3) uint8 of a determinant on a logarithmic scale; where it is not above 0 it folds."""
+    folded = ~(determinant > 0)
+    colours = diverging(np.log2(np.where(folded, 1, determinant)), LOG2_LIMIT)
+    colours[folded] = FOLD
+    return colours
 
 
 def colour_picture(colours: np.ndarray) -> str:

@@ -1,0 +1,207 @@
+"""`stepwarp benchmark`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from stepwarp.cli.options import SeedOption, ThreadsOption, VerboseOption, path_option
+from stepwarp.cli.progress import shown_progress
+from stepwarp.errors import RegistrationError
+
+if TYPE_CHECKING:
+    from stepwarp.workflow.benchmark.plan import Case
+
+#: Of the summary, what the terminal shows: metric -> heading, format.
+_SHOWN = {
+    "mean_dice": ("Dice", ".4f"),
+    "tre_mm": ("TRE mm", ".2f"),
+    "mean_hd95_mm": ("HD95 mm", ".2f"),
+    "folds_percent": ("folds %", ".3g"),
+    "std_log_jacobian": ("std log J", ".3f"),
+    "seconds": ("seconds", ".1f"),
+    "peak_mib": ("MiB", ".0f"),
+}
+
+
+def _list_methods(wanted: bool) -> None:
+    if not wanted:
+        return
+    from stepwarp.workflow.methods import METHODS
+
+    width = max(map(len, METHODS))
+    for name, method in METHODS.items():
+        print(f"{name:<{width}}  {method.title}")
+        absent = method.missing()
+        if absent:
+            print(f"{'':<{width}}  cannot run here: {absent}")
+    raise typer.Exit
+
+
+def benchmark(
+    manifest: Annotated[
+        str, typer.Argument(metavar="MANIFEST", help="A file, or the name of one that comes with stepwarp: oasis, ...")
+    ],
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="What to compare; --list-methods names them all.",
+            show_default="identity, ants-affine, ants-syn, ants-syn-quick and all of stepwarp",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only pairs of this split.", show_default="all pairs")
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Only these pairs, by id.", show_default="all of the split")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        path_option(
+            "--data", metavar="FOLDER", show_default="$STEPWARP_DATA, else the manifest's folder", help="The data root."
+        ),
+    ] = None,
+    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where everything goes.")] = Path(
+        "stepwarp-benchmark"
+    ),
+    baseline: Annotated[
+        str, typer.Option(metavar="METHOD", help="What the others are compared with, pair by pair.")
+    ] = "ants-syn-quick",
+    threads: ThreadsOption = None,
+    device: Annotated[
+        Literal["auto", "cpu"], typer.Option(help="cpu: no method gets to see a GPU. auto: each does as it likes.")
+    ] = "auto",
+    seed: SeedOption = 0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run the chosen methods on the chosen pairs even if they were run.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why; run nothing.")] = False,
+    summary_only: Annotated[
+        bool, typer.Option("--summary-only", help="Make tables and page anew from the cases in --out; run nothing.")
+    ] = False,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Draw no picture of each case.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json on stdout and nothing else.")] = False,
+    list_methods: Annotated[
+        bool,
+        typer.Option(
+            "--list-methods", callback=_list_methods, is_eager=True, help="Name every method, and what keeps it away."
+        ),
+    ] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run methods side by side on the pairs of a manifest, and judge what each of them wrote.
+
+    \b
+      stepwarp benchmark oasis --split validation --data DATA --out results
+      stepwarp benchmark oasis --split validation --data DATA --out results \\
+                         --methods ants-syn-best --pairs 1013_1019
+
+    Nothing about a method differs but the method: all get the same two images in memory, the same number of threads
+    and the same seed, each case in a process of its own, one at a time, the methods in turn on each pair. The clock
+    runs around the method's call; imports, reading and writing are not counted. All are judged from the transform
+    files that they leave, by the same labels (nearest neighbour), landmarks and mask. A method that cannot run here is
+    reported as absent, a case that fails as failed, and the next one begins.
+
+    Interrupt it or kill it whenever you like: the same command goes on, and at most the case in hand is lost. A case is
+    run again if its images, the threads, the seed, the device, a version or the method's settings have changed, or if
+    it had failed; it is judged again, and not run, if only labels, landmarks or masks have. --dry-run says which.
+    Another call with other methods or pairs adds to what the folder holds:
+
+    \b
+      cases/PAIR__METHOD.json    what was run, its seconds and memory, every score
+      runs/PAIR/METHOD/          the transform, as ANTs writes it; run.json
+      pictures/PAIR__METHOD.jpg
+      summary.json, table.md     mean, sd, median, 30 % quantile, intervals, tests
+      cases.csv                  a row per case
+      environment.json           the machine and all versions
+      index.html                 the page to look at
+
+    The exit code is 6 if a case failed; everything else is written all the same."""
+    from stepwarp.data.manifest import data_root
+    from stepwarp.workflow.benchmark import runner
+    from stepwarp.workflow.benchmark.study import DEFAULT_METHODS, Study, ask
+
+    study = Study.of(manifest, _names(methods) or DEFAULT_METHODS, split, baseline)
+    failed = 0
+    if not summary_only:
+        asked = ask(out, threads=threads, seed=seed, gpu=device == "auto", pictures=not no_pictures, again=again)
+        cases = study.plan(data_root(data, manifest), asked, _names(pairs))
+        if dry_run:
+            _print_plan(cases, as_json)
+            return
+        with shown_progress(silent=as_json) as progress:
+            tell = (lambda line: None) if as_json else _tell
+            failed = runner.run(cases, asked, progress=progress, tell=tell)
+    summary = study.conclude(out)
+    if as_json:
+        print(json.dumps(summary, indent=1))
+    else:
+        _print_summary(summary)
+        print(f"look at  {out / 'index.html'}")
+    if failed:
+        raise RegistrationError(f"{failed} cases failed; {out / 'table.md'} says on what, and runs/ holds their logs.")
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_plan(cases: Sequence[Case], as_json: bool) -> None:
+    if as_json:
+        rows = [{"pair": c.pair.id, "method": c.method.name, "todo": c.todo, "why": c.why} for c in cases]
+        print(json.dumps(rows, indent=1))
+        return
+    for case in cases:
+        print(f"{case.todo:<6}  {case}{f': {case.why}' if case.why else ''}")
+    words = {"run": "to run", "judge": "to judge", "absent": "absent", "done": "done"}
+    print(", ".join(f"{sum(case.todo == todo for case in cases)} {word}" for todo, word in words.items()))
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    methods = summary["methods"]
+    shown = [name for name in _SHOWN if any(name in method["metrics"] for method in methods.values())]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("method", "cases", *(_SHOWN[name][0] for name in shown)):
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    for name, method in methods.items():
+        values = [_shown_mean(method["metrics"].get(metric), _SHOWN[metric][1]) for metric in shown]
+        table.add_row(escape(name), str(method["cases"]), *values)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for name, method in methods.items():
+        for remark in _remarks(method, summary["baseline"]):
+            console.print(escape(f"{name}: {remark}"))
+    for note in summary["notes"]:
+        console.print(escape(f"note: {note}"))
+
+
+def _shown_mean(metric: dict[str, Any] | None, form: str) -> str:
+    return "" if metric is None else format(metric["mean"], form)
+
+
+def _remarks(method: dict[str, Any], baseline: str) -> Iterator[str]:
+    """What keeps a method out of the table, and how its accuracy differs from the baseline's."""
+    if method["absent"]:
+        yield f"absent, {method['absent']}"
+    if method["failed"]:
+        yield f"{method['failed']} failed"
+    for metric in ("mean_dice", "tre_mm"):
+        found = method["metrics"].get(metric, {}).get("against_baseline")
+        if found:
+            counts = f"better on {found['wins']}, worse on {found['losses']}, equal on {found['ties']}"
+            heading, form = _SHOWN[metric]
+            yield f"{heading} {found['difference']:+{form}} against {baseline}, {counts}, p {found['p_wilcoxon']:.2g}"

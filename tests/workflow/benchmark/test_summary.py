@@ -1,0 +1,118 @@
+import csv
+import io
+import json
+
+import pytest
+
+from stepwarp.workflow.benchmark.summary import csv_of, row, summarise, table_of
+
+
+def done(pair, method, dice, seconds=1.0, **evaluation):
+    labels = {"1": {"dice": dice, "hd95_mm": 2.0}, "2": {"dice": dice / 2, "hd95_mm": None}}
+    return {
+        "pair": pair,
+        "method": method,
+        "status": "done",
+        "run": {"seconds": seconds, "cpu_seconds": 2 * seconds, "peak_mib": 100, "threads": 2, "cpu": "X"},
+        "evaluation": {"mean_dice": dice, "folds": {"count": 3, "share": 0.002}, "labels": labels, **evaluation},
+    }
+
+
+CASES = [
+    done("p1", "ours", 0.7),
+    done("p2", "ours", 0.6),
+    done("p3", "ours", 0.8),
+    done("p1", "theirs", 0.5, 10.0, tre_mm={"mean": 2.5}),
+    done("p2", "theirs", 0.6, 10.0),
+    {"pair": "p3", "method": "theirs", "status": "failed", "reason": "out of memory"},
+    {"pair": "p1", "method": "away", "status": "absent", "reason": "not | installed"},
+    done("p1", "unknown to the tables", 0.1),
+]
+
+
+def summary(cases=CASES, baseline="theirs"):
+    return summarise(
+        cases,
+        manifest={
+            "name": "=cmd",
+            "split": None,
+            "pairs": ["p1", "p2", "p3"],
+            "label_groups": {"first": [1], "none": [9]},
+        },
+        titles={"ours": "Ours", "theirs": "Theirs", "away": "Away"},
+        baseline=baseline,
+        environment={},
+    )
+
+
+def test_a_row_holds_what_the_case_holds():
+    flat = row(CASES[3])
+    assert flat["folds_percent"] == pytest.approx(0.2)
+    assert flat["tre_mm"] == 2.5
+    assert flat["seconds"] == 10
+    assert "mean_hd95_mm" not in flat
+
+
+def test_methods_are_summarised_over_their_finished_cases():
+    methods = summary()["methods"]
+    assert list(methods) == ["ours", "theirs", "away"]
+    assert methods["ours"]["metrics"]["mean_dice"]["mean"] == pytest.approx(0.7)
+    assert (methods["theirs"]["cases"], methods["theirs"]["failed"]) == (2, 1)
+    assert methods["away"]["absent"] == "not | installed"
+    assert methods["away"]["metrics"] == {}
+    assert "tre_mm" not in methods["ours"]["metrics"]
+
+
+def test_the_baseline_is_met_on_the_pairs_that_both_have():
+    methods = summary()["methods"]
+    dice = methods["ours"]["metrics"]["mean_dice"]["against_baseline"]
+    assert dice["n"] == 2
+    assert dice["difference"] == pytest.approx(0.1)
+    assert (dice["wins"], dice["losses"], dice["ties"]) == (1, 0, 1)
+    assert methods["ours"]["metrics"]["seconds"]["against_baseline"]["wins"] == 2
+    assert methods["theirs"]["metrics"]["mean_dice"]["against_baseline"] is None
+
+
+def test_a_baseline_without_a_case_is_said():
+    found = summary(baseline="away")
+    assert found["methods"]["ours"]["metrics"]["mean_dice"]["against_baseline"] is None
+    assert any("baseline away has no finished case" in note for note in found["notes"])
+
+
+def test_the_worst_come_first():
+    assert [case["pair"] for case in summary()["cases"] if case["method"] == "ours"] == ["p2", "p1", "p3"]
+    assert summary()["cases"][3]["status"] == "failed"
+
+
+def test_groups_of_labels_are_averaged_per_case():
+    groups = summary()["groups"]
+    assert groups["first"]["ours"]["mean_dice"]["mean"] == pytest.approx(0.7)
+    assert groups["first"]["ours"]["mean_dice"]["against_baseline"]["wins"] == 1
+    assert groups["none"] == {}
+
+
+def test_different_machines_are_noted():
+    other = done("p2", "ours", 0.6)
+    other["run"]["cpu"] = "Y"
+    assert any("different cpu: X, Y" in note for note in summary([CASES[0], other])["notes"])
+
+
+def test_it_is_json():
+    assert json.loads(json.dumps(summary(), allow_nan=False)) == summary()
+
+
+def test_no_cell_of_the_csv_is_a_formula():
+    evil = [{"pair": "p1", "method": "ours", "status": "failed", "reason": "=HYPERLINK(1)"}, done("-p2", "ours", 0.5)]
+    found = list(csv.DictReader(io.StringIO(csv_of(summary(evil)))))
+    assert [line["reason"] for line in found] == ["'=HYPERLINK(1)", ""]
+    assert [line["pair"] for line in found] == ["p1", "'-p2"]
+    assert float(found[1]["mean_dice"]) == 0.5
+
+
+def test_the_table_names_every_method_and_what_is_lacking():
+    text = table_of(summary())
+    assert "| Ours | 3 | 0.7000 ± 0.1000 |" in text
+    assert "- Theirs: failed on 1" in text
+    assert "- Away: absent, not \\| installed" in text
+    assert "Against Theirs:" in text
+    assert "| Ours | Dice | +0.1000 |" in text
