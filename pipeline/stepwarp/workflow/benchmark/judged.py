@@ -101,6 +101,8 @@ def judge(pair: Pair, folder: Path) -> dict[str, Any]:
 
 def draw(pair: Pair, title: str, folder: Path, path: Path) -> None:
     """The picture of a case, from its files."""
+    import torch
+
     from stepwarp.evaluation.evaluate import measured_in
     from stepwarp.files import read_image, read_labels
     from stepwarp.report.benchmark import case_picture
