@@ -1,4 +1,4 @@
-"""Write the README's table from the committed results.
+"""Write the README's tables from the committed results.
 
 python benchmarks/readme.py            # rewrite the block between the markers
 python benchmarks/readme.py --check    # exit 1 if it would change: what the tests run"""
@@ -9,80 +9,92 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 _BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
+#: Methods in the README, in the order of their seconds; the tables of `results/` have more.
 _METHODS = {
     "ants-affine": "ANTs affine",
     "stepwarp-affine": "**stepwarp** `--affine-only`",
+    "simpleitk-demons": "SimpleITK demons",
     "ants-syn": "ANTs `SyN`, the ANTsPy default",
     "ants-syn-quick": "ANTs `antsRegistrationSyNQuick[s]`",
+    "ants-syn-best": "ANTs `antsRegistrationSyN[s]`",
     "stepwarp-fast": "**stepwarp** `fast`",
     "stepwarp-default": "**stepwarp** `default`",
     "stepwarp-best": "**stepwarp** `best`",
-    "ants-syn-best": "ANTs `antsRegistrationSyN[s]`",
 }
-_HEAD = ("", "Dice", "TRE mm", "std log J", "folds", "inverse mm, mean / 95 %", "seconds", "CPU seconds")
+
+#: Heading -> the metric of summary.json and its format; folds are summed over the pairs, the rest are means.
+_COLUMNS = {
+    "Dice": ("mean_dice", ".3f"),
+    "HD95 mm": ("mean_hd95_mm", ".2f"),
+    "TRE mm": ("tre_mm", ".2f"),
+    "std log J": ("std_log_jacobian", ".2f"),
+    "folds": ("corner_folds", ".0f"),
+    "inverse mm, 95 %": ("inverse_p95_mm", ".2f"),
+    "seconds": ("seconds", ".3g"),
+    "CPU seconds": ("cpu_seconds", ".3g"),
+    "MiB": ("peak_mib", ".0f"),
+}
+#: What is trivial of an affine.
+_OF_A_DEFORMATION = ("std_log_jacobian", "corner_folds", "inverse_p95_mm")
 
 
 def block() -> str:
     """The tables, as they belong between the markers."""
-    summary = json.loads((RESULTS / "brain_pairs" / "summary.json").read_text())
-    machine = _machine()
+    oasis, templates = _summary("oasis"), _summary("templates")
+    pairs = [row["pair"] for row in oasis["cases"] if row["method"] == "stepwarp-default"]
+    machine = oasis["environment"]
     parts = [
-        "Six pairs of brains of different people (OASIS, 132 manual labels; mean over pairs, folds counted by all "
-        "one-sided differences and summed):",
-        _table(summary["six pairs of different people"], ("dice",)),
-        "The pair among them with 30 human landmarks, with ANTs' slow preset, and Colin27 to MNI152 (32 landmarks):",
-        _table(summary["1013_1019"], ("dice", "tre_mm")),
-        _table(summary["mni2009c_colin27"], ("tre_mm",)),
-        f"{machine['threads']} threads on {machine['cores']} cores ({machine['cpu']}), no GPU; measured from the files "
-        "each method wrote, by `benchmarks/brain_pairs.py`. Seconds are of the registration alone; other work shared "
-        "the machine, most of all while ANTs' slow preset ran, so compare the processor's: for ANTs those of the "
-        "registration, for stepwarp of the whole command with imports, writing, self-check and report.",
+        f"{len(pairs)} pairs of brains of different people (OASIS, 132 manual labels; means over pairs; folds by all "
+        "one-sided differences, summed):",
+        _table(oasis["cases"], pairs, leave_out=("TRE mm",)),
+        "The pair among them with 30 human landmarks:",
+        _table(oasis["cases"], ["1013_1019"], leave_out=("HD95 mm", "MiB")),
+        "Colin27 to MNI152, 32 human landmarks:",
+        _table(templates["cases"], ["mni2009c_colin27"], leave_out=("Dice", "HD95 mm")),
+        f"{machine['threads']} threads on {machine['cores']} cores ({machine['cpu']}), no GPU. By `stepwarp "
+        "benchmark`, from the files that each method wrote; [how](benchmarks/README.md). Other work shared the "
+        "machine: compare the processor's seconds, not the clock's.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: dict[str, dict[str, float]], judged_by: tuple[str, ...]) -> str:
-    columns = [name for name in _HEAD if not (name == "Dice" and "dice" not in judged_by)]
-    columns = [name for name in columns if not (name == "TRE mm" and "tre_mm" not in judged_by)]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+def _summary(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / name / "summary.json").read_text())
+
+
+def _table(cases: list[dict[str, Any]], pairs: list[str], leave_out: tuple[str, ...]) -> str:
+    """One row per method that was run on all of the pairs."""
+    columns = {heading: column for heading, column in _COLUMNS.items() if heading not in leave_out}
+    lines = ["| | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
     for method, title in _METHODS.items():
-        if method in rows:
-            cells = _cells(rows[method])
-            lines.append("| " + " | ".join([title, *(cells[name] for name in columns[1:])]) + " |")
+        rows = [row for row in cases if row["method"] == method and row["pair"] in pairs and row["status"] == "done"]
+        if len(rows) == len(pairs):
+            lines.append("| " + " | ".join([title, *(_cell(rows, *column) for column in columns.values())]) + " |")
     return "\n".join(lines)
 
 
-def _cells(row: dict[str, float]) -> dict[str, str]:
-    deformed = "std_log_jacobian" in row
-    return {
-        "Dice": f"{row['dice']:.3f}" if "dice" in row else "",
-        "TRE mm": f"{row['tre_mm']:.2f}" if "tre_mm" in row else "",
-        "std log J": f"{row['std_log_jacobian']:.2f}" if deformed else "",
-        "folds": f"{row['corner_folds']:.0f}" if deformed else "",
-        "inverse mm, mean / 95 %": f"{row['inverse_mean_mm']:.2f} / {row['inverse_p95_mm']:.2f}" if deformed else "",
-        "CPU seconds": f"{row['cpu_seconds']:.0f}",
-        "seconds": f"{row['seconds']:.0f}" if row["seconds"] >= 10 else f"{row['seconds']:.1f}",
-    }
-
-
-def _machine() -> dict:
-    case = next((RESULTS / "brain_pairs" / "cases").glob("*__stepwarp-default.json"))
-    return json.loads(case.read_text())["machine"]
+def _cell(rows: list[dict[str, Any]], metric: str, form: str) -> str:
+    values = [row[metric] for row in rows if metric in row]
+    nothing_to_say = metric in _OF_A_DEFORMATION and rows[0]["method"].endswith("affine")
+    if nothing_to_say or len(values) < len(rows):
+        return ""
+    value = sum(values) if metric == "corner_folds" else sum(values) / len(values)
+    return f"{value:.0f}" if value >= 100 else format(value, form)
 
 
 def main() -> None:
     before = README.read_text()
     after = _BLOCK.sub(lambda found: found[1] + block() + found[2], before)
     if "--check" in sys.argv:
-        sys.exit(
-            0 if before == after else "README.md: its tables are not those of the results; run benchmarks/readme.py"
-        )
+        wrong = "README.md: its tables are not those of the results; run benchmarks/readme.py"
+        sys.exit(0 if before == after else wrong)
     README.write_text(after)
 
 
