@@ -1,7 +1,8 @@
-"""Compiled CPU kernels (numba) for the functions of `sampling`, `smoothing` and `jacobian`: one 3D float32 sample each.
+"""Compiled CPU kernels (numba) for the functions of `smoothing` and `jacobian`, and what all kernels share: 3D float32.
 
 They exist because registration is bound by memory traffic: each reads its inputs once, keeps nothing in between, and
-uses every core. The plain torch implementations are the reference they are tested against."""
+uses every core for one sample of a batch after the other. The plain torch implementations are the reference they are
+tested against."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numba import njit, prange
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 #: Reassociation lets loops use vector instructions; NaN and infinity keep their meaning, so that guards still work.
 FAST = {"contract", "arcp", "nsz", "reassoc", "afn"}
@@ -21,99 +23,72 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def warp(image: Tensor, displacement: Tensor, matrix: Tensor) -> Tensor:
-    """See `sampling.warp`: (1, C, *grid) at matrix (x + u(x))."""
-    out = np.empty((1, image.shape[1], *displacement.shape[2:]), np.float32)
-    rows = array(matrix.double())[:3].astype(np.float32)
-    for channel, target in zip(array(_at_least_two(image))[0], out[0], strict=True):
-        _warp(channel, np.array(image.shape[2:], np.float32), array(displacement)[0], rows, target)
-    return torch.from_numpy(out)
-
-
-def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """See `sampling.compose`."""
-    out = np.empty(inner.shape, np.float32)
-    _compose(array(_at_least_two(outer))[0], array(inner)[0], np.float32(1), np.float32(np.inf), out[0])
-    return torch.from_numpy(out)
-
-
-def compose_step(displacement: Tensor, step: Tensor, scale: float, longest: float) -> Tensor:
-    """See `sampling.compose_step`."""
-    out = np.empty(step.shape, np.float32)
-    _compose(array(_at_least_two(displacement))[0], array(step)[0], np.float32(scale), np.float32(longest), out[0])
-    return torch.from_numpy(out)
-
-
-def resize_displacement(displacement: Tensor, shape: tuple[int, ...], matrix: Tensor) -> Tensor:
-    """See `sampling.resize_displacement`."""
-    rows = array(matrix.double())[:3].astype(np.float32)
-    vectors = np.linalg.inv(array(matrix.double())[:3, :3]).astype(np.float32)
-    out = np.empty((1, 3, *shape), np.float32)
-    _resize_displacement(array(_at_least_two(displacement))[0], rows, vectors, out[0])
-    return torch.from_numpy(out)
-
-
-def smooth(field: Tensor, kernel: Tensor) -> Tensor:
+class Smooth(torch.autograd.Function):
     """See `smoothing.convolve_axes`: the same odd, symmetric kernel along the three axes, border values repeated."""
+
+    @staticmethod
+    def forward(ctx, field: Tensor, kernel: Tensor) -> Tensor:
+        ctx.kernel = kernel
+        return _smooth(field, kernel)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        # The adjoint of repeating the border is to add up what went beyond it.
+        radius = len(ctx.kernel) // 2
+        wide = _smooth(torch.nn.functional.pad(gradient, [radius] * 6), ctx.kernel)
+        for axis in range(2, 5):
+            n = wide.shape[axis] - 2 * radius
+            beyond = [wide.narrow(axis, start, radius).sum(axis) for start in (0, n + radius)]
+            wide = wide.narrow(axis, radius, n)
+            wide.select(axis, 0).add_(beyond[0])
+            wide.select(axis, n - 1).add_(beyond[1])
+        return wide, None
+
+
+def _smooth(field: Tensor, kernel: Tensor) -> Tensor:
     weights = array(kernel.float())
-    source = array(field)[0]
+    source = array(field.flatten(0, 1))
     planes = np.empty_like(source)
     _smooth_planes(source, weights, planes)
     out = np.empty_like(source)
     _smooth_across(planes, weights, out)
-    return torch.from_numpy(out[None])
+    return torch.from_numpy(out).view(field.shape)
 
 
 def scaled_gradient(factor: Tensor, image: Tensor) -> Tensor:
     """See `sampling.scaled_gradient`."""
-    out = np.empty((1, 3, *image.shape[2:]), np.float32)
-    _scaled_gradient(array(factor)[0, 0], array(image)[0, 0], out[0])
+    out = np.empty((len(image), 3, *image.shape[2:]), np.float32)
+    for f, values, target in zip(array(factor), array(image), out, strict=True):
+        _scaled_gradient(f[0], values[0], target)
     return torch.from_numpy(out)
 
 
 def determinant(displacement: Tensor) -> Tensor:
     """See `jacobian.determinant`."""
-    out = np.empty((1, *displacement.shape[2:]), np.float32)
-    _determinant(array(displacement)[0], out[0])
+    out = np.empty((len(displacement), *displacement.shape[2:]), np.float32)
+    for u, target in zip(array(displacement), out, strict=True):
+        _determinant(u, target)
     return torch.from_numpy(out)
 
 
 def smallest_corner_determinant(displacement: Tensor) -> Tensor:
     """See `jacobian.smallest_corner_determinant`."""
-    out = np.empty((1, *displacement.shape[2:]), np.float32)
-    _smallest_corner_determinant(array(displacement)[0], out[0])
+    out = np.empty((len(displacement), *displacement.shape[2:]), np.float32)
+    for u, target in zip(array(displacement), out, strict=True):
+        _smallest_corner_determinant(u, target)
     return torch.from_numpy(out)
 
 
 def invert(displacement: Tensor, start: Tensor, iterations: int, tolerance: float) -> Tensor:
     """See `jacobian.invert`; here by Newton's method at each voxel, which also converges where space is stretched."""
-    out = np.array(array(start)[0])
-    _invert(array(_at_least_two(displacement))[0], iterations, np.float32(tolerance), out)
-    return torch.from_numpy(out[None])
+    out = np.array(array(start))
+    for u, inverse in zip(array(at_least_two(displacement)), out, strict=True):
+        _invert(u, iterations, np.float32(tolerance), inverse)
+    return torch.from_numpy(out)
 
 
-class WarpLinear(torch.autograd.Function):
-    """See `sampling.warp_linear`; differentiable in the matrix alone."""
-
-    @staticmethod
-    def forward(ctx, image: Tensor, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
-        still = torch.zeros(1, 1, 1, 1, 1).expand(1, 3, *shape)
-        ctx.save_for_backward(image, matrix)
-        return warp(image, still, matrix.detach())
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None]:
-        image, matrix = ctx.saved_tensors
-        size = np.array(image.shape[2:], np.float32)
-        planes = np.empty((gradient.shape[2], 3, 4))
-        rows = array(matrix.double())[:3].astype(np.float32)
-        _matrix_gradient(array(_at_least_two(image))[0, 0], size, rows, array(gradient)[0, 0], planes)
-        result = torch.zeros_like(matrix)
-        result[:3] = torch.from_numpy(planes.sum(0))
-        return None, result, None
-
-
-def _at_least_two(tensor: Tensor) -> Tensor:
+def at_least_two(tensor: Tensor) -> Tensor:
     """Repeats the voxel of an axis of one, because the kernels read the two neighbours of every position."""
     for axis in range(2, tensor.ndim):
         if tensor.shape[axis] == 1:
@@ -122,7 +97,7 @@ def _at_least_two(tensor: Tensor) -> Tensor:
 
 
 @inlined
-def _cell(position, size):
+def cell(position, size):
     """The lower of the two neighbours of a position along an axis of `size` voxels, and the way from it to the other.
 
     A position beyond the axis is moved to its end, and one that is no number to 0: an index must never be wild. The
@@ -133,7 +108,7 @@ def _cell(position, size):
 
 
 @inlined
-def _trilinear(flat, corner, s0, s1, t0, t1, t2):
+def trilinear(flat, corner, s0, s1, t0, t1, t2):
     """Between the eight voxels whose first is `corner`; s0, s1: strides, t0, t1, t2: where in the cell."""
     b, one = np.uintp(corner), np.float32(1)
     c00 = flat[b] * (one - t2) + flat[b + np.uintp(1)] * t2
@@ -144,7 +119,7 @@ def _trilinear(flat, corner, s0, s1, t0, t1, t2):
 
 
 @inlined
-def _trilinear_with_slope(flat, corner, s0, s1, t0, t1, t2):
+def trilinear_with_slope(flat, corner, s0, s1, t0, t1, t2):
     """The value in a cell and its derivatives along the three axes."""
     one = np.float32(1)
     a000, a001 = flat[np.uintp(corner)], flat[np.uintp(corner + 1)]
@@ -158,119 +133,6 @@ def _trilinear_with_slope(flat, corner, s0, s1, t0, t1, t2):
     far = (a101 - a100) * (one - t1) + (a111 - a110) * t1
     along1 = (c01 - c00) * (one - t0) + (c11 - c10) * t0
     return e0 + (e1 - e0) * t0, e1 - e0, along1, near * (one - t0) + far * t0
-
-
-@compiled
-def _matrix_gradient(image, size, m, weight, planes):
-    """For each plane of the grid, the sum over its voxels x of weight(x) slope(m x) (x, 1)^T: (planes, 3, 4)."""
-    n0, n1, n2 = image.shape
-    flat = image.reshape(-1)
-    s0, s1 = n1 * n2, n2
-    zero, one = np.float32(0), np.float32(1)
-    end0, end1, end2 = size[0] - one, size[1] - one, size[2] - one
-    for i in prange(weight.shape[0]):
-        total = np.zeros((3, 4))
-        for j in range(weight.shape[1]):
-            fi, fj = np.float32(i), np.float32(j)
-            a0 = m[0, 0] * fi + m[0, 1] * fj + m[0, 3]
-            a1 = m[1, 0] * fi + m[1, 1] * fj + m[1, 3]
-            a2 = m[2, 0] * fi + m[2, 1] * fj + m[2, 3]
-            sum0, sum1, sum2, along0, along1, along2 = zero, zero, zero, zero, zero, zero
-            for k in range(weight.shape[2]):
-                fk = np.float32(k)
-                p0, p1, p2 = a0 + m[0, 2] * fk, a1 + m[1, 2] * fk, a2 + m[2, 2] * fk
-                q0, t0 = _cell(p0, n0)
-                q1, t1 = _cell(p1, n1)
-                q2, t2 = _cell(p2, n2)
-                _, g0, g1, g2 = _trilinear_with_slope(flat, q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
-                # No slope outside, nor where the border's value is repeated.
-                in0, in1, in2 = (p0 >= zero) & (p0 <= end0), (p1 >= zero) & (p1 <= end1), (p2 >= zero) & (p2 <= end2)
-                w = weight[i, j, k] if in0 & in1 & in2 else zero
-                g0, g1, g2 = w * g0, w * g1, w * g2
-                sum0, sum1, sum2 = sum0 + g0, sum1 + g1, sum2 + g2
-                along0, along1, along2 = along0 + g0 * fk, along1 + g1 * fk, along2 + g2 * fk
-            for a in range(3):
-                whole = sum0 if a == 0 else (sum1 if a == 1 else sum2)
-                total[a, 0] += whole * fi
-                total[a, 1] += whole * fj
-                total[a, 2] += along0 if a == 0 else (along1 if a == 1 else along2)
-                total[a, 3] += whole
-        planes[i] = total
-
-
-@compiled
-def _warp(image, size, u, m, out):
-    n0, n1, n2 = image.shape
-    flat = image.reshape(-1)
-    s0, s1 = n1 * n2, n2
-    zero, half = np.float32(0), np.float32(0.5)
-    end0, end1, end2 = size[0] - half, size[1] - half, size[2] - half
-    for i in prange(out.shape[0]):
-        for j in range(out.shape[1]):
-            fi, fj = np.float32(i), np.float32(j)
-            a0 = m[0, 0] * fi + m[0, 1] * fj + m[0, 3]
-            a1 = m[1, 0] * fi + m[1, 1] * fj + m[1, 3]
-            a2 = m[2, 0] * fi + m[2, 1] * fj + m[2, 3]
-            for k in range(out.shape[2]):
-                d0 = u[0, i, j, k]
-                d1 = u[1, i, j, k]
-                d2 = u[2, i, j, k] + np.float32(k)
-                p0 = a0 + m[0, 0] * d0 + m[0, 1] * d1 + m[0, 2] * d2
-                p1 = a1 + m[1, 0] * d0 + m[1, 1] * d1 + m[1, 2] * d2
-                p2 = a2 + m[2, 0] * d0 + m[2, 1] * d1 + m[2, 2] * d2
-                inside = (p0 >= -half) & (p0 < end0) & (p1 >= -half) & (p1 < end1) & (p2 >= -half) & (p2 < end2)
-                q0, t0 = _cell(p0, n0)
-                q1, t1 = _cell(p1, n1)
-                q2, t2 = _cell(p2, n2)
-                value = _trilinear(flat, q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
-                out[i, j, k] = value if inside else zero
-
-
-@compiled
-def _compose(u, v, scale, longest, out):
-    """out(x) = s(x) + u(x + s(x)) with s = scale v, shortened where longer than `longest`."""
-    n0, n1, n2 = u.shape[1:]
-    flat = u.reshape(-1)
-    s0, s1 = n1 * n2, n2
-    channel = n0 * s0
-    one, tiny = np.float32(1), np.float32(1e-12)
-    for i in prange(out.shape[1]):
-        for j in range(out.shape[2]):
-            for k in range(out.shape[3]):
-                d0, d1, d2 = v[0, i, j, k] * scale, v[1, i, j, k] * scale, v[2, i, j, k] * scale
-                shorten = min(one, longest / np.sqrt(d0 * d0 + d1 * d1 + d2 * d2 + tiny))
-                d0, d1, d2 = d0 * shorten, d1 * shorten, d2 * shorten
-                q0, t0 = _cell(np.float32(i) + d0, n0)
-                q1, t1 = _cell(np.float32(j) + d1, n1)
-                q2, t2 = _cell(np.float32(k) + d2, n2)
-                for c in range(3):
-                    value = _trilinear(flat, c * channel + q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
-                    out[c, i, j, k] = value + (d0 if c == 0 else (d1 if c == 1 else d2))
-
-
-@compiled
-def _resize_displacement(u, m, vectors, out):
-    """out(x) = vectors u(m x); the border value beyond the grid of u."""
-    n0, n1, n2 = u.shape[1:]
-    flat = u.reshape(-1)
-    s0, s1 = n1 * n2, n2
-    channel = n0 * s0
-    for i in prange(out.shape[1]):
-        value = np.empty(3, np.float32)
-        for j in range(out.shape[2]):
-            fi, fj = np.float32(i), np.float32(j)
-            a0 = m[0, 0] * fi + m[0, 1] * fj + m[0, 3]
-            a1 = m[1, 0] * fi + m[1, 1] * fj + m[1, 3]
-            a2 = m[2, 0] * fi + m[2, 1] * fj + m[2, 3]
-            for k in range(out.shape[3]):
-                fk = np.float32(k)
-                q0, t0 = _cell(a0 + m[0, 2] * fk, n0)
-                q1, t1 = _cell(a1 + m[1, 2] * fk, n1)
-                q2, t2 = _cell(a2 + m[2, 2] * fk, n2)
-                for c in range(3):
-                    value[c] = _trilinear(flat, c * channel + q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
-                for c in range(3):
-                    out[c, i, j, k] = vectors[c, 0] * value[0] + vectors[c, 1] * value[1] + vectors[c, 2] * value[2]
 
 
 @compiled
@@ -424,13 +286,13 @@ def _invert(u, iterations, tolerance, v):
             for k in range(v.shape[3]):
                 v0, v1, v2 = v[0, i, j, k], v[1, i, j, k], v[2, i, j, k]
                 for _ in range(iterations):
-                    q0, t0 = _cell(np.float32(i) + v0, n0)
-                    q1, t1 = _cell(np.float32(j) + v1, n1)
-                    q2, t2 = _cell(np.float32(k) + v2, n2)
+                    q0, t0 = cell(np.float32(i) + v0, n0)
+                    q1, t1 = cell(np.float32(j) + v1, n1)
+                    q2, t2 = cell(np.float32(k) + v2, n2)
                     b = q0 * s0 + q1 * s1 + q2
-                    u0, a, a1, a2 = _trilinear_with_slope(flat, b, s0, s1, t0, t1, t2)
-                    u1, e0, e, e2 = _trilinear_with_slope(flat, b + channel, s0, s1, t0, t1, t2)
-                    u2, g0, g1, g = _trilinear_with_slope(flat, b + 2 * channel, s0, s1, t0, t1, t2)
+                    u0, a, a1, a2 = trilinear_with_slope(flat, b, s0, s1, t0, t1, t2)
+                    u1, e0, e, e2 = trilinear_with_slope(flat, b + channel, s0, s1, t0, t1, t2)
+                    u2, g0, g1, g = trilinear_with_slope(flat, b + 2 * channel, s0, s1, t0, t1, t2)
                     r0, r1, r2 = v0 + u0, v1 + u1, v2 + u2
                     if max(abs(r0), abs(r1), abs(r2)) < tolerance:
                         break

@@ -91,6 +91,10 @@ class Grid:
         axes = [torch.arange(n, device=device, dtype=dtype) for n in self.shape]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
+    def millimetres(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, D, *any) in voxels of this grid -> in RAS+ mm."""
+        return torch.einsum("ab,nb...->na...", torch.tensor(self.linear).to(vectors), vectors)
+
     def coarser(self, factors: int | Sequence[int]) -> Grid:
         """The grid whose voxels are blocks of `factors` voxels of this one (the last block may reach beyond).
 

@@ -23,6 +23,21 @@ def determinant(displacement: Tensor) -> Tensor:
     return _det([_central(displacement, axis) for axis in range(d)])
 
 
+def determinant_at(displacement: Tensor, voxels: Tensor) -> Tensor:
+    """`determinant` at some voxels only, (N,); voxels: (N, 1 + D) integers, the sample and its index."""
+    sample, *index = voxels.unbind(1)
+    shape, channels_last = displacement.shape[2:], displacement.movedim(1, -1)
+    derivatives = []
+    for axis, n in enumerate(shape):
+        ends: list[list[Tensor]] = [list(index), list(index)]
+        for end, by in zip(ends, (-1, 1), strict=True):
+            end[axis] = (index[axis] + by).clamp(0, n - 1)
+        behind, ahead = (channels_last[sample, *end] for end in ends)
+        width = (ends[1][axis] - ends[0][axis]).clamp_min(1)
+        derivatives.append((ahead - behind) / width[:, None])
+    return _det(derivatives)
+
+
 def smallest_corner_determinant(displacement: Tensor) -> Tensor:
     """The smallest of the 2^D determinants by one-sided differences at each voxel: (1, D, *grid) -> (1, *grid).
 

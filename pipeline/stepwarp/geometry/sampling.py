@@ -4,7 +4,8 @@ Outside its grid an image reads 0 and a displacement its border value. As in ITK
 outermost centres, so that what is written here and what `antsApplyTransforms` writes are the same to the last voxel.
 
 Every function has one reference in plain torch (any device, any dimension, differentiable); three-dimensional float32
-tensors on the CPU that need no gradient are handed to the compiled kernels of `cpu`."""
+tensors on the CPU are handed to compiled kernels, which for `sample`, `warp`, `compose`, `resize_displacement` and
+`smoothing.gaussian` know their derivatives. In the kernels these have one derivative, not two."""
 
 from __future__ import annotations
 
@@ -18,16 +19,15 @@ Interpolation = Literal["linear", "nearest"]
 Outside = Literal["zero", "border"]
 
 
-def on_kernels(*tensors: Tensor) -> bool:
-    """Whether the compiled CPU kernels take these tensors: float32, one 3D sample in each, no gradient wanted."""
-    return all(
-        t.device.type == "cpu"
-        and t.dtype == torch.float32
-        and t.ndim == 5
-        and t.shape[0] == 1
-        and not (t.requires_grad and torch.is_grad_enabled())
+def on_kernels(*tensors: Tensor, differentiable: bool = False) -> bool:
+    """Whether the compiled CPU kernels take these tensors: float32, batches of 3D samples that 32 bits can index.
+
+    differentiable: whether the kernel knows its derivatives; without, one that wants a gradient is not taken."""
+    fits = all(
+        t.device.type == "cpu" and t.dtype == torch.float32 and t.ndim == 5 and t.shape[2:].numel() < 2**31
         for t in tensors
     )
+    return fits and (differentiable or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)))
 
 
 def sample(image: Tensor, coords: Tensor, mode: Interpolation = "linear", outside: Outside = "zero") -> Tensor:
@@ -36,6 +36,10 @@ def sample(image: Tensor, coords: Tensor, mode: Interpolation = "linear", outsid
     A batch of one on either side is broadcast to the other. Differentiable in both where mode is "linear". An image of
     half precision is read with the weights of single precision; coordinates of half precision are too coarse to use."""
     d = image.ndim - 2
+    if mode == "linear" and coords.dtype == torch.float32 and on_kernels(image, differentiable=True):
+        from stepwarp.geometry import cpu_sampling
+
+        return cpu_sampling.sample(image, coords, outside == "border")
     batch = max(image.shape[0], coords.shape[0])
     image = image.expand(batch, *image.shape[1:])
     coords = coords.expand(batch, *coords.shape[1:])
@@ -70,20 +74,31 @@ def _nearest(image: Tensor, coords: Tensor, shape: torch.Size) -> Tensor:
     return picked.reshape(*image.shape[:2], *coords.shape[2:])
 
 
-def warp(image: Tensor, displacement: Tensor, matrix: Tensor, mode: Interpolation = "linear") -> Tensor:
-    """`image` (1, C, *grid) read at `matrix` applied to x + u(x), for every voxel x of the displacement's grid.
+def warp(
+    image: Tensor,
+    displacement: Tensor,
+    matrix: Tensor,
+    mode: Interpolation = "linear",
+    outside: Outside = "zero",
+) -> Tensor:
+    """`image` (B, C, *grid) read at `matrix` applied to x + u(x), for every voxel x of the displacement's grid.
 
-    displacement: (1, D, *out) voxels of its own grid. matrix: (D+1, D+1), index of that grid -> index of the image.
-    Returns (1, C, *out); 0 outside the image."""
+    displacement: (B, D, *out) voxels of its own grid. matrix: (D+1, D+1), index of that grid -> index of the image.
+    Returns (B, C, *out). A batch of one on either side is broadcast to the other. Differentiable as `sample` is, and
+    off the kernels in the matrix."""
+    if mode == "linear" and on_kernels(image, displacement, differentiable=True) and not matrix.requires_grad:
+        from stepwarp.geometry import cpu_sampling
+
+        return cpu_sampling.warp(image, displacement, matrix, outside == "border")
+    return sample(image, positions(displacement, matrix), mode, outside)
+
+
+def positions(displacement: Tensor, matrix: Tensor) -> Tensor:
+    """`matrix` applied to x + u(x) for every voxel x: (B, D, *grid) -> (B, D, *grid), what `sample` reads at."""
     d = displacement.shape[1]
-    if mode == "linear" and on_kernels(image, displacement) and not matrix.requires_grad:
-        from stepwarp.geometry import cpu
-
-        return cpu.warp(image, displacement, matrix)
     coords = displacement + _indices_like(displacement)
     linear, offset = matrix[:d, :d].to(coords), matrix[:d, d].to(coords)
-    coords = torch.einsum("ab,nb...->na...", linear, coords) + offset.view(1, d, *[1] * d)
-    return sample(image, coords, mode)
+    return torch.einsum("ab,nb...->na...", linear, coords) + offset.view(1, d, *[1] * d)
 
 
 def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -92,20 +107,24 @@ def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...]) -> Tensor
     matrix: (D+1, D+1) float64, index of that grid -> index of the image. 0 outside the image. Differentiable in the
     matrix."""
     if on_kernels(image):
-        from stepwarp.geometry import cpu
+        from stepwarp.geometry import cpu_sampling
 
-        return cpu.WarpLinear.apply(image, matrix, shape)
+        return cpu_sampling.WarpLinear.apply(image, matrix, shape)
     still = torch.zeros(1, len(shape), *shape, device=image.device)
     return warp(image, still, matrix)
 
 
-def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """The displacement of x -> outer(inner(x)) for two displacements (1, D, *grid) in voxels of one grid."""
-    if on_kernels(outer, inner):
-        from stepwarp.geometry import cpu
+def compose(outer: Tensor, inner: Tensor, matrix: Tensor | None = None) -> Tensor:
+    """The displacement of x -> outer(inner(x)), (B, D, *inner's grid) in voxels of the inner one's grid.
 
-        return cpu.compose(outer, inner)
-    return inner + sample(outer, inner + _indices_like(inner), outside="border")
+    outer, inner: (B, D, *grid) in voxels of their own grids. matrix: (D+1, D+1), index of the inner one's grid -> index
+    of the outer one's; without it they share one grid. Differentiable in both displacements."""
+    d = inner.shape[1]
+    if matrix is None:
+        matrix = torch.eye(d + 1, dtype=torch.float64)
+    else:
+        outer = _in_voxels_of(matrix, outer)
+    return inner + warp(outer, inner, matrix, outside="border")
 
 
 def compose_step(displacement: Tensor, step: Tensor, scale: float, longest: float) -> Tensor:
@@ -113,9 +132,9 @@ def compose_step(displacement: Tensor, step: Tensor, scale: float, longest: floa
 
     s is `scale` times `step`, and shortened to `longest` voxels where it is longer than that."""
     if on_kernels(displacement, step):
-        from stepwarp.geometry import cpu
+        from stepwarp.geometry import cpu_sampling
 
-        return cpu.compose_step(displacement, step, scale, longest)
+        return cpu_sampling.compose_step(displacement, step, scale, longest)
     step = step * scale
     length = step.square().sum(1, keepdim=True).add(1e-12).sqrt()
     return compose(displacement, step * (longest / length).clamp_max(1))
@@ -138,20 +157,17 @@ def scaled_gradient(factor: Tensor, image: Tensor) -> Tensor:
 
 
 def resize_displacement(displacement: Tensor, shape: tuple[int, ...], matrix: Tensor) -> Tensor:
-    """A displacement (1, D, *grid) read on another grid of the given shape and expressed in that grid's voxels.
+    """A displacement (B, D, *grid) read on another grid of the given shape and expressed in that grid's voxels.
 
     matrix: (D+1, D+1), index of the new grid -> index of the displacement's grid."""
-    d = displacement.shape[1]
-    if on_kernels(displacement):
-        from stepwarp.geometry import cpu
+    still = torch.zeros(1, len(shape), *shape, device=displacement.device, dtype=displacement.dtype)
+    return warp(_in_voxels_of(matrix, displacement), still, matrix, outside="border")
 
-        return cpu.resize_displacement(displacement, shape, matrix)
-    still = torch.zeros(1, d, *shape, device=displacement.device, dtype=displacement.dtype)
-    matrix = matrix.to(displacement)
-    coords = torch.einsum("ab,nb...->na...", matrix[:d, :d], _indices_like(still))
-    coords = coords + matrix[:d, d].view(1, d, *[1] * d)
-    values = sample(displacement, coords, outside="border")
-    return torch.einsum("ab,nb...->na...", torch.linalg.inv(matrix[:d, :d]), values)
+
+def _in_voxels_of(matrix: Tensor, displacement: Tensor) -> Tensor:
+    """The vectors of a displacement in voxels of the grid from which `matrix` leads to the displacement's own."""
+    d = displacement.shape[1]
+    return torch.einsum("ab,nb...->na...", torch.linalg.inv(matrix[:d, :d]).to(displacement), displacement)
 
 
 def average_pool(image: Tensor, factors: tuple[int, ...]) -> Tensor:

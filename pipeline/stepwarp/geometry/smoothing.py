@@ -28,10 +28,10 @@ def gaussian(field: Tensor, sigma: float) -> Tensor:
 
 def convolve_axes(field: Tensor, kernel: Tensor) -> Tensor:
     """`field` (B, C, *grid) convolved with one odd, symmetric kernel along each axis, border values repeated."""
-    if sampling.on_kernels(field):
+    if sampling.on_kernels(field, differentiable=True):
         from stepwarp.geometry import cpu
 
-        return cpu.smooth(field, kernel)
+        return cpu.Smooth.apply(field, kernel)
     radius = len(kernel) // 2
     kernel = kernel.to(field)
     for axis in range(2, field.ndim):

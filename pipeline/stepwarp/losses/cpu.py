@@ -1,5 +1,5 @@
-"""The compiled CPU kernel of the local normalised cross-correlation: its value and both of its gradients in two passes
-over the images, a few planes at a time, so that the eleven maps in between never reach the main memory as a whole."""
+"""The compiled CPU kernel of the local normalised cross-correlation: its value and its gradients in two passes over the
+images, a few planes at a time, so that the eleven maps in between never reach the main memory as a whole."""
 
 from __future__ import annotations
 
@@ -9,30 +9,65 @@ import numpy as np
 import torch
 from numba import get_num_threads, prange
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from stepwarp.geometry.cpu import array, compiled, inlined
 
-#: Maps that the second pass needs, see `_coefficients`.
-_MAPS = 5
+
+class LocalCorrelation(torch.autograd.Function):
+    """1 - the mean squared correlation of the windows of each pair of a batch (B, C, I, J, K): (B,).
+
+    weight: of the shape of the images, or None. known: (B, C, 2 or 3, I, J, K), what `similarity.LNCC.prepare` keeps of
+    the fixed images, or None. The gradients are found with the value, because most of the work is in common."""
+
+    @staticmethod
+    def forward(
+        ctx, fixed: Tensor, moved: Tensor, weight: Tensor | None, known: Tensor | None, radius: int, epsilon: float
+    ) -> Tensor:
+        wanted = 2 if ctx.needs_input_grad[0] else 1 if ctx.needs_input_grad[1] else 0
+        nothing = np.empty((0, 0, 0), np.float32)
+        f, m = array(fixed.flatten(0, 1)), array(moved.flatten(0, 1))
+        w = [nothing] * len(f) if weight is None else array(weight.float().flatten(0, 1))
+        k = np.empty((len(f), 0, 0, 0, 0), np.float32) if known is None else array(known.flatten(0, 1))
+        gradients = np.empty((wanted, *f.shape), np.float32)
+        samples = zip(f, m, w, k, strict=True)
+        values = [_lncc(*images, radius, epsilon, gradients[:, n]) for n, images in enumerate(samples)]
+        ctx.gradients = torch.from_numpy(gradients).unflatten(1, fixed.shape[:2])
+        return torch.tensor(values).view(fixed.shape[:2]).mean(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # The value is the mean over the channels.
+        given = [g * (gradient / g.shape[1]).view(-1, 1, 1, 1, 1) for g in ctx.gradients]
+        to_moved = given[0] if ctx.needs_input_grad[1] else None
+        to_fixed = given[1] if ctx.needs_input_grad[0] else None
+        return to_fixed, to_moved, None, None, None, None
 
 
-def lncc(
-    fixed: Tensor, moved: Tensor, weight: Tensor | None, radius: int, epsilon: float
-) -> tuple[float, Tensor, Tensor]:
-    """See `similarity.LNCC.value_and_gradients`; all tensors (1, 1, I, J, K)."""
-    f, m = array(fixed)[0, 0], array(moved)[0, 0]
-    weighted = weight is not None
-    w = array(weight.float())[0, 0] if weight is not None else np.empty((1, 1, 1), np.float32)
+def _lncc(
+    f: np.ndarray, m: np.ndarray, w: np.ndarray, known: np.ndarray, radius: int, epsilon: float, gradients: np.ndarray
+) -> float:
+    """The value of one pair of images, and the gradients with respect to the moved and the fixed one, as many as there
+    is room for."""
     threads = get_num_threads()
     slab = math.ceil(f.shape[0] / threads)
-    maps = np.empty((_MAPS, *f.shape), np.float32)
+    maps = np.empty(((0, 3, 5)[len(gradients)], *f.shape), np.float32)
     total = np.zeros(threads, np.float64)
-    _coefficients(f, m, w, weighted, radius, np.float32(epsilon), slab, maps, total)
-    gradients = np.empty((2, *f.shape), np.float32)
-    count = float(w.sum(dtype=np.float64) or np.nan) if weighted else float(f.size)
-    _gradients(f, m, w, weighted, maps, radius, slab, np.float32(2 / count), gradients)
-    to_fixed, to_moved = torch.from_numpy(gradients)[:, None, None]
-    return 1 - float(total.sum()) / count, to_fixed, to_moved
+    _coefficients(f, m, w, known, radius, np.float32(epsilon), slab, maps, total)
+    count = float(w.sum(dtype=np.float64) or np.nan) if len(w) else float(f.size)
+    if len(gradients):
+        _gradients(f, m, w, maps, radius, slab, np.float32(2 / count), gradients)
+    return 1 - float(total.sum()) / count
+
+
+def box_sum(image: Tensor, radius: int) -> Tensor:
+    """Sums over the window of 2 radius + 1 voxels around each voxel of (B, C, I, J, K); zeros outside."""
+    source = array(image.flatten(0, 1))
+    out = np.empty_like(source)
+    for values, target in zip(source, out, strict=True):
+        _box_sum(values, radius, math.ceil(len(values) / get_num_threads()), target)
+    return torch.from_numpy(out).view(image.shape)
 
 
 @inlined
@@ -76,24 +111,49 @@ def _box_columns(rows, radius, out):
                 target[k] += line[k]
 
 
+@inlined
+def _times(one, other, out):
+    for k in range(len(out)):
+        out[k] = one[k] * other[k]
+
+
+@inlined
+def _row_sums(stat, fr, mr, wr, weighted, radius, product, padded, out):
+    """Sums along a row of one of: m, m m, f m, f, f f, 1; each times the weight."""
+    if stat == 1:
+        _times(mr, mr, product)
+    elif stat == 2:
+        _times(fr, mr, product)
+    elif stat == 4:
+        _times(fr, fr, product)
+    plain = mr if stat == 0 else (fr if stat == 3 else (wr if stat == 5 else product))
+    if weighted and stat < 5:
+        _times(plain, wr, product)
+        _box_row(product, radius, padded, out)
+    else:
+        _box_row(plain, radius, padded, out)
+
+
 @compiled
-def _coefficients(f, m, w, weighted, radius, epsilon, slab, maps, total):
-    """Window statistics -> the squared correlation (summed into `total`) and five coefficient maps.
+def _coefficients(f, m, w, known, radius, epsilon, slab, maps, total):
+    """Window statistics -> the squared correlation (summed into `total`) and the coefficient maps there is room for.
 
     With s_fm, s_ff, s_mm the centred window sums, a = s_fm / (s_ff s_mm), b = a s_fm / s_mm, c = a s_fm / s_ff:
-    maps = a, b, c, a mean_f - b mean_m, a mean_m - c mean_f."""
+    maps = a, b, a mean_f - b mean_m for the gradient of the moved image, c, a mean_m - c mean_f for that of the fixed.
+    w: the weights, or empty. known: mean_f, s_ff and with weights the windows' sizes, or empty."""
     n0, n1, n2 = f.shape
-    stats = 6 if weighted else 5
+    weighted, prepared = len(w) > 0, len(known) > 0
+    stats = 3 if prepared else (6 if weighted else 5)
     slots = 2 * radius + 1
-    zero = np.float32(0)
+    zero, one = np.float32(0), np.float32(1)
     for chunk in prange(len(total)):
         start, stop = np.int64(chunk) * slab, min((np.int64(chunk) + 1) * slab, n0)
         ring = np.zeros((stats, slots, n1, n2), np.float32)
         rows = np.empty((stats, n1, n2), np.float32)
         padded = np.zeros(n2 + 2 * radius, np.float32)
         product = np.empty(n2, np.float32)
-        sums = np.empty((6, n2), np.float32)
-        # How much of a window lies inside the image along k.
+        sums, correlation = np.empty((6, n2), np.float32), np.empty((4, n2), np.float32)
+        # The sizes of windows along k that are cut off by the image's border.
         inside = np.empty(n2, np.float32)
         for k in range(n2):
             inside[k] = np.float32(min(k + radius, n2 - 1) - max(k - radius, 0) + 1)
@@ -102,87 +162,107 @@ def _coefficients(f, m, w, weighted, radius, epsilon, slab, maps, total):
         for i in range(start, stop):
             low, high = max(i - radius, 0), min(i + radius, n0 - 1)
             while ready <= high:
-                for j in range(n1):
-                    fr, mr = f[ready, j], m[ready, j]
-                    if weighted:
-                        wr = w[ready, j]
-                        _box_row(wr, radius, padded, rows[5, j])
-                        for s in range(5):
-                            for k in range(n2):
-                                v = fr[k] if s == 0 or s == 2 or s == 4 else mr[k]
-                                if s == 2:
-                                    v *= fr[k]
-                                elif s > 2:
-                                    v *= mr[k]
-                                product[k] = wr[k] * v
-                            _box_row(product, radius, padded, rows[s, j])
-                    else:
-                        _box_row(fr, radius, padded, rows[0, j])
-                        _box_row(mr, radius, padded, rows[1, j])
-                        for k in range(n2):
-                            product[k] = fr[k] * fr[k]
-                        _box_row(product, radius, padded, rows[2, j])
-                        for k in range(n2):
-                            product[k] = mr[k] * mr[k]
-                        _box_row(product, radius, padded, rows[3, j])
-                        for k in range(n2):
-                            product[k] = fr[k] * mr[k]
-                        _box_row(product, radius, padded, rows[4, j])
                 for s in range(stats):
+                    for j in range(n1):
+                        wr = w[ready, j] if weighted else product
+                        _row_sums(s, f[ready, j], m[ready, j], wr, weighted, radius, product, padded, rows[s, j])
                     _box_columns(rows[s], radius, ring[s, ready % slots])
                 ready += 1
             for j in range(n1):
                 for s in range(stats):
                     _sum_planes(ring[s], low, high, j, sums[s])
+                if prepared:
+                    # In place of the sums 3 and 4: mean_f and s_ff themselves.
+                    sums[3], sums[4] = known[0, i, j], known[1, i, j]
                 if not weighted:
                     plane = np.float32((high - low + 1) * (min(j + radius, n1 - 1) - max(j - radius, 0) + 1))
                     for k in range(n2):
                         sums[5, k] = plane * inside[k]
+                else:
+                    if prepared:
+                        sums[5] = known[2, i, j]
+                    for k in range(n2):
+                        sums[5, k] = max(sums[5, k], np.float32(1e-3))
+                if not prepared:
+                    for k in range(n2):
+                        mean_f = sums[3, k] / sums[5, k]
+                        sums[4, k] = max(sums[4, k] - sums[3, k] * mean_f, zero) + epsilon * sums[5, k]
+                        sums[3, k] = mean_f
                 row_value = zero
                 for k in range(n2):
-                    size = max(sums[5, k], np.float32(1e-3))
-                    mean_f, mean_m = sums[0, k] / size, sums[1, k] / size
-                    ff = max(sums[2, k] - sums[0, k] * mean_f, zero) + epsilon * size
-                    mm = max(sums[3, k] - sums[1, k] * mean_m, zero) + epsilon * size
-                    fm = sums[4, k] - sums[0, k] * mean_m
-                    here = w[i, j, k] if weighted else np.float32(1)
+                    size, mean_f, ff = sums[5, k], sums[3, k], sums[4, k]
+                    mean_m = sums[0, k] / size
+                    mm = max(sums[1, k] - sums[0, k] * mean_m, zero) + epsilon * size
+                    fm = sums[2, k] - sums[0, k] * mean_f
+                    here = w[i, j, k] if weighted else one
                     a = here * fm / (ff * mm)
-                    b = a * fm / mm
-                    c = a * fm / ff
-                    maps[0, i, j, k] = a
-                    maps[1, i, j, k] = b
-                    maps[2, i, j, k] = c
-                    maps[3, i, j, k] = a * mean_f - b * mean_m
-                    maps[4, i, j, k] = a * mean_m - c * mean_f
                     row_value += a * fm
+                    correlation[0, k], correlation[1, k], correlation[2, k] = a, a * fm / mm, mean_m
+                    correlation[3, k] = a * fm / ff
+                if len(maps) > 0:
+                    for k in range(n2):
+                        a, b = correlation[0, k], correlation[1, k]
+                        maps[0, i, j, k] = a
+                        maps[1, i, j, k] = b
+                        maps[2, i, j, k] = a * sums[3, k] - b * correlation[2, k]
+                if len(maps) > 3:
+                    for k in range(n2):
+                        a, c = correlation[0, k], correlation[3, k]
+                        maps[3, i, j, k] = c
+                        maps[4, i, j, k] = a * correlation[2, k] - c * sums[3, k]
                 value += row_value
         total[chunk] = value
 
 
 @compiled
-def _gradients(f, m, w, weighted, maps, radius, slab, scale, out):
-    """The windows' coefficients summed back: d(1 - mean)/df into out[0] and d(1 - mean)/dm into out[1]."""
+def _gradients(f, m, w, maps, radius, slab, scale, out):
+    """The windows' coefficients summed back: d(1 - mean)/dm into out[0], d(1 - mean)/df into out[1] if it is there."""
     n0, n1, n2 = f.shape
+    weighted = len(w) > 0
     slots = 2 * radius + 1
     for chunk in prange((n0 + slab - 1) // slab):
         start, stop = np.int64(chunk) * slab, min((np.int64(chunk) + 1) * slab, n0)
-        ring = np.zeros((5, slots, n1, n2), np.float32)
+        ring = np.zeros((len(maps), slots, n1, n2), np.float32)
         rows = np.empty((n1, n2), np.float32)
         padded = np.zeros(n2 + 2 * radius, np.float32)
-        sums = np.empty((5, n2), np.float32)
+        sums = np.empty((len(maps), n2), np.float32)
         ready = max(start - radius, 0)
         for i in range(start, stop):
             low, high = max(i - radius, 0), min(i + radius, n0 - 1)
             while ready <= high:
-                for s in range(5):
+                for s in range(len(maps)):
                     for j in range(n1):
                         _box_row(maps[s, ready, j], radius, padded, rows[j])
                     _box_columns(rows, radius, ring[s, ready % slots])
                 ready += 1
             for j in range(n1):
-                for s in range(5):
+                for s in range(len(maps)):
                     _sum_planes(ring[s], low, high, j, sums[s])
                 for k in range(n2):
                     here = scale * w[i, j, k] if weighted else scale
-                    out[0, i, j, k] = here * (f[i, j, k] * sums[2, k] + sums[4, k] - m[i, j, k] * sums[0, k])
-                    out[1, i, j, k] = here * (m[i, j, k] * sums[1, k] + sums[3, k] - f[i, j, k] * sums[0, k])
+                    out[0, i, j, k] = here * (m[i, j, k] * sums[1, k] + sums[2, k] - f[i, j, k] * sums[0, k])
+                if len(out) > 1:
+                    for k in range(n2):
+                        here = scale * w[i, j, k] if weighted else scale
+                        out[1, i, j, k] = here * (f[i, j, k] * sums[3, k] + sums[4, k] - m[i, j, k] * sums[0, k])
+
+
+@compiled
+def _box_sum(source, radius, slab, out):
+    n0, n1, n2 = source.shape
+    slots = 2 * radius + 1
+    for chunk in prange((n0 + slab - 1) // slab):
+        start, stop = np.int64(chunk) * slab, min((np.int64(chunk) + 1) * slab, n0)
+        ring = np.zeros((slots, n1, n2), np.float32)
+        rows = np.empty((n1, n2), np.float32)
+        padded = np.zeros(n2 + 2 * radius, np.float32)
+        ready = max(start - radius, 0)
+        for i in range(start, stop):
+            low, high = max(i - radius, 0), min(i + radius, n0 - 1)
+            while ready <= high:
+                for j in range(n1):
+                    _box_row(source[ready, j], radius, padded, rows[j])
+                _box_columns(rows, radius, ring[ready % slots])
+                ready += 1
+            for j in range(n1):
+                _sum_planes(ring, low, high, j, out[i, j])

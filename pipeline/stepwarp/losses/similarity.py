@@ -1,13 +1,15 @@
 """Dissimilarities of two images on one grid: 0 for a perfect match, smaller is better, differentiable in both.
 
-Images are (1, 1, *grid) with intensities of about 0 to 1; `weight`, if given, is (1, 1, *grid) in 0..1, and a voxel of
-weight 0 has no influence at all. All are means over the weighted voxels, so their values do not depend on the size;
-where no voxel has weight they are NaN."""
+Images are (B, 1, *grid) with intensities of about 0 to 1; `weight`, if given, is (B, 1, *grid) in 0..1, and a voxel of
+weight 0 has no influence at all. A batch of one on any side is broadcast to the others. The weight counts as constant:
+moving a mask away improves nothing. All are means over the weighted voxels, so their values do not depend on the size;
+where no voxel has weight they are NaN. Of a batch they are the mean of its pairs' values."""
 
 from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +25,28 @@ class Similarity(ABC):
     """A dissimilarity of a fixed and a moved image."""
 
     @abstractmethod
+    def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
+        """See `values`; the three have the same shape and type."""
+
+    def values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The dissimilarity of each pair of a batch, (B,)."""
+        if weight is not None:
+            weight = weight.detach().to(fixed)
+            fixed, moved, weight = torch.broadcast_tensors(fixed, moved, weight)
+        else:
+            fixed, moved = torch.broadcast_tensors(fixed, moved)
+        return self._values(fixed, moved, weight)
+
     def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The dissimilarity as a scalar tensor."""
+        """The dissimilarity as a scalar tensor: the mean over the batch."""
+        return self.values(fixed, moved, weight).mean()
+
+    def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """The dissimilarity to one fixed image as a function of the moved one, for many of them or many steps.
+
+        What depends on the fixed image alone is computed once, where that pays; it receives no gradient."""
+        fixed = fixed.detach()
+        return lambda moved: self(fixed, moved, weight)
 
     def value_and_gradients(
         self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None
@@ -49,26 +71,47 @@ class LNCC(Similarity):
         self.radius = radius
         self.epsilon = epsilon
 
-    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
-        w = torch.ones_like(fixed) if weight is None else weight
-        size = self._sum(w).clamp_min(1e-3)
-        sum_f, sum_m = self._sum(w * fixed), self._sum(w * moved)
-        ff = (self._sum(w * fixed * fixed) - sum_f * sum_f / size).clamp_min(0) + self.epsilon * size
-        mm = (self._sum(w * moved * moved) - sum_m * sum_m / size).clamp_min(0) + self.epsilon * size
-        fm = self._sum(w * fixed * moved) - sum_f * sum_m / size
-        return 1 - (w * fm * fm / (ff * mm)).sum() / w.sum()
-
-    def value_and_gradients(
-        self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None
-    ) -> tuple[float, Tensor, Tensor]:
-        if sampling.on_kernels(fixed, moved):
+    def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
+        if sampling.on_kernels(fixed, moved, differentiable=True):
             from stepwarp.losses import cpu
 
-            return cpu.lncc(fixed, moved, weight, self.radius, self.epsilon)
-        return super().value_and_gradients(fixed, moved, weight)
+            return cpu.LocalCorrelation.apply(fixed, moved, weight, None, self.radius, self.epsilon)
+        w = torch.ones_like(fixed) if weight is None else weight
+        mean_f, ff, size = self._statistics(fixed, w)
+        sum_m = self._sum(w * moved)
+        mm = (self._sum(w * moved * moved) - sum_m * sum_m / size).clamp_min(0) + self.epsilon * size
+        fm = self._sum(w * fixed * moved) - mean_f * sum_m
+        return 1 - _mean(fm * fm / (ff * mm), weight)
+
+    def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        if not sampling.on_kernels(fixed, differentiable=True):
+            return super().prepare(fixed, weight)
+        from stepwarp.losses import cpu
+
+        fixed = fixed.detach()
+        weight = None if weight is None else weight.detach().to(fixed).expand_as(fixed)
+        statistics = self._statistics(fixed, torch.ones_like(fixed) if weight is None else weight)
+        known = torch.stack(statistics[: 2 if weight is None else 3], 2)
+
+        def dissimilarity(moved: Tensor) -> Tensor:
+            f, w, k = (None if t is None else t.expand(len(moved), *t.shape[1:]) for t in (fixed, weight, known))
+            return cpu.LocalCorrelation.apply(f, moved, w, k, self.radius, self.epsilon).mean()
+
+        return dissimilarity
+
+    def _statistics(self, fixed: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the window around each voxel of the fixed image: the mean, the centred sum of squares, the size."""
+        size = self._sum(w).clamp_min(1e-3)
+        total = self._sum(w * fixed)
+        squares = (self._sum(w * fixed * fixed) - total * total / size).clamp_min(0) + self.epsilon * size
+        return total / size, squares, size
 
     def _sum(self, image: Tensor) -> Tensor:
         """Sums over the window around each voxel; zeros outside."""
+        if sampling.on_kernels(image):
+            from stepwarp.losses import cpu
+
+            return cpu.box_sum(image, self.radius)
         width = 2 * self.radius + 1
         for axis in range(2, image.ndim):
             line = image.movedim(axis, -1)
@@ -81,21 +124,19 @@ class LNCC(Similarity):
 class NCC(Similarity):
     """1 - correlation of the whole images."""
 
-    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
-        w = torch.ones_like(fixed) if weight is None else weight
-        count = w.sum()
-        f, m = fixed - (w * fixed).sum() / count, moved - (w * moved).sum() / count
+    def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
+        each = (-1, *[1] * (fixed.ndim - 1))
+        f, m = fixed - _mean(fixed, weight).view(each), moved - _mean(moved, weight).view(each)
         # The variance that is added keeps the gradient of a flat image, such as one moved out of view, in bounds.
-        of_fixed, of_moved = (w * f * f).sum() / count + _FAINT, (w * m * m).sum() / count + _FAINT
-        return 1 - (w * f * m).sum() / count / (of_fixed * of_moved).sqrt()
+        of_fixed, of_moved = _mean(f * f, weight) + _FAINT, _mean(m * m, weight) + _FAINT
+        return 1 - _mean(f * m, weight) / (of_fixed * of_moved).sqrt()
 
 
 class SSD(Similarity):
     """Mean squared difference."""
 
-    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
-        squared = (fixed - moved).square()
-        return squared.mean() if weight is None else (weight * squared).sum() / weight.sum()
+    def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
+        return _mean((fixed - moved).square(), weight)
 
 
 class MutualInformation(Similarity):
@@ -106,22 +147,27 @@ class MutualInformation(Similarity):
     def __init__(self, bins: int = 32) -> None:
         self.bins = bins
 
-    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
-        joint = self._joint(fixed.flatten(), moved.flatten(), None if weight is None else weight.flatten())
-        of_fixed, of_moved = joint.sum(1), joint.sum(0)
-        entropy_fixed, entropy_moved, entropy_joint = map(_entropy, (of_fixed, of_moved, joint))
+    def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
+        joint = self._joint(fixed.flatten(1), moved.flatten(1), None if weight is None else weight.flatten(1))
+        of_fixed, of_moved = joint.sum(2), joint.sum(1)
+        entropy_fixed, entropy_moved, entropy_joint = map(_entropy, (of_fixed, of_moved, joint.flatten(1)))
         information = entropy_fixed + entropy_moved - entropy_joint
         return 1 - information / torch.minimum(entropy_fixed, entropy_moved).clamp_min(1e-6)
 
     def _joint(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
+        """Values (B, N) of two images -> how often they meet, (B, bins, bins)."""
         low_f, part_f = self._bin(fixed)
         low_m, part_m = self._bin(moved)
-        joint = torch.zeros(self.bins * self.bins, device=fixed.device, dtype=torch.float64)
+        batch, cells = len(fixed), self.bins * self.bins
+        first = torch.arange(batch, device=fixed.device)[:, None] * cells
+        joint = torch.zeros(batch * cells, device=fixed.device, dtype=torch.float64)
         for up_f, up_m in itertools.product((0, 1), repeat=2):
             share = (part_f if up_f else 1 - part_f) * (part_m if up_m else 1 - part_m)
             share = share if weight is None else share * weight
-            joint = joint.index_add(0, (low_f + up_f) * self.bins + low_m + up_m, share.double())
-        return (joint / joint.sum()).reshape(self.bins, self.bins)
+            where = first + (low_f + up_f) * self.bins + low_m + up_m
+            joint = joint.index_add(0, where.flatten(), share.double().flatten())
+        joint = joint.view(batch, self.bins, self.bins)
+        return joint / joint.sum((1, 2), keepdim=True)
 
     def _bin(self, values: Tensor) -> tuple[Tensor, Tensor]:
         position = values.clamp(0, 1) * (self.bins - 1)
@@ -139,13 +185,12 @@ class MIND(Similarity):
         self.dilation = dilation
         self.sigma = sigma
 
-    def __call__(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> Tensor:
+    def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
         difference = self.descriptor(fixed, weight) - self.descriptor(moved, weight)
-        squared = difference.square().mean(1, keepdim=True)
-        return squared.mean() if weight is None else (weight * squared).sum() / weight.sum()
+        return _mean(difference.square().mean(1, keepdim=True), weight)
 
     def descriptor(self, image: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(1, 1, *grid) -> (1, pairs of neighbours, *grid), in 0..1; patches count their voxels by their weight."""
+        """(B, 1, *grid) -> (B, pairs of neighbours, *grid), in 0..1; patches count their voxels by their weight."""
         d = image.ndim - 2
         neighbours = [(axis, sign) for axis in range(d) for sign in (-1, 1)]
         shifted = {(axis, sign): _shift(image, axis, sign * self.dilation) for axis, sign in neighbours}
@@ -164,14 +209,22 @@ class MIND(Similarity):
             stacked = stacked / smoothing.convolve_axes(count, kernel).clamp_min(1e-3)
         stacked = stacked - stacked.amin(1, keepdim=True)
         variance = stacked.mean(1, keepdim=True)
-        within = variance.detach() if weight is None else variance.detach()[weight > 0]
-        typical = within.mean()
-        variance = variance.clamp(float(typical) * 1e-3 + 1e-12, float(typical) * 1e3 + 1e-12)
+        within = None if weight is None else (weight > 0).to(variance)
+        typical = _mean(variance.detach(), within).view(-1, *[1] * (d + 1))
+        variance = torch.minimum(torch.maximum(variance, typical * 1e-3 + 1e-12), typical * 1e3 + 1e-12)
         return torch.exp(-stacked / variance)
 
 
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The weighted mean of each sample, (B, 1, *grid) -> (B,); NaN where nothing has weight."""
+    if weight is None:
+        return values.flatten(1).mean(1)
+    return (weight * values).flatten(1).sum(1) / weight.flatten(1).sum(1)
+
+
 def _entropy(probability: Tensor) -> Tensor:
-    return -(probability * probability.clamp_min(1e-12).log()).sum()
+    """Of distributions (B, cells): (B,)."""
+    return -(probability * probability.clamp_min(1e-12).log()).sum(1)
 
 
 def _shift(image: Tensor, axis: int, by: int) -> Tensor:
