@@ -1,0 +1,131 @@
+"""Steps as settings: a registrar in a recipe's YAML, or in a checkpoint's header.
+
+step: two_step
+steps:
+  - {step: downsampled, inner: {step: vector_field, net: {kind: unet}}}
+  - {step: repeat, n: 2, inner: {step: velocity, net: {kind: unet, channels: [8, 16]}}}
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from stepwarp.config import Strict
+from stepwarp.geometry.sampling import Outside
+from stepwarp.networks.config import DenseNetConfig, EncoderConfig, UNetConfig
+from stepwarp.registrar.steps.guided import Guided
+from stepwarp.registrar.steps.sequences import Downsampled, Repeat, TwoStep
+from stepwarp.registrar.steps.step import Step
+from stepwarp.registrar.steps.steps import Matrix, Unit, VectorField, Velocity
+
+
+class VectorFieldConfig(Strict):
+    """`VectorField`."""
+
+    step: Literal["vector_field"] = "vector_field"
+    net: DenseNetConfig = UNetConfig()
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    unit: Unit = "voxels"
+
+    def build(self, dims: int) -> Step:
+        return VectorField(self.net.build(dims), self.scale, self.unit)
+
+
+class VelocityConfig(Strict):
+    """`Velocity`."""
+
+    step: Literal["velocity"] = "velocity"
+    net: DenseNetConfig = UNetConfig()
+    squarings: int = Field(default=6, ge=0, le=12)
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    unit: Unit = "voxels"
+
+    def build(self, dims: int) -> Step:
+        return Velocity(self.net.build(dims), self.squarings, self.scale, self.unit)
+
+
+class GuidedConfig(Strict):
+    """`Guided`; the network's input channels follow from the images' axes."""
+
+    step: Literal["guided"] = "guided"
+    net: UNetConfig = UNetConfig()
+    radius: int = Field(default=2, ge=1, le=9)
+    smooth_force: float = Field(default=1.7, ge=0, le=10)
+    smooth_step: float = Field(default=1.0, ge=0, le=10)
+
+    def build(self, dims: int) -> Step:
+        net = self.net.model_copy(update={"in_channels": 2 * (1 + dims)}).build(dims)
+        return Guided(net, self.radius, self.smooth_force, self.smooth_step)
+
+
+class MatrixConfig(Strict):
+    """`Matrix`."""
+
+    step: Literal["matrix"] = "matrix"
+    net: EncoderConfig = EncoderConfig()
+
+    def build(self, dims: int) -> Step:
+        return Matrix(self.net.build(dims))
+
+
+class TwoStepConfig(Strict):
+    """`TwoStep`, also of more than two: they are nested to the left."""
+
+    step: Literal["two_step"] = "two_step"
+    steps: tuple[StepConfig, ...] = Field(min_length=2, max_length=64)
+    lazy: bool = False
+    outside: Outside = "zero"
+
+    def build(self, dims: int) -> Step:
+        steps = [step.build(dims) for step in self.steps]
+        return reduce(lambda first, second: TwoStep(first, second, self.lazy, self.outside), steps)
+
+
+class DownsampledConfig(Strict):
+    """`Downsampled`."""
+
+    step: Literal["downsampled"] = "downsampled"
+    inner: StepConfig
+    factor: int = Field(default=2, ge=2, le=32)
+    corner_aligned: bool = False
+
+    def build(self, dims: int) -> Step:
+        return Downsampled(self.inner.build(dims), self.factor, self.corner_aligned)
+
+
+class RepeatConfig(Strict):
+    """`Repeat`."""
+
+    step: Literal["repeat"] = "repeat"
+    inner: StepConfig
+    n: int = Field(ge=1, le=1000)
+    lazy: bool = False
+    outside: Outside = "zero"
+
+    def build(self, dims: int) -> Step:
+        return Repeat(self.inner.build(dims), self.n, self.lazy, self.outside)
+
+
+#: The settings of any step; `TypeAdapter(StepConfig)` reads them, `build` makes the step.
+StepConfig = Annotated[
+    VectorFieldConfig | VelocityConfig | GuidedConfig | MatrixConfig | TwoStepConfig | DownsampledConfig | RepeatConfig,
+    Field(discriminator="step"),
+]
+
+for _nested in (TwoStepConfig, DownsampledConfig, RepeatConfig):
+    _nested.model_rebuild()
+
+_ADAPTER: TypeAdapter[StepConfig] = TypeAdapter(StepConfig)
+
+
+def read_step(values: object) -> StepConfig:
+    """Settings of a step from plain data, as YAML or JSON holds it. Raises pydantic's ValidationError."""
+    return _ADAPTER.validate_python(values)
+
+
+def build(config: StepConfig, dims: int) -> Step:
+    """The step that the settings describe, for images of `dims` axes; untrained it finds the identity."""
+    return config.build(dims)

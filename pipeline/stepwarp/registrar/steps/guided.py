@@ -1,0 +1,67 @@
+"""A step whose network is shown what an optimiser would do: learnt descent instead of blind prediction."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stepwarp.geometry import sampling, smoothing
+from stepwarp.losses.similarity import LNCC
+from stepwarp.registrar.steps.maps import FieldMap, Images
+from stepwarp.registrar.steps.step import Step
+
+#: Forces, in units where strong edges far from their match have about 2, are limited smoothly to this length.
+_LONGEST_FORCE = 2.0
+#: The share of the plain smoothed force in the first step of an untrained network.
+_FIRST_GAIN = 0.5
+
+
+class Guided(Step):
+    """Steepest descent on the local correlation, corrected by a network that sees images and forces.
+
+    The forces are the directions in which the correlation rises: of the moving image's values along its own gradient,
+    and of the fixed image's likewise (as in symmetric demons). Of an untrained network, whose output is 0, the step is
+    the smoothed force times a learnt gain, which is one iteration of direct optimisation; what training adds is what a
+    gradient does not know. Where the images match the forces vanish. After RIIR (Zhang et al. 2024) and GraDIRN
+    (Qiu et al. 2022), whose networks are given the gradient of the similarity too.
+
+    net: of 1 + D channels per image, the image and its force, to D channels in voxels. radius: of the correlation's
+    windows. smooth_force, smooth_step: Gaussian sigmas in voxels of the plain force and of the whole step. No gradient
+    is taken through the forces: as inputs they are given."""
+
+    def __init__(self, net: nn.Module, radius: int = 2, smooth_force: float = 1.7, smooth_step: float = 1.0) -> None:
+        super().__init__()
+        self.net = net
+        self.gain = nn.Parameter(torch.tensor(_FIRST_GAIN))
+        self.similarity = LNCC(radius)
+        self.smooth_force = smooth_force
+        self.smooth_step = smooth_step
+
+    def forward(self, fixed: Images, moving: Images) -> FieldMap:
+        if fixed.grid != moving.grid:
+            raise ValueError(f"a step needs both images on one grid, not on {fixed.grid} and {moving.grid}")
+        of_fixed, of_moving = forces(self.similarity, fixed.data, moving.data)
+        found = self.net(torch.cat([fixed.data, of_fixed], 1), torch.cat([moving.data, of_moving], 1))
+        with torch.autocast(found.device.type, enabled=False):
+            step = found.float() + self.gain * smoothing.gaussian(of_moving, self.smooth_force)
+            return FieldMap(smoothing.gaussian(step, self.smooth_step), fixed.grid)
+
+    @property
+    def title(self) -> str:
+        return f"Guided {type(self.net).__name__}"
+
+
+@torch.no_grad()
+def forces(similarity: LNCC, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the correlation of (B, 1, *grid) images rises, (B, D, *grid) each: along the fixed image's gradient, and,
+    what a step is composed of, along the moving image's. Per voxel, so without the size of the images in it."""
+    with torch.autocast(fixed.device.type, enabled=False):
+        fixed, moving = fixed.float(), moving.float()
+        _, to_fixed, to_moving = similarity.value_and_gradients(fixed, moving)
+        of_fixed = _limited(fixed.numel() * sampling.scaled_gradient(to_fixed, fixed))
+        return of_fixed, _limited(-fixed.numel() * sampling.scaled_gradient(to_moving, moving))
+
+
+def _limited(force: Tensor) -> Tensor:
+    squared = force.square().sum(1, keepdim=True)
+    return force / (1 + squared / _LONGEST_FORCE**2).sqrt()

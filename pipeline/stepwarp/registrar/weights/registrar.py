@@ -1,0 +1,66 @@
+"""A trained registrar: steps with their weights, and the recipe of what they want to be given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from stepwarp.geometry import Composition, DisplacementField, Grid, Image, Transform
+from stepwarp.registrar.steps import Images, Map, Step, describe
+from stepwarp.registrar.steps.config import StepConfig
+from stepwarp.registrar.weights.card import Card
+from stepwarp.registrar.weights.recipe import Prepared, Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Registrar:
+    """Registers images of any size, spacing and orientation: fixed world -> moving world, RAS+ mm.
+
+    config: the settings that `step` was built from, None for one built by hand."""
+
+    step: Step
+    recipe: Recipe
+    card: Card
+    config: StepConfig | None = None
+
+    @torch.no_grad()
+    def register(self, fixed: Image, moving: Image, start: Transform | None = None) -> Transform:
+        """The transform found in one pass of the network, on the device where its weights are.
+
+        start: a transform, usually an affine, from which the network goes on; without one, see the recipe's grid.
+        Returns start after a displacement field on the network's grid. Raises InputError for images that the recipe
+        cannot prepare, or that are too small for the network."""
+        prepared = self.recipe.prepare(fixed, moving, start)
+        return Composition.of(prepared.start, self.found(prepared))
+
+    @torch.no_grad()
+    def found(self, prepared: Prepared) -> DisplacementField:
+        """What one pass of the network finds for a pair as its recipe prepares it: on the pair's grid, to be followed
+        by the pair's start. Raises InputError for images that are too small."""
+        return _field(self.step(*self._images(prepared)), prepared.fixed.grid)
+
+    @torch.no_grad()
+    def trace(self, fixed: Image, moving: Image, start: Transform | None = None) -> Iterator[Transform]:
+        """The transform after each step, the last one that of `register`."""
+        prepared = self.recipe.prepare(fixed, moving, start)
+        for field in self.found_by_step(prepared):
+            yield Composition.of(prepared.start, field)
+
+    @torch.no_grad()
+    def found_by_step(self, prepared: Prepared) -> Iterator[DisplacementField]:
+        """What has been found after each step, the last one that of `found`."""
+        for found in self.step.trace(*self._images(prepared)):
+            yield _field(found, prepared.fixed.grid)
+
+    def _images(self, prepared: Prepared) -> tuple[Images, Images]:
+        device = next((weights.device for weights in self.step.parameters()), torch.device("cpu"))
+        return Images.stack([prepared.fixed], device), Images.stack([prepared.moving], device)
+
+    def __repr__(self) -> str:
+        return f"{self.card.name}\n{describe(self.step)}"
+
+
+def _field(found: Map, grid: Grid) -> DisplacementField:
+    return DisplacementField(found.on(grid).float().cpu(), grid)

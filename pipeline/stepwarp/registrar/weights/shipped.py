@@ -1,0 +1,40 @@
+"""The weights that come with stepwarp, by name: each a file of the package, checked before it is used."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+
+from stepwarp.errors import InputError
+from stepwarp.files import sha256
+
+#: name -> SHA-256 of `weights/NAME.safetensors` in the package.
+SHIPPED: dict[str, str] = {}
+
+
+def weights_path(source: str | Path) -> Path:
+    """The file that holds the weights `source`: the name of shipped ones, or a path.
+
+    Raises InputError for neither, and for a shipped file that is not the one that was released."""
+    if isinstance(source, str) and source in SHIPPED:
+        return _released(source)
+    if not Path(source).exists():
+        raise InputError(f"{source}: is no file, and no weights of that name come with stepwarp. {_hint(str(source))}")
+    return Path(source)
+
+
+def _released(name: str) -> Path:
+    path = Path(str(resources.files("stepwarp"))) / "weights" / f"{name}.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: is missing, so '{name}' cannot be used. Install stepwarp again.")
+    if sha256(path) != SHIPPED[name]:
+        raise InputError(f"{path}: is not the file that was released as '{name}'. Install stepwarp again.")
+    return path
+
+
+def _hint(name: str) -> str:
+    near = difflib.get_close_matches(name, SHIPPED, 1)
+    if near:
+        return f"Did you mean '{near[0]}'?"
+    return f"There are {', '.join(SHIPPED)}." if SHIPPED else "None come with it yet: give a file."
