@@ -1,0 +1,181 @@
+"""`stepwarp train` and `stepwarp finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stepwarp.cli.checks import check_files
+from stepwarp.cli.options import DeviceOption, ThreadsOption, VerboseOption, path_option
+from stepwarp.cli.progress import shown_progress
+from stepwarp.errors import InputError
+
+if TYPE_CHECKING:
+    from stepwarp.training.loop import Trained
+    from stepwarp.training.plan import Plan
+
+_OutOption = Annotated[Path | None, path_option("--out", "-o", metavar="FOLDER", help="Where the training lives.")]
+_SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change a setting of the recipe: optimiser.lr=1e-4; repeatable."),
+]
+_DataOption = Annotated[
+    Path | None,
+    path_option("--data", metavar="FOLDER", help="Where the manifest's paths begin.", show_default="STEPWARP_DATA"),
+]
+_ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+_MinutesOption = Annotated[
+    float | None,
+    typer.Option(min=0.001, metavar="MINUTES", help="End after this time, with a checkpoint.", show_default="none"),
+]
+
+
+def train(
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A recipe's file, or the name of one that comes with stepwarp: brain_t1, gradicon, ...",
+        ),
+    ],
+    out: _OutOption = None,
+    overrides: _SetOption = None,
+    data: _DataOption = None,
+    resume: _ResumeOption = False,
+    max_minutes: _MinutesOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the plan, and the time and memory of one iteration.")
+    ] = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the network of a registrar.
+
+    \b
+      stepwarp train brain_t1 --out run --data FOLDER
+      stepwarp train my.yaml --out run --set optimiser.lr=1e-4 --max-minutes 60
+      torchrun --nproc-per-node 4 --no-python stepwarp train brain_t1 --out run
+
+    The folder then holds:
+
+    \b
+      weights.safetensors  the best so far, with its model card, for register
+      checkpoint.pt        all of the training, for --resume
+      config.yaml          the recipe with every setting
+      log.jsonl            loss and validation; also in tensorboard/ (tensorboard --logdir FOLDER)
+      cache/               the scans, aligned and on the network's grid"""
+    from stepwarp.workflow import train as workflow
+
+    changes = overrides or []
+    if dry_run:
+        with shown_progress() as progress:
+            plan = workflow.plan_recipe(config, changes, root=data, device=device, threads=threads, progress=progress)
+        print(_described(plan))
+        return
+    if out is None:
+        raise InputError("--out is missing: name a folder for the training, or look at the plan with --dry-run")
+    with shown_progress() as progress:
+        ended = workflow.train_from_recipe(
+            config,
+            out,
+            changes,
+            root=data,
+            resume=resume,
+            max_minutes=max_minutes,
+            device=device,
+            threads=threads,
+            progress=progress,
+        )
+    _print_ended(ended, out)
+
+
+def finetune(
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="Your scans; see stepwarp manifest make. Those of the split "
+            "'training' are trained on, those of 'validation', if there are any, decide what is kept.",
+        ),
+    ],
+    weights: Annotated[Path, path_option("--weights", "-w", help="Weights of stepwarp to begin with.")],
+    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where the training lives.")],
+    overrides: _SetOption = None,
+    data: _DataOption = None,
+    resume: _ResumeOption = False,
+    max_minutes: _MinutesOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train weights a little further, on your own scans.
+
+    \b
+      stepwarp finetune mine.json --weights brain-t1.safetensors --out run
+
+    The recipe is that of the weights, with a lower learning rate and 500 iterations; --set curriculum.0.iterations=2000
+    makes it longer. The folder is that of stepwarp train."""
+    check_files([weights])
+    from stepwarp.workflow import train as workflow
+
+    with shown_progress() as progress:
+        ended = workflow.finetune(
+            manifest,
+            weights,
+            out,
+            overrides or [],
+            root=data,
+            resume=resume,
+            max_minutes=max_minutes,
+            device=device,
+            threads=threads,
+            progress=progress,
+        )
+    _print_ended(ended, out)
+
+
+def _described(plan: Plan) -> str:
+    """The plan as text."""
+    config = plan.config
+    lines = [
+        f"{config.name}: {config.iterations} iterations, seed {config.seed}, {config.precision}",
+        f"data       {config.data.manifest}: {plan.scans} scans, {plan.pairs} ordered pairs to train on, "
+        f"{plan.validation_pairs} to validate on",
+        f"grid       {plan.grid!r}",
+        f"losses on  {_grids(config.loss.grids)}, {config.loss.similarity.kind} and {config.loss.regularity}"
+        + (", both directions" if config.loss.both_ways else ""),
+        "",
+        plan.tree,
+        "",
+        "stage  iterations  steps  frozen  trained parameters  seconds/iteration  peak MiB  losses on",
+    ]
+    for number, cost in enumerate(plan.stages, 1):
+        stage = cost.stage
+        lines.append(
+            f"{number:>5}  {stage.iterations:>10}  {stage.steps or 'all':>5}  {stage.frozen:>6}  {cost.parameters:>18,}"
+            f"  {cost.seconds:>17.3f}  {cost.peak_mib:>8}  {_grids(stage.grids or config.loss.grids)}"
+        )
+    return "\n".join([*lines, "", f"all iterations together: about {_duration(plan.seconds)} on this machine"])
+
+
+def _grids(grids: object) -> str:
+    return " + ".join(f"{grid.weight:g} x {grid.mm:g} mm" for grid in grids)  # type: ignore[attr-defined]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _print_ended(ended: Trained, out: Path) -> None:
+    state = "done" if ended.finished else "time is up; go on with --resume"
+    print(f"iterations   {ended.iteration} ({state}), {_duration(ended.seconds)}")
+    if ended.best is not None:
+        measures = ", ".join(f"{name} {value:.4f}" for name, value in ended.best.measures.items())
+        print(f"best         iteration {ended.best.iteration}: {measures}")
+    print(f"weights      {ended.weights or 'none yet'}")
+    print(f"look at      tensorboard --logdir {out / 'tensorboard'}")

@@ -1,0 +1,1 @@
+"""Training of registrars: recipes, the loop, its checkpoints, and what it is judged by."""

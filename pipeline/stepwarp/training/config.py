@@ -1,0 +1,338 @@
+"""Recipes of trainings: `configs/<family>.yaml`, and changes to them from the command line."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from stepwarp.config import PRESETS, Strict, configs_folder
+from stepwarp.data.manifest import first_problem
+from stepwarp.data.settings import DataSettings
+from stepwarp.errors import InputError
+from stepwarp.losses import similarity
+from stepwarp.losses.similarity import Similarity
+from stepwarp.registrar.steps.config import StepConfig, TwoStepConfig
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+#: Voxels this much larger or smaller are of the size that was meant.
+_SAME_MM = 1e-6
+
+
+class LNCC(Strict):
+    """Local correlation in windows of 2 radius + 1 voxels; see `losses.similarity`."""
+
+    kind: Literal["lncc"] = "lncc"
+    radius: int = Field(default=2, ge=1, le=8)
+    epsilon: Finite = 1e-5
+
+    def build(self) -> Similarity:
+        return similarity.LNCC(self.radius, self.epsilon)
+
+
+class NCC(Strict):
+    """Correlation of the whole images."""
+
+    kind: Literal["ncc"] = "ncc"
+
+    def build(self) -> Similarity:
+        return similarity.NCC()
+
+
+class SSD(Strict):
+    """Mean squared difference."""
+
+    kind: Literal["ssd"] = "ssd"
+
+    def build(self) -> Similarity:
+        return similarity.SSD()
+
+
+class MI(Strict):
+    """Mutual information, for different contrasts."""
+
+    kind: Literal["mi"] = "mi"
+    bins: int = Field(default=32, ge=4, le=256)
+
+    def build(self) -> Similarity:
+        return similarity.MutualInformation(self.bins)
+
+
+class MIND(Strict):
+    """Self-similarity, for different contrasts."""
+
+    kind: Literal["mind"] = "mind"
+    dilation: int = Field(default=2, ge=1, le=8)
+    sigma: Finite = 0.8
+
+    def build(self) -> Similarity:
+        return similarity.MIND(self.dilation, self.sigma)
+
+
+class LossGrid(Strict):
+    """A grid on which the similarity is measured: voxels of `mm`, a whole multiple of the data's; its weight."""
+
+    mm: PositiveFloat
+    weight: Finite = 1.0
+
+
+class LossSettings(Strict):
+    """What is made small: a sum of terms, each a mean over voxels times its weight, the same on grids of any spacing.
+
+    similarity: on each of `grids`, their weights scaled to a sum of 1. The other terms are taken on the finest of these
+    grids. regularity: of the displacement; diffusion has no unit, bending mm^-2. inverse_consistency: mean squared
+    distance (mm^2) from the start after going there and back; gradicon: the same of the derivative, without unit.
+    folding: how far below 0 Jacobian determinants are. dice: 1 - mean overlap of the label maps. supervision: mean
+    squared distance to the teacher's map (mm^2).
+
+    symmetric: train on both directions of a pair, for twice the time; inverse_consistency and gradicon do so anyway."""
+
+    similarity: Annotated[LNCC | NCC | SSD | MI | MIND, Field(discriminator="kind")] = LNCC()
+    similarity_weight: Weight = 1.0
+    grids: tuple[LossGrid, ...] = Field(min_length=1)
+    regularity: Literal["diffusion", "bending"] = "diffusion"
+    regularity_weight: Weight = 0.0
+    inverse_consistency: Weight = 0.0
+    gradicon: Weight = 0.0
+    folding: Weight = 0.0
+    dice: Weight = 0.0
+    supervision: Weight = 0.0
+    symmetric: bool = False
+
+    @property
+    def both_ways(self) -> bool:
+        return self.symmetric or self.inverse_consistency > 0 or self.gradicon > 0
+
+    @model_validator(mode="after")
+    def _refuse_nothing(self) -> LossSettings:
+        if not self.similarity_weight + self.dice + self.supervision > 0:
+            raise ValueError("nothing brings the images together: similarity_weight, dice and supervision are all 0")
+        return self
+
+
+class OptimiserSettings(Strict):
+    """Adam.
+
+    lr: the learning rate, reached after `warm_up` iterations of every stage, falling along a cosine over the whole
+    training to `final` times lr. clip: gradients longer than this are shortened to it. ema: decay of the running mean
+    of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
+
+    lr: Finite = 5e-4
+    warm_up: NonNegativeInt = 20
+    final: float = Field(default=0.05, gt=0, le=1)
+    weight_decay: Weight = 0.0
+    clip: Finite = 1.0
+    ema: float = Field(default=0.99, ge=0, lt=1)
+
+
+class Stage(Strict):
+    """A part of the training.
+
+    steps: how many of the recipe's topmost steps take part, the first ones; all by default. frozen: so many of these
+    stay as they are. grids: of the similarity, instead of the loss's. spacing_mm: images are averaged to voxels of
+    this size before the registrar sees them; a whole multiple of the data's. lr: factor on the learning rate."""
+
+    iterations: PositiveInt
+    steps: PositiveInt | None = None
+    frozen: NonNegativeInt = 0
+    grids: tuple[LossGrid, ...] | None = Field(default=None, min_length=1)
+    spacing_mm: PositiveFloat | None = None
+    lr: Finite = 1.0
+
+
+class ValidationSettings(Strict):
+    """On the manifest's pairs among the scans that are held out.
+
+    pairs: at most so many, the first ones. every: iterations. keep_best_by: the measure that decides which weights are
+    kept; mean_dice wants labels, loss is the dissimilarity on the finest loss grid."""
+
+    pairs: PositiveInt = 8
+    every: PositiveInt = 200
+    keep_best_by: Literal["mean_dice", "loss"] = "mean_dice"
+
+
+class TrainingConfig(Strict):
+    """A whole recipe of `stepwarp train`.
+
+    steps: the registrar, see `registrar.steps.config`. precision: bf16 computes convolutions in half precision.
+    checkpoint_every: iterations."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    description: str = ""
+    data: DataSettings
+    steps: StepConfig
+    loss: LossSettings
+    optimiser: OptimiserSettings = OptimiserSettings()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    curriculum: tuple[Stage, ...] = Field(min_length=1)
+    validation: ValidationSettings = ValidationSettings()
+    checkpoint_every: PositiveInt = 100
+    seed: NonNegativeInt = 0
+
+    @property
+    def iterations(self) -> int:
+        """Of all stages."""
+        return sum(stage.iterations for stage in self.curriculum)
+
+    def stage_at(self, iteration: int) -> tuple[int, int]:
+        """The stage that an iteration belongs to, and its number within the stage, all counted from 0."""
+        for number, stage in enumerate(self.curriculum):
+            if iteration < stage.iterations:
+                return number, iteration
+            iteration -= stage.iterations
+        raise IndexError("the training is over")
+
+    def learning_rate(self, iteration: int) -> float:
+        """At an iteration, counted from 0."""
+        number, within = self.stage_at(iteration)
+        settings = self.optimiser
+        cosine = settings.final + (1 - settings.final) * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
+        return settings.lr * self.curriculum[number].lr * cosine * min(1, (within + 1) / (settings.warm_up + 1))
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> TrainingConfig:
+        count = len(self.steps.steps) if isinstance(self.steps, TwoStepConfig) else 1
+        for number, stage in enumerate(self.curriculum):
+            active = count if stage.steps is None else stage.steps
+            if active > count:
+                raise ValueError(f"curriculum.{number}: {active} steps take part, and the registrar has {count}")
+            if stage.frozen >= active:
+                raise ValueError(f"curriculum.{number}: all {active} steps are frozen, so nothing is trained")
+            sizes: dict[str, float | None] = {f"curriculum.{number}.spacing_mm": stage.spacing_mm}
+            sizes |= {f"curriculum.{number}.grids.{n}.mm": grid.mm for n, grid in enumerate(stage.grids or ())}
+            self._check_sizes(sizes)
+        self._check_sizes({f"loss.grids.{n}.mm": grid.mm for n, grid in enumerate(self.loss.grids)})
+        last = self.curriculum[-1].spacing_mm
+        if last is not None and pooling(self.data.spacing_mm, last) != 1:
+            raise ValueError(
+                f"curriculum.{len(self.curriculum) - 1}.spacing_mm: the registrar will be used on images of"
+                f" {self.data.spacing_mm:g} mm, so the last stage must train it on them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_truth(self) -> TrainingConfig:
+        if self.loss.dice and not self.data.labels:
+            raise ValueError("loss.dice needs label maps: set data.labels to true")
+        if self.loss.supervision and self.data.teacher is None:
+            raise ValueError("loss.supervision needs data.teacher, the name of the manifest's transforms to learn from")
+        if self.validation.keep_best_by == "mean_dice" and not self.data.labels:
+            raise ValueError("validation.keep_best_by: mean_dice needs data.labels; without labels, keep_best_by: loss")
+        return self
+
+    def _check_sizes(self, sizes: dict[str, float | None]) -> None:
+        for place, mm in sizes.items():
+            if mm is not None and pooling(self.data.spacing_mm, mm) is None:
+                raise ValueError(f"{place}: {mm:g} mm is no whole multiple of the data's {self.data.spacing_mm:g} mm")
+
+
+def pooling(spacing_mm: float, mm: float) -> int | None:
+    """How many voxels along an axis make one of `mm`; None if that is no whole number."""
+    factor = max(1, round(mm / spacing_mm))
+    return factor if abs(factor * spacing_mm - mm) < _SAME_MM else None
+
+
+def read_config(source: str | Path, overrides: Iterable[str] = ()) -> TrainingConfig:
+    """The recipe in a YAML file, or one that comes with stepwarp by its name, changed by "a.b=c" texts.
+
+    Numbers may be written as 5e-5, which YAML on its own takes for text. Raises InputError, one line that names the
+    file, the place in it and the problem."""
+    path = _config_path(source)
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read, {(error.strerror or str(error)).lower()}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds no settings. A recipe is a table of data, steps, loss and curriculum.")
+    return changed_config(values, overrides, str(path))
+
+
+def changed_config(values: dict[str, Any], overrides: Iterable[str], source: str) -> TrainingConfig:
+    """The recipe of plain data that came from `source`, changed by "a.b=c" texts. InputError as `read_config`."""
+    values = copy.deepcopy(values)
+    for override in overrides:
+        _set(values, override)
+    return check_config(values, source)
+
+
+def check_config(values: object, source: str) -> TrainingConfig:
+    """The recipe of plain data that came from `source`. InputError as `read_config`."""
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: {first_problem(error)}".replace("?.", "?")) from error
+
+
+def training_recipes() -> list[str]:
+    """The names of the recipes of trainings that come with stepwarp."""
+    return sorted(path.stem for path in configs_folder().glob("*.yaml") if path.stem not in PRESETS)
+
+
+def _config_path(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder. Name a recipe's file in it.")
+    if path.name == str(source) and path.stem in training_recipes():
+        return configs_folder() / f"{path.stem}.yaml"
+    raise InputError(f"{source}: is neither a file nor one of the recipes {', '.join(training_recipes())}")
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    """Change one value in place: "loss.grids.0.mm=4", its right side read as YAML."""
+    place, equals, text = override.partition("=")
+    keys = [key.strip() for key in place.split(".")]
+    if not equals or not all(keys):
+        raise InputError(f"--set {override}: write the place, '=' and the value, as in --set optimiser.lr=1e-4")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override}: the value is no YAML ({' '.join(str(error).split())})") from error
+    inner: Any = values
+    for depth, key in enumerate(keys):
+        if isinstance(inner, list):
+            at: Any = _index(inner, key, override)
+        elif isinstance(inner, dict):
+            at = key
+        else:
+            raise InputError(f"--set {override}: '{'.'.join(keys[:depth])}' is {inner!r} and has nothing in it")
+        if depth == len(keys) - 1:
+            inner[at] = value
+        elif isinstance(inner, dict) and inner.get(at) is None:
+            # Where nothing stands the defaults hold, and one of them is to be changed.
+            inner[at] = {}
+        inner = inner[at]
+
+
+def _index(values: Sequence[Any], key: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(values):
+        raise InputError(f"--set {override}: '{key}' is no place in a list of {len(values)}, counted from 0")
+    return int(key)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML 1.1 with two traps removed: 5e-5 is a number, and a key that stands twice is an error.
+
+    YAML 1.1 wants a point and a sign in 5.0e-5, and takes anything else for text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)

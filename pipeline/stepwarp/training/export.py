@@ -1,0 +1,70 @@
+"""Weights for use: one file with the registrar, what it wants to be given, and where it is from."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stepwarp.data.manifest import Manifest
+from stepwarp.registrar.weights import Card, Recipe, save_native_weights
+from stepwarp.training.config import TrainingConfig
+
+_PACKAGES = ("stepwarp", "torch", "monai", "numpy", "lightning-fabric")
+
+
+def export(
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: TrainingConfig,
+    manifest: Manifest,
+    recipe: Recipe,
+    *,
+    metrics: Mapping[str, float],
+    iteration: int,
+    seconds: float,
+    machine: str,
+) -> None:
+    """Write weights with their model card, in place of those of an earlier iteration.
+
+    seconds: of training until these weights were reached. machine: what it ran on, without names of hosts."""
+    settings = config.model_dump(mode="json")
+    settings["data"]["cache"] = None  # a place on this machine
+    settings["data"]["manifest"] = manifest.name
+    card = Card(
+        name=config.name,
+        data=f"{manifest.name}, split '{config.data.split}'"
+        + (f" without {', '.join(config.data.held_out)}" if config.data.held_out else "")
+        + (", images synthesised from its label maps" if config.data.synthesis is not None else ""),
+        licence=manifest.licence or "not stated by the manifest",
+        labels_used=config.loss.dice > 0 or config.data.synthesis is not None,
+        training={
+            "settings": settings,
+            "iteration": iteration,
+            "versions": {"python": platform.python_version(), **_versions()},
+        },
+        seed=config.seed,
+        seconds=round(seconds, 1),
+        machine=machine,
+        metrics={name: float(value) for name, value in metrics.items() if math.isfinite(value)},
+        notes=config.description,
+    )
+    save_native_weights(path, config.steps, state, recipe, card, overwrite=True)
+
+
+def machine_name(device: torch.device, processes: int) -> str:
+    """The kind of processor that a training ran on."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{processes} x {name}" if processes > 1 else name
+
+
+def _versions() -> dict[str, str]:
+    return {package: metadata.version(package) for package in _PACKAGES}

@@ -1,0 +1,297 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import torch
+import yaml
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from stepwarp.data.pairs import PairLoader
+from stepwarp.errors import OutputError, RegistrationError
+from stepwarp.files import write_text
+from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.registrar.steps.config import build
+from stepwarp.training import checkpoint
+from stepwarp.training.checkpoint import Best, Progressed
+from stepwarp.training.config import TrainingConfig
+from stepwarp.training.dataset import Dataset, open_dataset
+from stepwarp.training.devices import launched_fabric
+from stepwarp.training.ema import RunningMean
+from stepwarp.training.export import export, machine_name
+from stepwarp.training.log import Log
+from stepwarp.training.objective import Objective, train_only
+from stepwarp.training.validation import validate
+
+CHECKPOINT, WEIGHTS, CONFIG = "checkpoint.pt", "weights.safetensors", "config.yaml"
+#: Iterations between lines of the log, each the mean over them.
+_LOG_EVERY = 10
+_DIMS = 3
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended. finished: whether all iterations are done. weights: the best so far, ready for use; None
+    if time was up before any were validated. best: their measures, where there were pairs to validate on."""
+
+    finished: bool
+    iteration: int
+    seconds: float
+    weights: Path | None
+    best: Best | None
+
+
+def train(
+    config: TrainingConfig,
+    out: Path,
+    *,
+    root: Path | None = None,
+    resume: bool = False,
+    max_minutes: float | None = None,
+    device: torch.device | str = "cpu",
+    weights: Mapping[str, Tensor] | None = None,
+    progress: Progress = silent,
+) -> Trained:
+    """Train a registrar and keep the best of it.
+
+    Writes into `out`: weights.safetensors, the best so far with its model card; checkpoint.pt, to go on from;
+    config.yaml; log.jsonl; tensorboard/; and cache/, unless the recipe names another. On one CPU, equal seeds and
+    numbers of threads give equal weights, also where a training was killed and resumed.
+
+    root: where the manifest's paths begin. resume: go on from the checkpoint in `out`. max_minutes: end after this
+    time, with a checkpoint. weights: a state to begin with. Several processes under torchrun share the work.
+
+    Raises InputError for data or a checkpoint that cannot be used; OutputError if `out` holds a training already or
+    cannot be written to; RegistrationError where the loss is not a number, naming the pair: the checkpoint then is of
+    the moment before, and goes on with the next pair."""
+    deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+    _claim(out, resume)
+    fabric = launched_fabric(torch.device(device))
+    with fabric.rank_zero_first():
+        watched = progress if fabric.is_global_zero else silent
+        data = open_dataset(config, root, out / "cache", fabric.device, watched)
+    run = _Run(config, out, fabric, data, watched)
+    if weights is not None:
+        run.begin_with(weights)
+    if resume:
+        run.go_on()
+    try:
+        return run.through(deadline)
+    finally:
+        run.close()
+
+
+class _Run:
+    """One process' part in a training."""
+
+    def __init__(
+        self, config: TrainingConfig, out: Path, fabric: Fabric, data: Dataset, progress: Progress = silent
+    ) -> None:
+        self.config = config
+        self.out = out
+        self.fabric = fabric
+        self.data = data
+        self.progress = progress
+        torch.manual_seed(config.seed)
+        step = build(config.steps, _DIMS)
+        self.objective = Objective(step, config, data.manifest.ignore_labels)
+        optimiser = torch.optim.Adam(step.parameters(), config.optimiser.lr, weight_decay=config.optimiser.weight_decay)
+        self.model, self.stepping = fabric.setup(self.objective, optimiser)
+        self.state = Progressed(step, RunningMean(step, config.optimiser.ema), optimiser)
+        self.loader = PairLoader(
+            data.training,
+            config.data.batch,
+            config.data.workers,
+            rank=fabric.global_rank,
+            ranks=fabric.world_size,
+            pin=fabric.device.type == "cuda",
+        )
+        self.log: Log | None = None
+        self.sums: dict[str, float | Tensor] = defaultdict(float)
+
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Start from trained weights."""
+        self.state.step.load_state_dict(dict(weights))
+        self.state.mean.module.load_state_dict(dict(weights))
+
+    def go_on(self) -> None:
+        """Start from the checkpoint."""
+        self.loader.load_state_dict(checkpoint.load(self.out / CHECKPOINT, self.state, self.config))
+
+    def through(self, deadline: float) -> Trained:
+        """Iterate to the end, or until the clock `time.monotonic` shows the deadline."""
+        state, config = self.state, self.config
+        if self.fabric.is_global_zero:
+            write_text(self.out / CONFIG, as_yaml(config), overwrite=True)
+            self.log = Log(self.out, state.iteration)
+        self.began = time.monotonic() - state.seconds
+        batches = iter(self.loader)
+        stage, begun_at, late = None, 0, False
+        while state.iteration < config.iterations and not late:
+            number, within = config.stage_at(state.iteration)
+            if number != stage:
+                stage, begun_at = number, within
+                train_only(state.step, config, config.curriculum[number])
+            loss, late = self._iterate(next(batches), number, deadline)
+            # Counted from where this run began, so that the time left is told from its own speed.
+            done, total = within + 1 - begun_at, config.curriculum[number].iterations - begun_at
+            self.progress(Step(f"stage {number + 1} of {len(config.curriculum)}", done, total, loss))
+            last = late or state.iteration == config.iterations
+            if last or state.iteration % config.validation.every == 0:
+                self._judge()
+            if last or state.iteration % config.checkpoint_every == 0:
+                self._save()
+        return Trained(
+            state.iteration == config.iterations, state.iteration, state.seconds, self._weights(), state.best
+        )
+
+    def close(self) -> None:
+        """Write what the log holds back."""
+        if self.log is not None:
+            self.log.close()
+
+    def _iterate(self, batch: dict[str, Any], stage: int, deadline: float) -> tuple[float, bool]:
+        """One update of the weights. Returns the loss, and whether it is past the deadline, as all processes see it."""
+        state, fabric = self.state, self.fabric
+        rate = self.config.learning_rate(state.iteration)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        buffers = [buffer.clone() for buffer in state.step.buffers()]
+        state.step.train()
+        terms = self.model(self._tensors(batch), stage, self._seed())
+        self.stepping.zero_grad()
+        fabric.backward(terms["loss"])
+        clip = self.config.optimiser.clip
+        clipped = fabric.clip_gradients(self.model, self.stepping, max_norm=clip, error_if_nonfinite=False)
+        length = float(cast(Tensor, clipped))
+        past = float(time.monotonic() > deadline)
+        shared = torch.stack([terms["loss"].detach(), terms["loss"].new_tensor(past)])
+        loss, past = cast(Tensor, fabric.all_reduce(shared, reduce_op="mean")).tolist()
+        if not math.isfinite(loss + length):
+            self._stop(batch, stage, buffers)
+        self.stepping.step()
+        state.mean.update(state.step)
+        state.iteration += 1
+        state.seconds = time.monotonic() - self.began
+        self._note(terms, {"gradient": length, "learning_rate": rate})
+        return loss, past > 0
+
+    def _tensors(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        device = self.fabric.device
+        return {name: value.to(device, non_blocking=True) for name, value in batch.items() if name != "pair"}
+
+    def _seed(self) -> int:
+        """Of what is drawn in this iteration by this process."""
+        place = self.state.iteration * self.fabric.world_size + self.fabric.global_rank
+        return (self.config.seed * 1_000_003 + place) % 2**63
+
+    def _stop(self, batch: dict[str, Any], stage: int, buffers: list[Tensor]) -> NoReturn:
+        """Save the state before this iteration, with the next batch to come, and say which pair was to blame."""
+        blamed = self._blamed(self._tensors(batch), batch["pair"], stage)
+        for buffer, before in zip(self.state.step.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        if self.fabric.world_size > 1:
+            everywhere: list[Any] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(everywhere, blamed)
+            blamed = [name for part in everywhere for name in part]
+        self._save()
+        raise RegistrationError(
+            f"iteration {self.state.iteration + 1}: the loss or its gradient is not a number, of the pair "
+            f"{', '.join(blamed) or ', '.join(batch['pair'])}. {self.out / CHECKPOINT} holds the weights before it; "
+            "--resume goes on with the next pair. If it happens again, lower optimiser.lr or leave the scans out."
+        )
+
+    @torch.no_grad()
+    def _blamed(self, tensors: dict[str, Tensor], names: list[str], stage: int) -> list[str]:
+        """The pairs of a batch of which a term is not finite by itself, with the names of the terms."""
+        blamed = []
+        for number, name in enumerate(names):
+            terms = self.objective({key: value[number : number + 1] for key, value in tensors.items()}, stage)
+            strange = [term for term, value in terms.items() if term != "loss" and not value.isfinite()]
+            if strange:
+                blamed.append(f"'{name}' ({', '.join(strange)})")
+        return blamed
+
+    def _note(self, terms: Mapping[str, Tensor], more: Mapping[str, float]) -> None:
+        """Add to the means of the log, and write them every few iterations. Each process sees its own pairs."""
+        values: dict[str, Tensor | float] = {**terms, **more}
+        for name, value in values.items():
+            # On a GPU nothing waits for the numbers until they are written.
+            share = (value.detach() if isinstance(value, Tensor) else value) / _LOG_EVERY
+            self.sums[name] = self.sums[name] + share
+        if self.state.iteration % _LOG_EVERY == 0:
+            if self.log is not None:
+                means = {name: float(value) for name, value in self.sums.items()}
+                self.log.write("train", self.state.iteration, {**means, "seconds": self.state.seconds})
+            self.sums.clear()
+
+    def _judge(self) -> None:
+        """Validate the mean weights, and export them if they are the best so far. The first process does it alone."""
+        if self.log is None:
+            return
+        state = self.state
+        if not self.data.validation:
+            self._export({})
+            return
+        settings = self.config.validation
+        judged = validate(
+            state.mean.module,
+            self.data.validation,
+            self.objective.grid,
+            self.objective.similarity,
+            self.data.manifest.ignore_labels,
+            self.fabric.device,
+        )
+        self.log.write("validation", state.iteration, judged.measures)
+        self.log.picture("fixed, moving, moved, difference", state.iteration, judged.strip)
+        score = judged.measures[settings.keep_best_by]
+        score = -score if settings.keep_best_by == "loss" else score
+        if math.isfinite(score) and (state.best is None or score > state.best.score):
+            state.best = Best(state.iteration, score, judged.measures)
+            self._export(judged.measures)
+
+    def _export(self, measures: Mapping[str, float]) -> None:
+        export(
+            self.out / WEIGHTS,
+            self.state.mean.module.state_dict(),
+            self.config,
+            self.data.manifest,
+            self.data.recipe,
+            metrics=measures,
+            iteration=self.state.iteration,
+            seconds=self.state.seconds,
+            machine=machine_name(self.fabric.device, self.fabric.world_size),
+        )
+
+    def _save(self) -> None:
+        if self.log is not None:
+            checkpoint.save(self.out / CHECKPOINT, self.state, self.config, self.loader.state_dict())
+
+    def _weights(self) -> Path | None:
+        path = self.out / WEIGHTS
+        return path if path.exists() else None
+
+
+def as_yaml(config: TrainingConfig) -> str:
+    """A recipe as it can be read again, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _claim(out: Path, resume: bool) -> None:
+    """The folder for a new training; or, to resume, as it is."""
+    if not resume:
+        present = next((name for name in (CHECKPOINT, WEIGHTS) if (out / name).exists()), None)
+        if present is not None:
+            raise OutputError(f"{out / present}: exists already. Go on with it by --resume, or choose another --out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be made ({error.strerror}). Choose another --out.") from error

@@ -1,0 +1,95 @@
+"""What the weights are worth: fixed pairs, registered as they are and measured on the network's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stepwarp.evaluation.overlap import dice, mean_dice
+from stepwarp.evaluation.regularity import regularity
+from stepwarp.geometry import DisplacementField, Grid, LabelMap, sampling
+from stepwarp.losses.similarity import Similarity
+from stepwarp.registrar.steps import Images, Map
+
+#: Brighter than this is tissue, where regularity is measured; images are scaled to about 0..1.
+_TISSUE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """measures: means over the pairs. mean_dice only where there are labels; loss: the dissimilarity on the grid;
+    folds_percent and std_log_jacobian inside the fixed image's tissue. strip: a picture of the first pair (height,
+    width), 0..1: fixed, moving, moved, difference; one row per direction of view."""
+
+    measures: dict[str, float]
+    strip: Tensor
+
+
+@torch.no_grad()
+def validate(
+    step: nn.Module,
+    samples: Sequence[Mapping[str, Any]],
+    grid: Grid,
+    similarity: Similarity,
+    ignore_labels: tuple[int, ...] = (),
+    device: torch.device | str = "cpu",
+) -> Validation:
+    """Register the pairs on `grid` with `step` and measure, in single precision.
+
+    samples: as of `data.pairs.FixedPairs`, one or more."""
+    rows, strip = [], None
+    for sample in samples:
+        fixed, moving = (Images(sample[side][None].to(device), grid) for side in ("fixed", "moving"))
+        found = step(fixed, moving)
+        moved = moving.warp(found)
+        row = {"loss": float(similarity(fixed.data, moved.data))}
+        row |= _regularity(found, fixed)
+        if "fixed_labels" in sample:
+            row["mean_dice"] = _dice(sample, found, grid, ignore_labels)
+        rows.append(row)
+        strip = picture_strip(fixed.data, moving.data, moved.data) if strip is None else strip
+    if strip is None:
+        raise ValueError("there is no pair to validate on")
+    measures = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return Validation(measures, strip)
+
+
+def picture_strip(fixed: Tensor, moving: Tensor, moved: Tensor) -> Tensor:
+    """The middle slices of three images (1, 1, *shape), and the difference after registration, as one picture of greys.
+
+    2D images are one row; of 3D images each axis is looked along in a row of its own."""
+    panels = [fixed[0, 0], moving[0, 0], moved[0, 0], (fixed - moved)[0, 0].abs()]
+    panels = [panel.detach().float().cpu().clamp(0, 1) for panel in panels]
+    if panels[0].ndim == 3:
+        rows = [[panel.select(axis, panel.shape[axis] // 2) for panel in panels] for axis in range(3)]
+    else:
+        rows = [[panel.reshape(panel.shape[0], -1) for panel in panels]]
+    lines = [torch.cat([panel.T.flip(0) for panel in row], 1) for row in rows]
+    width = max(line.shape[1] for line in lines)
+    return torch.cat([torch.nn.functional.pad(line, (0, width - line.shape[1])) for line in lines])
+
+
+def _regularity(found: Map, fixed: Images) -> dict[str, float]:
+    field = DisplacementField(found.on(fixed.grid)[:1].float().cpu(), fixed.grid)
+    mask = fixed.data[0, 0].cpu() > _TISSUE
+    measured = regularity(field, mask if mask.any() else torch.ones_like(mask))
+    spread = measured.std_log_jacobian
+    return {
+        "folds_percent": 100 * measured.folds.share,
+        "std_log_jacobian": float("nan") if spread is None else spread,
+    }
+
+
+def _dice(sample: Mapping[str, Any], found: Map, grid: Grid, ignore: tuple[int, ...]) -> float:
+    fixed, moving = (sample[f"{side}_labels"] for side in ("fixed", "moving"))
+    displacement = found.on(grid)[:1].float().cpu()
+    still = torch.eye(grid.ndim + 1, dtype=torch.float64)
+    warped = sampling.warp(moving[None], displacement, still, "nearest")
+    return mean_dice(
+        dice(LabelMap(fixed[0], grid, "fixed labels"), LabelMap(warped[0, 0], grid, "moved labels"), ignore)
+    )
