@@ -45,12 +45,12 @@ def record():
 
 @pytest.fixture
 def fake_register(monkeypatch, record):
-    """Stands in for `register` of the workflow: `.calls` and `.saved` tell what it was called with, `.error` is what it
-    raises, `.record` what it returns."""
+    """Stands in for `register` of the workflow: `.calls`, `.saved` and `.traced` tell what it was called with, `.error`
+    is what it raises, `.record` what it returns."""
     import stepwarp.workflow.register as module
     from stepwarp.registrar.progress import Step
 
-    fake = SimpleNamespace(calls=[], saved=[], error=None, record=record)
+    fake = SimpleNamespace(calls=[], saved=[], traced=[], error=None, record=record)
 
     def register(fixed, moving, *, progress, **options):
         fake.calls.append({"fixed": fixed, "moving": moving, **options})
@@ -58,11 +58,14 @@ def fake_register(monkeypatch, record):
         progress(Step("affine", 1, 2, 0.25))
         if fake.error:
             raise fake.error
-        return SimpleNamespace(record=fake.record, save=save)
+        return SimpleNamespace(record=fake.record, save=save, save_trace=save_trace)
 
     def save(out, *, overwrite, progress):
         fake.saved.append((out, overwrite))
         return out
+
+    def save_trace(folder, *, overwrite):
+        fake.traced.append((folder, overwrite))
 
     monkeypatch.setattr(module, "register", register)
     return fake

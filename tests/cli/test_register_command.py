@@ -32,6 +32,10 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "threads": None,
             "seed": 0,
             "time_budget": None,
+            "network": None,
+            "network_steps": None,
+            "refine": True,
+            "trace": False,
             "trust": None,
         }
     ]
@@ -56,8 +60,38 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "threads": 3,
         "seed": 7,
         "time_budget": 12.5,
+        "network": None,
+        "network_steps": None,
+        "refine": True,
+        "trace": False,
         "trust": "sform",
     }
+
+
+def test_options_of_the_network_reach_the_workflow(run, fake_register, two_files, tmp_path):
+    options = f"--weights brain-t1 --steps 5 --no-refine --trace {tmp_path / 'way'} --force"
+    assert register(run, two_files, tmp_path / "out", *options.split()).code == 0
+    network = {"network": "brain-t1", "network_steps": 5, "refine": False, "trace": True}
+    assert network.items() <= fake_register.calls[0].items()
+    assert fake_register.traced == [(tmp_path / "way", True)]
+
+
+@pytest.mark.parametrize("name", ["trace.json", "step01_Warp.nii.gz"])
+def test_an_existing_trace_is_found_before_any_work(run, fake_register, two_files, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    result = register(run, two_files, tmp_path / "out", "--trace", tmp_path)
+    assert result.code == 4
+    assert f"{tmp_path / name}: exists already. Choose another --trace" in result.err
+    result = register(run, two_files, tmp_path / "out", "--trace", "way.nii.gz")
+    assert result.code == 3
+    assert "way.nii.gz: --trace is a folder" in result.err
+    assert not fake_register.calls
+
+
+@pytest.mark.parametrize(("used", "words"), [(True, "descent, 1 step\n"), (False, "descent, not used\n")])
+def test_summary_names_the_network(run, fake_register, two_files, tmp_path, used, words):
+    fake_register.record["network"] = {"name": "descent", "steps": 1, "used": used}
+    assert words in register(run, two_files, tmp_path / "out").out
 
 
 def test_summary_tells_what_a_user_wants_to_know(run, fake_register, two_files, tmp_path):
@@ -185,10 +219,21 @@ def small_pair(tmp_path_factory):
     return paths
 
 
+def test_absent_weights_are_one_line(run, small_pair, tmp_path):
+    result = register(run, small_pair, tmp_path / "out", "--weights", "brain-t99")
+    assert result.code == 3
+    assert result.err.splitlines()[-1].startswith("stepwarp: brain-t99: is no file, and no weights of that name")
+
+
 def test_two_files_become_results_that_apply_understands(run, small_pair, tmp_path):
     out = tmp_path / "out"
-    result = register(run, small_pair, out, "--preset", "fast", "--time-budget", "10", "--json")
+    options = ("--preset", "fast", "--time-budget", "10", "--json", "--trace", tmp_path / "trace")
+    result = register(run, small_pair, out, *options)
     assert result.code == 0, result.err
+    steps = json.loads((tmp_path / "trace" / "trace.json").read_text())
+    assert [step["kind"] for step in steps] == ["affine", *["deformable"] * (len(steps) - 1)]
+    assert all((tmp_path / "trace" / step["file"]).is_file() for step in steps[1:])
+    assert "Step by step" in (out / "report.html").read_text()
     assert json.loads(result.out) == json.loads((out / "registration.json").read_text())
     assert {path.name for path in out.iterdir()} == set(RESULTS)
     applied = run("apply", "-t", out, "-i", small_pair[1], "-o", tmp_path / "moved.nii.gz")

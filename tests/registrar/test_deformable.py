@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from stepwarp.config import DeformableSettings, Level
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, inverse_residual, jacobian
-from stepwarp.registrar.deformable import mended, optimise
+from stepwarp.registrar.deformable import as_deformation, mended, optimise
 
 
 def settings(*levels_mm, iterations=30, **changes):
@@ -158,6 +158,61 @@ def test_a_deadline_that_has_passed_gives_the_identity_and_says_so(known, start)
     assert not deformation.inverse_warp.displacement.any()
     assert deformation.trace == []
     assert deformation.stopped == "the time budget was spent at 12 mm"
+
+
+def test_with_no_time_left_the_start_is_the_result(known, start, found):
+    """Also one that lies on another grid; and what undoes it."""
+    coarse = found.warp.on(known.fixed.grid.coarser(2))
+    for begin in (found.warp, coarse):
+        kept = optimise(known.fixed, known.moving, start, QUICK, start=begin, deadline=time.monotonic() - 1)
+        points = known.points()
+        longest = np.linalg.norm(begin(points) - points, axis=1).max()
+        apart = np.linalg.norm(kept.warp(points) - begin(points), axis=1)
+        assert apart.mean() < 0.01 * longest
+        assert apart.max() < 0.1 * longest
+        assert inverse_residual(begin, kept.inverse_warp, points).mean() < 0.02 * longest
+        assert kept.stopped == "the time budget was spent at 12 mm"
+
+
+def test_both_sides_go_half_the_way_of_a_start(known, start, found):
+    """Swapped, the same start the other way round leads to the inverse."""
+    past = time.monotonic() - 1
+    still = Affine.identity(3)
+    there = optimise(known.fixed, known.fixed, still, QUICK, start=found.warp, deadline=past)
+    back = optimise(known.fixed, known.fixed, still, QUICK, start=found.inverse_warp, deadline=past)
+    assert inverse_residual(there.warp, back.warp, known.points()).mean() < 0.1
+
+
+def test_from_the_solution_it_stays_there(known, start, found):
+    again = optimise(known.fixed, known.moving, start, settings(6), start=found.warp)
+    assert known.error(whole(start, again)) < 1.05 * known.error(whole(start, found))
+    points = known.points()
+    travelled = np.linalg.norm(found.warp(points) - points, axis=1).mean()
+    assert np.linalg.norm(again.warp(points) - found.warp(points), axis=1).mean() < 0.35 * travelled
+
+
+def test_a_start_that_folds_is_smoothed(known, start, found):
+    folded = found.warp.displacement.clone()
+    middle = tuple(n // 2 for n in known.fixed.grid.shape)
+    folded[(0, 0, *middle)] += 3
+    begin = DisplacementField(folded, known.fixed.grid)
+    assert float(jacobian.smallest_corner_determinant(folded).min()) < 0
+    kept = optimise(known.fixed, known.moving, start, QUICK, start=begin, deadline=time.monotonic() - 1)
+    as_it_is = as_deformation(begin, known.fixed.grid, QUICK, "here")
+    for deformation in (kept, as_it_is):
+        assert float(jacobian.smallest_corner_determinant(deformation.warp.displacement).min()) > 0
+        assert inverse_residual(deformation.warp, deformation.inverse_warp, known.points()).mean() < 0.05
+    assert as_it_is.stopped == "here"
+
+
+def test_whoever_watches_sees_each_level_on_its_grid(known, start, found):
+    seen = []
+    optimise(known.fixed, known.moving, start, QUICK, watch=lambda mm, field: seen.append((mm, field)))
+    assert [mm for mm, _ in seen] == [12, 6]
+    assert [field.grid.spacing.tolist() for _, field in seen] == [[12.0] * 3, [6.0] * 3]
+    errors = [known.error(Composition.of(start, field)) for _, field in seen]
+    assert known.error(start) > errors[0] > errors[1]
+    assert errors[1] == pytest.approx(known.error(whole(start, found)), rel=0.05)
 
 
 @pytest.mark.parametrize("which", ["fixed", "moving", "both"])

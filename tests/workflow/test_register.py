@@ -15,7 +15,8 @@ from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, Grid, Image, LabelMap, inverse_residual, jacobian
-from stepwarp.workflow.register import register, scale_intensities
+from stepwarp.losses.intensities import scale_intensities
+from stepwarp.workflow.register import register
 
 #: Labels that the study does not score: exterior, CSF, vessels, rare ids.
 NOT_SCORED = (15, 42, 43, 46, 63, 64, 65, 66, 69, 74, 126, 127)

@@ -18,6 +18,8 @@ RESULTS = (
     "registration.json",
     "report.html",
 )
+#: What a trace writes into its folder, as far as it can be known before.
+TRACE = ("trace.json", "step01_Warp.nii.gz")
 _IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".nrrd", ".mha")
 
 
@@ -34,19 +36,25 @@ def check_files(paths: Iterable[Path | None]) -> None:
             raise InputError(f"{path}: may not be read. Change its permissions.")
 
 
-def check_out(folder: Path, names: Iterable[str] = RESULTS, *, overwrite: bool) -> None:
+def check_out(
+    folder: Path, names: Iterable[str] = RESULTS, *, overwrite: bool, option: str = "--out", default: str = "result"
+) -> None:
     """InputError for a folder that is named like an image; OutputError if it cannot take the files `names`.
 
-    They may be there already only with `overwrite`."""
+    They may be there already only with `overwrite`. option, default: what gave the folder, and a name for it."""
     suffix = next((s for s in sorted(_IMAGE_SUFFIXES, key=len, reverse=True) if folder.name.lower().endswith(s)), None)
     if suffix:
-        better = folder.with_name(folder.name[: -len(suffix)] or "result")
-        raise InputError(f"{folder}: --out is a folder, and this is the name of an image. Use, say, --out {better}.")
+        better = folder.with_name(folder.name[: -len(suffix)] or default)
+        raise InputError(
+            f"{folder}: {option} is a folder, and this is the name of an image. Use, say, {option} {better}."
+        )
     present = [name for name in names if os.path.lexists(folder / name)]
     if present and not overwrite:
-        raise OutputError(f"{folder / present[0]}: exists already. Choose another --out, or replace it with --force.")
+        raise OutputError(
+            f"{folder / present[0]}: exists already. Choose another {option}, or replace it with --force."
+        )
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not existing.is_dir():
-        raise OutputError(f"{existing}: is a file, so {folder} cannot be made in it. Choose another --out.")
+        raise OutputError(f"{existing}: is a file, so {folder} cannot be made in it. Choose another {option}.")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"{existing}: may not be written to. Choose another --out, or change its permissions.")
+        raise OutputError(f"{existing}: may not be written to. Choose another {option}, or change its permissions.")

@@ -15,6 +15,7 @@ from stepwarp.cli.demo import demo
 from stepwarp.cli.evaluate import evaluate
 from stepwarp.cli.manifest import app as manifest
 from stepwarp.cli.register import register
+from stepwarp.cli.train import finetune, train
 
 app = typer.Typer(
     add_completion=False,
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-for _command in (register, apply, evaluate, demo, benchmark):
+for _command in (register, apply, evaluate, demo, benchmark, train, finetune):
     app.command(cls=Command, epilog=EXIT_CODES)(_command)
 app.add_typer(manifest, name="manifest")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from stepwarp.cli.checks import check_files, check_out
+from stepwarp.cli.checks import TRACE, check_files, check_out
 from stepwarp.cli.command import VERDICT_FAIL
 from stepwarp.cli.options import (
     DeviceOption,
@@ -54,6 +54,33 @@ def register(
             min=0.001, metavar="SECONDS", help="Start no further iteration after this time.", show_default="none"
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="A network that goes on from the affine: a file of stepwarp train, of icon_registration or of "
+            "uniGradICON, or the name of weights that come with stepwarp. The preset then refines what it found.",
+            show_default="no network",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How often the network runs each step that it repeats.",
+            show_default="as it was trained",
+        ),
+    ] = None,
+    no_refine: Annotated[bool, typer.Option("--no-refine", help="End with what the network found.")] = False,
+    trace: Annotated[
+        Path | None,
+        path_option(
+            metavar="FOLDER",
+            help="Keep the way there: the field after each step of the network and each level of the preset, their "
+            "numbers in trace.json, and a strip of pictures in the report.",
+        ),
+    ] = None,
     trust: TrustOption = None,
     force: ForceOption = False,
     as_json: Annotated[
@@ -79,9 +106,14 @@ def register(
       report.html          a page to look at
 
     antsApplyTransforms -t 1Warp.nii.gz -t 0GenericAffine.mat gives Warped.nii.gz. Before the files get their names,
-    SimpleITK reads them back, and they are compared with what was computed."""
+    SimpleITK reads them back, and they are compared with what was computed.
+
+    A network is given the images as its own file says. Where what it finds does not help (images less alike, folds,
+    images too small for it), it is dropped, the preset runs as without it, and the verdict says so."""
     check_files([fixed, moving, fixed_mask, moving_mask])
     check_out(out, overwrite=force)
+    if trace is not None:
+        check_out(trace, TRACE, overwrite=force, option="--trace", default="trace")
     from stepwarp.workflow.register import register as register_files
 
     with shown_progress(silent=as_json) as progress:
@@ -98,10 +130,16 @@ def register(
             threads=threads,
             seed=seed,
             time_budget=time_budget,
+            network=weights,
+            network_steps=steps,
+            refine=not no_refine,
+            trace=trace is not None,
             trust=trust,
             progress=progress,
         )
         registration.save(out, overwrite=force, progress=progress)
+        if trace is not None:
+            registration.save_trace(trace, overwrite=force)
     record = registration.record
     if as_json:
         print(json.dumps(record, indent=1))

@@ -51,11 +51,20 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "regularity" in measures:
         central, one_sided = (measures["regularity"][key]["count"] for key in ("folds", "corner_folds"))
         rows.append(("folds", f"{central} by central, {one_sided} by one-sided differences"))
-    seconds = {stage["name"]: stage["seconds"] for stage in record["stages"]}
+    if record.get("network"):
+        rows.append(("network", escape(_network(record["network"]))))
+    seconds: dict[str, float] = {}
+    for stage in record["stages"]:
+        seconds[stage["name"]] = seconds.get(stage["name"], 0.0) + stage["seconds"]
     stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     rows.append(("seconds", f"{sum(seconds.values()):.1f} ({stages})"))
     rows.append(("memory", f"{max(stage['peak_mib'] for stage in record['stages'])} MiB at most"))
     return rows
+
+
+def _network(network: Mapping[str, Any]) -> str:
+    steps = f"{network['steps']} step{'s'[: network['steps'] != 1]}"
+    return f"{network['name']}, {steps}" if network["used"] else f"{network['name']}, not used"
 
 
 def _change(measures: Mapping[str, Any], key: str) -> str:

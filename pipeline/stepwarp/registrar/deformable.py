@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,10 @@ _SMALLEST_AT_THE_END = 0.1
 _MEND_AT_MOST = 20
 
 
+#: Receives a level's mm and the warp so far, on the level's grid.
+Watch = Callable[[float, DisplacementField], None]
+
+
 @dataclass(frozen=True)
 class Deformation:
     """The deformable part of a registration, on the fixed grid, to be followed by the affine.
@@ -57,12 +62,19 @@ class Deformation:
 class _Side:
     """One of the two images with the field that leads to it from the middle space."""
 
-    def __init__(self, image: Image, world: np.ndarray, mask: Image | None, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        image: Image,
+        world: np.ndarray,
+        mask: Image | None,
+        device: torch.device | str,
+        field: DisplacementField | None,
+    ) -> None:
         self.image = image
         self.mask = mask
         self.world = world  # (D+1, D+1), from the middle space's world to the image's
         self.device = device
-        self.field: DisplacementField | None = None
+        self.field = field
 
     def enter(self, grid: Grid, factors: tuple[int, ...]) -> None:
         """Prepare a level: image and mask pooled, and the field brought onto the level's grid."""
@@ -103,32 +115,55 @@ def optimise(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     device: torch.device | str = "cpu",
+    start: DisplacementField | None = None,
     deadline: float | None = None,
     progress: Progress = silent,
+    watch: Watch | None = None,
 ) -> Deformation:
     """Find the deformation that, followed by `affine`, makes `moving` look like `fixed`.
 
     fixed, moving: intensities of about 0 to 1, background 0. Masks: 1 where an image may be trusted, on that image's
-    own grid. deadline: a `time.monotonic()` after which no further iteration starts.
+    own grid. start: what to begin with in place of the identity, fixed world -> fixed world before the affine, on any
+    grid; where it folds it is smoothed. deadline: a `time.monotonic()` after which no further iteration starts. watch:
+    is told how far each level came.
 
     Raises RegistrationError when the loss stops being a number."""
+    towards_fixed, towards_moving = (None, None) if start is None else _halves(start, settings, device)
     sides = (
-        _Side(fixed, np.eye(fixed.grid.ndim + 1), fixed_mask, device),
-        _Side(moving, affine.matrix, moving_mask, device),
+        _Side(fixed, np.eye(fixed.grid.ndim + 1), fixed_mask, device, towards_fixed),
+        _Side(moving, affine.matrix, moving_mask, device, towards_moving),
     )
     similarity = make_similarity(settings)
     trace: list[dict[str, float]] = []
     stopped = "every level was run"
     for level in _useful_levels(settings, fixed.grid):
-        for side in sides:
-            factors = _factors(side.image.grid, level)
-            side.enter(fixed.grid.coarser(_factors(fixed.grid, level)), factors)
-        losses = _run_level(level, sides, similarity, settings, deadline, progress)
-        trace += [{"level_mm": level.mm, "iteration": n, "loss": loss} for n, loss in enumerate(losses)]
-        if deadline is not None and time.monotonic() > deadline:
+        if start is not None and _is_over(deadline):  # a level that does nothing would still make the start coarser
             stopped = f"the time budget was spent at {level.mm:g} mm"
             break
-    return _join(fixed.grid, sides, settings.smallest_jacobian, trace, stopped)
+        grid = fixed.grid.coarser(_factors(fixed.grid, level))
+        for side in sides:
+            side.enter(grid, _factors(side.image.grid, level))
+        losses = _run_level(level, sides, similarity, settings, deadline, progress)
+        if watch is not None:
+            so_far = _forward(*_fields(grid, sides), settings.smallest_jacobian)
+            watch(level.mm, DisplacementField(so_far, grid))
+        trace += [{"level_mm": level.mm, "iteration": n, "loss": loss} for n, loss in enumerate(losses)]
+        if _is_over(deadline):
+            stopped = f"the time budget was spent at {level.mm:g} mm"
+            break
+    to_fixed, to_moving = _fields(fixed.grid, sides)
+    forward = _forward(to_fixed, to_moving, settings.smallest_jacobian)
+    backward = _balanced(forward, sampling.compose(to_fixed, jacobian.invert(to_moving)))
+    return Deformation(DisplacementField(forward, fixed.grid), DisplacementField(backward, fixed.grid), trace, stopped)
+
+
+def as_deformation(warp: DisplacementField, grid: Grid, settings: DeformableSettings, stopped: str) -> Deformation:
+    """A deformation that was found elsewhere, on the fixed grid and with its inverse, as `optimise` leaves its own.
+
+    warp: fixed world -> fixed world, before the affine, on any grid; where it folds it is smoothed."""
+    forward = _unfolded(warp.on(grid).displacement, settings.smallest_jacobian)
+    backward = _balanced(forward, -forward)
+    return Deformation(DisplacementField(forward, grid), DisplacementField(backward, grid), [], stopped)
 
 
 def make_similarity(settings: DeformableSettings) -> Similarity:
@@ -171,7 +206,7 @@ def _run_level(
     """Iterate on one level until it no longer pays; the loss of every iteration."""
     losses: list[float] = []
     for n in range(level.iterations):
-        if (deadline is not None and time.monotonic() > deadline) or _settled(losses, settings):
+        if _is_over(deadline) or _settled(losses, settings):
             break
         losses.append(_iterate(level, sides, similarity, settings))
         if n % _MEND_EVERY == _MEND_EVERY - 1:
@@ -180,6 +215,10 @@ def _run_level(
         progress(Step(f"deformable {level.mm:g} mm", n + 1, level.iterations, losses[-1]))
     progress(Step(f"deformable {level.mm:g} mm", level.iterations, level.iterations, losses[-1] if losses else None))
     return losses
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
 
 
 def _settled(losses: list[float], settings: DeformableSettings) -> bool:
@@ -223,22 +262,40 @@ def _typical_length(step: Tensor) -> float:
     return float(lengths.kthvalue(rank).values) or float(lengths.max())
 
 
-def _join(
-    grid: Grid, sides: tuple[_Side, _Side], smallest: float, trace: list[dict[str, float]], stopped: str
-) -> Deformation:
-    """Fixed -> middle -> moving as one field on the fixed grid, free of folds, with its inverse."""
+def _halves(
+    start: DisplacementField, settings: DeformableSettings, device: torch.device | str
+) -> tuple[DisplacementField, DisplacementField]:
+    """A start as what leads to the fixed and to the moving image from the points half-way, x + u(x) / 2.
+
+    Both on the start's grid; to_moving o to_fixed^-1 is the start."""
+    whole = _unfolded(start.displacement.float().cpu(), settings.smallest_jacobian)
+    to_fixed = jacobian.invert(whole / 2)
+    to_moving = sampling.compose(whole, to_fixed)
+    return DisplacementField(to_fixed.to(device), start.grid), DisplacementField(to_moving.to(device), start.grid)
+
+
+def _fields(grid: Grid, sides: tuple[_Side, _Side]) -> tuple[Tensor, Tensor]:
+    """The way to the fixed and the way to the moving image, on a grid."""
     to_fixed, to_moving = (
         torch.zeros(1, grid.ndim, *grid.shape) if side.field is None else side.field.on(grid).displacement.cpu()
         for side in sides
     )
-    forward = sampling.compose(to_moving, jacobian.invert(to_fixed))
+    return to_fixed, to_moving
+
+
+def _forward(to_fixed: Tensor, to_moving: Tensor, smallest: float) -> Tensor:
+    """Fixed -> middle -> moving as one displacement, free of folds."""
+    return _unfolded(sampling.compose(to_moving, jacobian.invert(to_fixed)), smallest)
+
+
+def _unfolded(displacement: Tensor, smallest: float) -> Tensor:
+    """The displacement, smoothed where it folds or is about to, until it does not."""
     for _ in range(_MEND_AT_MOST):
-        following = mended(forward, min(smallest, _SMALLEST_AT_THE_END))
-        if following is forward:
+        following = mended(displacement, min(smallest, _SMALLEST_AT_THE_END))
+        if following is displacement:
             break
-        forward = following
-    backward = _balanced(forward, sampling.compose(to_fixed, jacobian.invert(to_moving)))
-    return Deformation(DisplacementField(forward, grid), DisplacementField(backward, grid), trace, stopped)
+        displacement = following
+    return displacement
 
 
 def _balanced(forward: Tensor, start: Tensor) -> Tensor:

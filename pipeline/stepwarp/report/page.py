@@ -34,6 +34,7 @@ def render(page: PairPage) -> str:
     content = f"""{_header(page)}
 {panels.comparison(scene)}
 <div class="pairs">{_deformation(scene)}{_differences(scene)}</div>
+{panels.steps(scene) if page.steps else ""}
 {_course(page.record)}
 <div class="columns">{_tables(page)}</div>
 {_methods(page)}"""
@@ -86,7 +87,12 @@ def _course(record: Mapping[str, Any]) -> str:
 
 def _tables(page: PairPage) -> str:
     record = page.record
-    names = {"measures": "Measures", "self_check": "Self-check of the written files", "inputs": "Inputs"}
+    names = {
+        "measures": "Measures",
+        "network": "Network",
+        "self_check": "Self-check of the written files",
+        "inputs": "Inputs",
+    }
     cards = {title: record[key] for key, title in names.items() if record.get(key)}
     truth = card("Against the known truth", text.before_after_table(page.truth)) if page.truth else ""
     settings = card("Settings", text.record_table(record["settings"])) if record.get("settings") else ""

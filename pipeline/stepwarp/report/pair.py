@@ -9,9 +9,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from stepwarp.geometry import DisplacementField, Image
+from stepwarp.geometry import DisplacementField, Image, Transform
 from stepwarp.report.pictures import Tone
 from stepwarp.report.views import Orientation, View, centre_of_mass
+
+
+@dataclass(frozen=True, eq=False)
+class StepView:
+    """How things stood after one step. transform: fixed world -> moving world. facts: lines below its picture. used:
+    whether the result came by this way."""
+
+    title: str
+    transform: Transform
+    facts: tuple[str, ...]
+    used: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +37,8 @@ class PairPage:
     affine_moved: the moving image under the affine part alone.
     warp: the deformable part, voxels of the fixed grid. jacobian: the determinant, float, grid.shape. mask: bool,
     grid.shape, where the determinant is shown (everywhere by default).
-    truth: for a demonstration with a known answer, row label -> (value before, value after)."""
+    truth: for a demonstration with a known answer, row label -> (value before, value after).
+    moving: the moving image on its own grid. steps: of the way to the result, in their order; they need `moving`."""
 
     fixed: Image
     moving_before: Image
@@ -38,6 +50,8 @@ class PairPage:
     jacobian: Tensor | None = None
     mask: Tensor | None = None
     truth: Mapping[str, tuple[Any, Any]] | None = None
+    moving: Image | None = None
+    steps: tuple[StepView, ...] = ()
 
     def __post_init__(self) -> None:
         grid = self.fixed.grid
@@ -46,6 +60,8 @@ class PairPage:
         for other in (self.moving_before, self.moved, self.affine_moved, self.warp):
             if other is not None and other.grid != grid:
                 raise ValueError(f"all that the page shows lies on the fixed grid {grid}, not on {other.grid}")
+        if self.steps and self.moving is None:
+            raise ValueError("the steps are shown on the moving image, which is missing")
         for tensor in (self.jacobian, self.mask):
             if tensor is not None and tuple(tensor.shape) != grid.shape:
                 raise ValueError(f"a map of shape {tuple(tensor.shape)} does not fit {grid}")
@@ -79,6 +95,14 @@ class Scene:
     def moving_slice(self, key: str, view: View, index: int | None = None) -> np.ndarray:
         """A slice of the moving image in one of its states, in 0..1 and matched to the fixed one."""
         return self._moving_tone(self._cut(self.moving[key][1], view, index))
+
+    def step_slice(self, step: StepView, view: View) -> np.ndarray:
+        """The central slice of the moving image as it stood after a step, matched to the fixed one; only that slice is
+        interpolated."""
+        assert self.page.moving is not None
+        plane = self.turned.plane(self.page.fixed.grid, view, self.centre[view.axis])
+        moved = self.page.moving.warp(step.transform, plane)
+        return self._moving_tone(view.cut(self.turned.turn(moved.data), 0))
 
     def central_slice(self, values: Tensor, view: View) -> np.ndarray:
         """The slice through the centre of values on the fixed grid."""

@@ -77,6 +77,26 @@ def _picture_frame(scene: Scene, view: View, source: str, overlay: str = "") -> 
     return _frame(scene, view, f'<img src="{source}" alt="{view.name} view">{overlay}')
 
 
+def steps(scene: Scene) -> str:
+    """The moving image after each step of the way, one slice of it, with the step's numbers."""
+    view = VIEWS[0]
+    fixed = _step(scene, view, "fixed image", grey_strip([scene.fixed_slice(view)]), ())
+    rest = "".join(
+        _step(scene, view, step.title, grey_strip([scene.step_slice(step, view)]), step.facts, step.used)
+        for step in scene.page.steps
+    )
+    return f"""<section class="card"><h2>Step by step</h2><div class="strip">{fixed}{rest}</div>
+<p class="note">The moving image after each step, one {view.name.lower()} slice of it, always interpolated once from the
+original. Local correlation (LNCC) and folds are measured on the fixed grid inside the subject; how far a step moved is
+the mean and the largest change of where points of the subject go. Dimmed steps were not used.</p></section>"""
+
+
+def _step(scene: Scene, view: View, title: str, source: str, facts: tuple[str, ...], used: bool = True) -> str:
+    lines = "".join(f"<span>{escape(fact)}</span>" for fact in facts)
+    frame = _picture_frame(scene, view, source)
+    return f'<div class="step{"" if used else " unused"}">{frame}<strong>{escape(title)}</strong>{lines}</div>'
+
+
 def deformed_grid(scene: Scene, warp: DisplacementField) -> str:
     """The grid of the moving space pulled back onto the registered image."""
     distance = figures.line_distance(scene.fixed.shape, scene.turned.spacing)

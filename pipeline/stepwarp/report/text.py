@@ -84,6 +84,7 @@ def methods(record: Mapping[str, Any], fixed: str, moving: str, grid: str) -> st
     sentences = [
         f"{moving} was registered to {fixed} ({grid}) with {name}.",
         _stages_sentence(record),
+        _network_sentence(record),
         "The transform maps points of the fixed image to points of the moving image; the moving image was interpolated "
         "once, linearly, through the composed transform.",
         _run_sentence(record),
@@ -99,6 +100,15 @@ def _stages_sentence(record: Mapping[str, Any]) -> str:
         return ""
     resolutions = f", at resolutions of {', '.join(levels)} mm and {len(rows)} iterations in all" if levels else ""
     return f"It ran in {len(names)} stage{'s'[: len(names) > 1]} ({', '.join(names)}){resolutions}."
+
+
+def _network_sentence(record: Mapping[str, Any]) -> str:
+    network = record.get("network")
+    if not network or not network["used"]:
+        return ""
+    known = "" if network["sha256"] is None else f" (weights with the SHA-256 {network['sha256']})"
+    refined = ", from which the optimisation went on" if record.get("loss") else ""
+    return f"The network {network['name']}{known} found the deformation in {plain(network['steps'])} steps{refined}."
 
 
 def _run_sentence(record: Mapping[str, Any]) -> str:

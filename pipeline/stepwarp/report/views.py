@@ -66,6 +66,17 @@ class Orientation:
         values = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
         return nib.orientations.apply_orientation(values, self._codes)
 
+    def plane(self, grid: Grid, view: View, index: int) -> Grid:
+        """The grid, one voxel thick, of a view's slice `index` of a volume on `grid`."""
+        axis = int(self.source[view.axis])
+        flipped = self._codes[axis, 1] < 0
+        start = np.zeros(3)
+        start[axis] = grid.shape[axis] - 1 - index if flipped else index
+        shape, affine = list(grid.shape), grid.affine.copy()
+        shape[axis] = 1
+        affine[:3, 3] += grid.linear @ start
+        return Grid(tuple(shape), affine)
+
     def aspect(self, view: View, shape: tuple[int, ...]) -> float:
         """Width by height in mm of a view of a volume whose RAS-ordered shape is given."""
         extent = np.array(shape) * self.spacing

@@ -147,6 +147,7 @@ def _write_report(
 ) -> None:
     from stepwarp.report.page import write_page
     from stepwarp.report.pair import PairPage
+    from stepwarp.workflow.trace import step_views
 
     fixed, moving = registration.fixed, registration.moving
     centres = Affine(np.column_stack([np.eye(3), moving.grid.centre - fixed.grid.centre]))
@@ -161,6 +162,8 @@ def _write_report(
         mask=scale_intensities(fixed).data > 0.05,
         record=record,
         truth=truth,
+        moving=moving,
+        steps=step_views(registration.trace, registration.affine),
     )
     write_page(folder / REPORT, page)
 

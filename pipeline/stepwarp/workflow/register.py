@@ -12,26 +12,27 @@ from typing import Any, get_args
 import nibabel
 import numpy as np
 import torch
-from nibabel.spatialimages import SpatialImage
 
 import stepwarp
 from stepwarp import files
-from stepwarp.config import LinearKind, Preset, SimilarityName
+from stepwarp.config import DeformableSettings, LinearKind, Preset, SimilarityName
 from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
-from stepwarp.geometry import Affine, Composition, DisplacementField, Image, LabelMap, Transform
-from stepwarp.geometry.orientation import canonical
-from stepwarp.losses.intensities import scale_intensities
+from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
 from stepwarp.losses.similarity import NCC, MutualInformation, Similarity
 from stepwarp.registrar.affine import register_linear
-from stepwarp.registrar.deformable import Deformation, make_similarity, optimise
-from stepwarp.registrar.progress import Progress, silent
+from stepwarp.registrar.deformable import Deformation, as_deformation, make_similarity, optimise
+from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.registrar.weights import Registrar
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, device_name, use_threads
-from stepwarp.workflow.verdict import judge, lowered, measure
+from stepwarp.workflow.network import Attempt, attempt, read_network
+from stepwarp.workflow.subjects import MaskSource, Source, Subject, described_inputs, prepare
+from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured, save_trace
+from stepwarp.workflow.verdict import foreground, judge, lowered, measure
 
-Source = str | Path | SpatialImage | Image
-MaskSource = str | Path | SpatialImage | LabelMap
+#: A level is as fine as the network's grid up to this factor: spacings are rounded.
+_AS_FINE = 1.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Registration:
 
     fixed, moving: the images as read. affine: fixed world -> moving world. warp: fixed world -> fixed world on the
     fixed grid, before the affine; inverse_warp undoes it; both None for a linear registration. record: what
-    registration.json holds."""
+    registration.json holds. trace: the steps of the way there, the affine first, if they were asked for."""
 
     fixed: Image
     moving: Image
@@ -48,6 +49,7 @@ class Registration:
     warp: DisplacementField | None
     inverse_warp: DisplacementField | None
     record: dict[str, Any]
+    trace: tuple[TraceStep, ...] = ()
 
     @property
     def transform(self) -> Transform:
@@ -78,6 +80,14 @@ class Registration:
 
         return save(self, Path(out), overwrite=overwrite, progress=progress, truth=truth)
 
+    def save_trace(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the field after each step and trace.json into `folder`: see `workflow.trace`.
+
+        Raises InputError for a registration that was made without a trace."""
+        if not self.trace:
+            raise InputError(f"{folder}: there is no trace to write; register with trace=True")
+        save_trace(list(self.trace), Path(folder), overwrite)
+
 
 def register(
     fixed: Source,
@@ -93,6 +103,10 @@ def register(
     threads: int | None = None,
     seed: int = 0,
     time_budget: float | None = None,
+    network: str | Path | Registrar | None = None,
+    network_steps: int | None = None,
+    refine: bool = True,
+    trace: bool = False,
     trust: files.Trust | None = None,
     progress: Progress = silent,
 ) -> Registration:
@@ -105,18 +119,26 @@ def register(
     device: auto, cpu or cuda. threads: all cores by default. time_budget: seconds after which no further iteration
     starts. trust: which statement of a self-contradicting header to believe.
 
+    network: weights to go on with from the affine: a file, the name of shipped ones, or a `Registrar`; the preset's
+    levels that are coarser than its finest grid are then left out. What it finds is dropped, and the verdict says so,
+    where it does not help. network_steps: how often it runs each step that it repeats. refine: whether the preset
+    follows. trace: keep what every step found, for `save_trace` and the report.
+
     Raises InputError for inputs that cannot be used, RegistrationError where the optimisation breaks down."""
     started = time.monotonic()
     deadline = None if time_budget is None else started + time_budget
     recipe = _recipe(preset, similarity, transform, time_budget)
+    _check_network(network, network_steps, refine, affine_only)
     place = chosen_device(device)
     used_threads = use_threads(threads)
     torch.manual_seed(seed)
     clock = Clock(progress)
+    recorder = Recorder() if trace else None
 
     with clock.stage("read"):
-        a = _prepare(fixed, fixed_mask, trust)
-        b = _prepare(moving, moving_mask, trust)
+        net = None if network is None else read_network(network, network_steps, place)
+        a = prepare(fixed, fixed_mask, trust)
+        b = prepare(moving, moving_mask, trust)
     with clock.stage("affine", reports_itself=True):
         fit = register_linear(
             a.scaled,
@@ -129,35 +151,62 @@ def register(
             device=place,
             progress=progress,
         )
-    deformation = None
-    if not affine_only:
-        with clock.stage("deformable", reports_itself=True):
-            deformation = optimise(
-                a.scaled,
-                b.scaled,
+    if recorder is not None:
+        recorder.add("affine", None, clock.stages[-1]["seconds"])
+    tried = None
+    if net is not None:
+        with clock.stage("network"):
+            tried = attempt(
+                net,
+                a.image,
+                b.image,
                 fit.transform,
-                recipe.deformable,
+                recipe.deformable.similarity,
                 fixed_mask=a.mask,
                 moving_mask=b.mask,
-                device=place,
-                deadline=deadline,
-                progress=progress,
+                recorder=recorder,
             )
-    with clock.stage("measure"):
+
+    def deform(start: Attempt | None) -> tuple[Deformation | None, dict[str, Any]]:
+        """From the network's result or from nothing, with the measures."""
+        deformation = None
+        if not affine_only:
+            with clock.stage("deformable", reports_itself=True):
+                deformation = _deformation(
+                    a, b, fit.transform, recipe.deformable, start, refine, place, deadline, progress, recorder
+                )
+        with clock.stage("measure"):
+            return deformation, measure(a.scaled, b.scaled, fit.transform, deformation, a.mask)
+
+    deformation, measures = deform(tried)
+    if tried is not None and tried.warp is not None and lowered(measures, recipe.deformable.similarity):
+        tried = tried.dropped("what came of it was less alike than after the affine")
+        _drop(recorder, "deformable")
+        deformation, measures = deform(tried)
+    if deformation is not None and lowered(measures, recipe.deformable.similarity):
+        _drop(recorder, "deformable")
+        still = DisplacementField.identity(a.scaled.grid)
+        deformation = Deformation(still, still, deformation.trace, "it lowered the similarity and was dropped")
         measures = measure(a.scaled, b.scaled, fit.transform, deformation, a.mask)
-        if deformation is not None and lowered(measures, recipe.deformable.similarity):
-            still = DisplacementField.identity(a.scaled.grid)
-            deformation = Deformation(still, still, deformation.trace, "it lowered the similarity and was dropped")
-            measures = measure(a.scaled, b.scaled, fit.transform, deformation, a.mask)
+    if tried is not None and tried.warp is None:
+        _drop(recorder, "network")
+    steps: list[TraceStep] = []
+    if recorder is not None:
+        with clock.stage("trace"):
+            inside = foreground(a.scaled, a.mask)
+            steps = measured(recorder.steps, fit.transform, a.scaled, b.scaled, inside)
 
     record = {
         "version": stepwarp.__version__,
-        "inputs": _described_inputs(a, b),
+        "inputs": described_inputs(a, b),
         "settings": {
             "preset": preset if isinstance(preset, str) else "custom",
             "transform": transform,
             "affine_only": affine_only,
             "time_budget": time_budget,
+            "network": None if net is None else net.card.name,
+            "network_steps": network_steps,
+            "refine": refine,
             "trust": trust,
             **recipe.model_dump(),
         },
@@ -169,30 +218,59 @@ def register(
         "affine": {"matrix": fit.transform.matrix.tolist(), "loss": fit.loss, "starts": [vars(s) for s in fit.starts]},
         "loss": [] if deformation is None else [{"stage": "deformable", **row} for row in deformation.trace],
         "stopped": None if deformation is None else deformation.stopped,
+        "network": None if tried is None else tried.record,
         "measures": measures,
-        "verdict": judge(measures),
+        "verdict": judge(measures) if tried is None else judge(measures, tried.notes, tried.checks),
     }
     if deformation is None:
-        return Registration(a.image, b.image, fit.transform, None, None, record)
+        return Registration(a.image, b.image, fit.transform, None, None, record, tuple(steps))
     warp, inverse_warp = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
-    return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record)
+    return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, tuple(steps))
 
 
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """One of the two images: as read, and as it is registered, with its mask: scaled, in RAS order."""
+def _deformation(
+    a: Subject,
+    b: Subject,
+    affine: Affine,
+    settings: DeformableSettings,
+    start: Attempt | None,
+    refine: bool,
+    device: torch.device,
+    deadline: float | None,
+    progress: Progress,
+    recorder: Recorder | None,
+) -> Deformation:
+    """The deformable part on the scaled images: what the network found, refined if it is to be."""
+    warp = None if start is None else start.warp
+    if start is not None and warp is not None:
+        finer = tuple(level for level in settings.levels if level.mm <= start.finest_mm * _AS_FINE)
+        if not (refine and finer):
+            reason = "no level of the preset is as fine as the network's grid" if refine else "nothing was refined"
+            progress(Step("deformable", 0, 1))
+            found = as_deformation(warp, a.scaled.grid, settings, reason)
+            progress(Step("deformable", 1, 1))
+            return found
+        settings = settings.model_copy(update={"levels": finer})
+    if recorder is not None:
+        recorder.begin()
+    return optimise(
+        a.scaled,
+        b.scaled,
+        affine,
+        settings,
+        fixed_mask=a.mask,
+        moving_mask=b.mask,
+        device=device,
+        start=warp,
+        deadline=deadline,
+        progress=progress,
+        watch=None if recorder is None else lambda _, field: recorder.add("deformable", field),
+    )
 
-    source: Source
-    mask_source: MaskSource | None
-    image: Image
-    scaled: Image
-    mask: Image | None
 
-
-def _prepare(source: Source, mask_source: MaskSource | None, trust: files.Trust | None) -> _Subject:
-    image = files.as_image(source, trust=trust)
-    mask = None if mask_source is None else canonical(_read_mask(mask_source, image, trust))
-    return _Subject(source, mask_source, image, scale_intensities(canonical(image), mask), mask)
+def _drop(recorder: Recorder | None, kind: Kind) -> None:
+    if recorder is not None:
+        recorder.drop(kind)
 
 
 def _recipe(name: str | Preset, similarity: str | None, transform: str, time_budget: float | None) -> Preset:
@@ -208,42 +286,21 @@ def _recipe(name: str | Preset, similarity: str | None, transform: str, time_bud
     return recipe.model_copy(update={"deformable": recipe.deformable.model_copy(update={"similarity": similarity})})
 
 
+def _check_network(network: object, steps: int | None, refine: bool, affine_only: bool) -> None:
+    """InputError for choices that contradict each other."""
+    if network is None and steps is not None:
+        raise InputError("a number of steps was given, and no network to run them")
+    if network is None and not refine:
+        raise InputError("without a network and without refinement nothing is left; that is affine_only")
+    if network is not None and affine_only:
+        raise InputError("affine_only ends before the network; leave out one of them")
+
+
 def _linear_similarities(recipe: Preset) -> tuple[Similarity, Similarity]:
     """For the linear stage, to search and to refine: the counterparts of the deformable stage's."""
     if recipe.deformable.similarity in ("mi", "mind"):
         return MutualInformation(), MutualInformation()
     return NCC(), make_similarity(recipe.deformable)
-
-
-def _read_mask(source: MaskSource, image: Image, trust: files.Trust | None) -> Image:
-    """The mask of an image as 0 and 1 on the image's grid."""
-    mask = files.as_labels(source, trust=trust)
-    files.require_grid_of(mask, image)
-    if not (mask.data != 0).any():
-        raise InputError(f"{mask.name}: the mask is empty. Non-zero voxels are the ones that count.")
-    return Image((mask.data != 0).float(), image.grid, mask.name)
-
-
-def _described_inputs(fixed: _Subject, moving: _Subject) -> dict[str, Any]:
-    described = {role: _described_image(subject) for role, subject in (("fixed", fixed), ("moving", moving))}
-    masks = {"fixed_mask": fixed.mask_source, "moving_mask": moving.mask_source}
-    return described | {role: _described_file(source) for role, source in masks.items() if source is not None}
-
-
-def _described_image(subject: _Subject) -> dict[str, Any]:
-    grid = subject.image.grid
-    return _described_file(subject.source) | {
-        "shape": list(grid.shape),
-        "spacing_mm": [round(float(s), 6) for s in grid.spacing],
-        "orientation": "".join(nibabel.aff2axcodes(grid.affine)),
-        "affine": grid.affine.tolist(),
-    }
-
-
-def _described_file(source: Any) -> dict[str, Any]:
-    if isinstance(source, (str, Path)):
-        return {"path": str(Path(source).resolve()), "sha256": files.sha256(source)}
-    return {"path": None, "sha256": None}
 
 
 def _versions() -> dict[str, str]:

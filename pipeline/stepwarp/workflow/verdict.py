@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,7 @@ def measure(
     """Similarity at each stage, regularity, inverse residual and overlap, inside the fixed subject (and mask).
 
     fixed, moving: scaled to 0..1, as they were registered."""
-    inside = fixed.data > _FOREGROUND
-    if fixed_mask is not None:
-        inside &= fixed_mask.data > 0
-    if not inside.any():
-        inside = torch.ones_like(inside)
+    inside = foreground(fixed, fixed_mask)
     transform: Transform = affine if deformation is None else Composition.of(affine, deformation.warp)
     result: dict[str, Any] = {
         "subject_voxels": int(inside.sum()),
@@ -59,17 +56,27 @@ def measure(
     return result
 
 
+def foreground(fixed: Image, mask: Image | None) -> Tensor:
+    """Where a scaled image shows something (and is trusted), bool on its grid; everywhere if it shows nothing."""
+    inside = fixed.data > _FOREGROUND
+    if mask is not None:
+        inside &= mask.data > 0
+    return inside if inside.any() else torch.ones_like(inside)
+
+
 def lowered(measures: dict[str, Any], similarity: SimilarityName) -> bool:
     """Whether the deformation made the images less alike than the affine alone, by the measure nearest to the loss."""
     key = {"lncc": "lncc", "mi": "mutual_information", "mind": "mutual_information"}.get(similarity, "ncc")
     return measures["similarity"][key] < measures["similarity_affine"][key]
 
 
-def judge(measures: dict[str, Any]) -> dict[str, Any]:
-    """{status: pass, check or fail, reasons: [a sentence each]} from what `measure` returned."""
+def judge(measures: dict[str, Any], notes: Sequence[str] = (), checks: Sequence[str] = ()) -> dict[str, Any]:
+    """{status: pass, check or fail, reasons: [a sentence each]} from what `measure` returned.
+
+    notes, checks: sentences of other stages, to be known and to be looked at."""
     fails: list[str] = []
-    checks: list[str] = []
-    good: list[str] = []
+    checks = [*checks]
+    good = [*notes]
     overlap = measures["overlap"]
     text = f"{overlap:.0%} of the fixed subject has a partner inside the moving image"
     (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)

@@ -1,0 +1,70 @@
+"""The two images of a registration: as they were read, as they are registered, and what a record says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+from nibabel.spatialimages import SpatialImage
+
+from stepwarp import files
+from stepwarp.errors import InputError
+from stepwarp.geometry import Image, LabelMap
+from stepwarp.geometry.orientation import canonical
+from stepwarp.losses.intensities import scale_intensities
+
+Source = str | Path | SpatialImage | Image
+MaskSource = str | Path | SpatialImage | LabelMap
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One of the two images: as read, and as it is registered, with its mask: scaled, in RAS order."""
+
+    source: Source
+    mask_source: MaskSource | None
+    image: Image
+    scaled: Image
+    mask: Image | None
+
+
+def prepare(source: Source, mask_source: MaskSource | None, trust: files.Trust | None) -> Subject:
+    """Read an image and its mask, and bring them into the form that is registered. Raises InputError as the readers,
+    and for a mask that is empty or not on the image's grid."""
+    image = files.as_image(source, trust=trust)
+    mask = None if mask_source is None else canonical(_read_mask(mask_source, image, trust))
+    return Subject(source, mask_source, image, scale_intensities(canonical(image), mask), mask)
+
+
+def described_inputs(fixed: Subject, moving: Subject) -> dict[str, Any]:
+    """The images, and their masks if there are any, as a record holds them."""
+    described = {role: _described_image(subject) for role, subject in (("fixed", fixed), ("moving", moving))}
+    masks = {"fixed_mask": fixed.mask_source, "moving_mask": moving.mask_source}
+    return described | {role: _described_file(source) for role, source in masks.items() if source is not None}
+
+
+def _described_image(subject: Subject) -> dict[str, Any]:
+    grid = subject.image.grid
+    return _described_file(subject.source) | {
+        "shape": list(grid.shape),
+        "spacing_mm": [round(float(s), 6) for s in grid.spacing],
+        "orientation": "".join(nibabel.aff2axcodes(grid.affine)),
+        "affine": grid.affine.tolist(),
+    }
+
+
+def _described_file(source: Any) -> dict[str, Any]:
+    if isinstance(source, (str, Path)):
+        return {"path": str(Path(source).resolve()), "sha256": files.sha256(source)}
+    return {"path": None, "sha256": None}
+
+
+def _read_mask(source: MaskSource, image: Image, trust: files.Trust | None) -> Image:
+    """The mask of an image as 0 and 1 on the image's grid."""
+    mask = files.as_labels(source, trust=trust)
+    files.require_grid_of(mask, image)
+    if not (mask.data != 0).any():
+        raise InputError(f"{mask.name}: the mask is empty. Non-zero voxels are the ones that count.")
+    return Image((mask.data != 0).float(), image.grid, mask.name)

@@ -1,0 +1,187 @@
+"""The way to a result, step by step: fields, numbers, and the files that hold them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from stepwarp import files
+from stepwarp.errors import OutputError
+from stepwarp.evaluation.regularity import regularity
+from stepwarp.evaluation.similarity import similarities
+from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
+from stepwarp.report.pair import StepView
+
+Kind = Literal["affine", "network", "deformable"]
+
+TRACE = "trace.json"
+
+
+@dataclass(frozen=True, eq=False)
+class TraceStep:
+    """One step. field: the whole deformation after it, fixed world -> fixed world before the affine, on the grid that
+    the step worked on; None for the affine. used: whether the result came by this way. row: its numbers in trace.json,
+    once they are measured."""
+
+    kind: Kind
+    field: DisplacementField | None
+    seconds: float
+    used: bool = True
+    row: dict[str, Any] | None = None
+
+    def transform(self, affine: Affine) -> Transform:
+        """Fixed world -> moving world as it stood after this step."""
+        return affine if self.field is None else Composition.of(affine, self.field)
+
+
+class Recorder:
+    """Collects steps and times them."""
+
+    def __init__(self) -> None:
+        self.steps: list[TraceStep] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """The next step starts now."""
+        self._started = time.perf_counter()
+
+    def add(self, kind: Kind, field: DisplacementField | None, seconds: float | None = None) -> None:
+        """A step ended. seconds: since the last one, or `begin`, if not given."""
+        now = time.perf_counter()
+        self.steps.append(TraceStep(kind, field, now - self._started if seconds is None else seconds))
+        self.begin()
+
+    def drop(self, kind: Kind) -> None:
+        """What the steps of a kind found was not used."""
+        self.steps = [replace(step, used=False) if step.kind == kind else step for step in self.steps]
+
+
+def measured(steps: list[TraceStep], affine: Affine, fixed: Image, moving: Image, inside: Tensor) -> list[TraceStep]:
+    """The steps with their numbers, all on the fixed grid inside the subject, so that they can be compared.
+
+    fixed, moving: scaled to 0..1, as they were registered."""
+    rows = list(_rows(steps, affine, fixed, moving, inside))
+    return [replace(step, row=row) for step, row in zip(steps, rows, strict=True)]
+
+
+def _rows(
+    steps: list[TraceStep], affine: Affine, fixed: Image, moving: Image, inside: Tensor
+) -> Iterator[dict[str, Any]]:
+    still = DisplacementField.identity(fixed.grid)
+    before = reached = still
+    kind: Kind = "affine"
+    for number, step in enumerate(steps):
+        if step.kind != kind:  # it began where the last way that was used ended
+            kind, before = step.kind, reached
+        field = still if step.field is None else step.field.on(fixed.grid)
+        alike = similarities(fixed, moving.warp(Composition.of(affine, field), fixed.grid), inside)
+        smooth = regularity(field, inside).as_dict()
+        change = DisplacementField(field.displacement - before.displacement, fixed.grid)
+        lengths = change.millimetres().norm(dim=-1)[inside]
+        yield {
+            "step": number,
+            "kind": step.kind,
+            "used": step.used,
+            "file": None if step.field is None else field_name(number),
+            "grid_mm": None if step.field is None else [round(float(s), 4) for s in step.field.grid.spacing],
+            "lncc": alike["lncc"],
+            "ncc": alike["ncc"],
+            "folds": smooth["folds"],
+            "corner_folds": smooth["corner_folds"],
+            "std_log_jacobian": smooth["std_log_jacobian"],
+            "step_mm": {"mean": round(float(lengths.mean()), 4), "max": round(float(lengths.max()), 4)},
+            "seconds": round(step.seconds, 3),
+        }
+        before = field
+        if step.used:
+            reached = field
+
+
+def step_views(steps: Sequence[TraceStep], affine: Affine) -> tuple[StepView, ...]:
+    """The steps as the report's page shows them."""
+    return tuple(
+        StepView(_title(number, step), step.transform(affine), _facts(step), step.used)
+        for number, step in enumerate(steps)
+    )
+
+
+def _title(number: int, step: TraceStep) -> str:
+    if step.field is None:
+        return step.kind
+    return f"{number}. {step.kind}, {float(step.field.grid.spacing.max()):.2g} mm"
+
+
+def _facts(step: TraceStep) -> tuple[str, ...]:
+    row = step.row
+    assert row is not None
+    alike, seconds = f"LNCC {row['lncc']:.3f}", f"{row['seconds']:.2f} s"
+    if step.field is None:
+        return alike, seconds
+    moved = f"moved {row['step_mm']['mean']:.2f} mm, max {row['step_mm']['max']:.1f}"
+    return alike, moved, f"folds: {row['corner_folds']['count']}", seconds
+
+
+def field_name(number: int) -> str:
+    """The file of a step's field."""
+    return f"step{number:02d}_Warp.nii.gz"
+
+
+def save_trace(steps: list[TraceStep], folder: Path, overwrite: bool) -> None:
+    """Write each step's field, as ANTs reads it, and trace.json with the numbers, which comes last.
+
+    Raises OutputError if the folder holds a trace and may not be overwritten, or cannot be written; then nothing is
+    left of the new one."""
+    check_trace_target(folder, overwrite)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be created, {(error.strerror or str(error)).lower()}.") from error
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for job in [
+                pool.submit(files.write_displacement, partial / field_name(number), step.field)
+                for number, step in enumerate(steps)
+                if step.field is not None
+            ]:
+                job.result()
+        rows = [step.row for step in steps]
+        files.write_text(partial / TRACE, json.dumps(rows, indent=1, allow_nan=False) + "\n")
+        _move_into_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_trace_target(folder: Path, overwrite: bool) -> None:
+    """Raises OutputError if `folder` is a file, or holds a trace that may not be overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; the steps need a folder. Choose another name.")
+    present = _of_a_trace(folder)
+    if present and not overwrite:
+        raise OutputError(f"{present[0]}: exists already. Choose another folder, or replace it with --force.")
+
+
+def _of_a_trace(folder: Path) -> list[Path]:
+    """The files of an earlier trace, trace.json first."""
+    return [*folder.glob(TRACE), *sorted(folder.glob("step[0-9]*_Warp.nii.gz"))]
+
+
+def _move_into_place(partial: Path, folder: Path) -> None:
+    """A new folder appears at once; in an existing one the old trace goes first."""
+    partial.chmod(0o755)
+    if not folder.exists():
+        partial.replace(folder)
+        return
+    for path in _of_a_trace(folder):
+        path.unlink()
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == TRACE):
+        path.replace(folder / path.name)
