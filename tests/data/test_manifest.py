@@ -316,7 +316,10 @@ def test_label_names_from_a_file(tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "split", "count"), [("oasis", "validation", 7), ("templates", "validation", 1)])
+@pytest.mark.parametrize(
+    ("name", "split", "count"),
+    [("oasis", "validation", 6), ("oasis_rescans", "validation", 1), ("templates", "validation", 1)],
+)
 def test_the_development_data_is_what_its_manifests_describe(data_folder, name, split, count):
     found = pairs(read_manifest(name), data_folder, split)
     assert len(found) == count
