@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,3 +12,18 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the development data, and {folder} is absent (set STEPWARP_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Images as small as those of the tests are quicker on one thread, and on a busy machine much quicker. Afterwards
+    the numbers are as before, which `register` and `train` set."""
+    import numba
+    import torch
+
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -21,15 +20,9 @@ from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 LANDMARKS = {3: np.array([4.0, -6.0, 5.0]), 7: np.array([-9.0, 3.0, -2.0])}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Volumes this small are quicker on one thread."""
-    before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(1)
-    numba.set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread: None) -> None:
+    """Every test here runs on one thread."""
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """A real brain, a second one made from it whose answer is known, and what turns and crops them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -20,14 +19,8 @@ _POOLED = 3
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Images this small are quicker on one thread, and on a busy machine much quicker."""
-    before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(1)
-    numba.set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+def _one_thread(one_thread: None) -> None:
+    """Every test here runs on one thread."""
 
 
 @dataclass(frozen=True, eq=False)

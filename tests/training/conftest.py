@@ -1,6 +1,5 @@
 import json
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -18,15 +17,9 @@ GRID = box_grid((0, -18, 8), (SIDE * MM,) * 3, MM)
 TAUGHT_MM = (6.0, 0.0, -4.0)
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread():
-    """Images this small are quicker on one thread, and on a busy machine much quicker."""
-    before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(1)
-    numba.set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread: None) -> None:
+    """Every test here runs on one thread."""
 
 
 @pytest.fixture(autouse=True)

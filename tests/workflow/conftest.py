@@ -1,12 +1,9 @@
 """A small real pair of brains whose answer is known, and a recipe that registers it in a moment."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import pytest
-import torch
 
 from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset
 from stepwarp.data.mni152 import Template, mni152
@@ -20,14 +17,8 @@ _POOLED = 4
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Images this small are quicker on one thread; and the number is as before afterwards, which `register` sets."""
-    before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(1)
-    numba.set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+def _one_thread(one_thread: None) -> None:
+    """Every test here runs on one thread."""
 
 
 @dataclass(frozen=True, eq=False)

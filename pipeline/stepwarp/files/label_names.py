@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from stepwarp.errors import InputError
-from stepwarp.files import nifti
+from stepwarp.files.tables import read_text
 
 _SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".label", ".lut", ".ctbl")
 _LARGEST_FILE = 16 * 2**20
@@ -33,7 +33,7 @@ def read_label_names(path: str | Path) -> dict[int, str]:
 
     Raises InputError, naming file and line, for anything else, for an id with two names, and for no name at all."""
     path = Path(path)
-    text, suffix = _text(path), path.suffix.lower()
+    text, suffix = read_text(path, _LARGEST_FILE, "table of labels"), path.suffix.lower()
     if suffix == ".json":
         pairs = _from_json(text, path)
     elif suffix in (".csv", ".tsv"):
@@ -71,15 +71,6 @@ def find_labels(texts: Iterable[str], names: Mapping[int, str]) -> tuple[int, ..
             )
             raise InputError(f"label '{text}': is neither an id nor a known name. {hint}")
     return tuple(dict.fromkeys(found))
-
-
-def _text(path: Path) -> str:
-    if nifti.check_readable(path) > _LARGEST_FILE:
-        raise InputError(f"{path}: is larger than {_LARGEST_FILE >> 20} MiB, which no table of labels is.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not text in UTF-8. Export it again.") from None
 
 
 def _from_json(text: str, path: Path) -> list[tuple[str, int, str]]:

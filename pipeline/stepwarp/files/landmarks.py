@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import nifti, slicer
+from stepwarp.files import slicer
 from stepwarp.files.atomic import write_text
 from stepwarp.files.lps import flip_vectors
-from stepwarp.files.tables import Space, csv_text, guarded, parse_table, to_ras
+from stepwarp.files.tables import Space, csv_text, guarded, parse_table, read_text, to_ras
 from stepwarp.geometry import Grid
 
 _SUFFIXES = (".mrk.json", ".fcsv", ".csv")
@@ -57,7 +57,7 @@ def read_landmarks(path: str | Path, space: Space | None = None, grid: Grid | No
     suffix = _suffix(path)
     if suffix is None:
         raise InputError(f"{path}: landmarks are read from {', '.join(_SUFFIXES)}. Convert it.")
-    text, file = _text(path), str(path)
+    text, file = read_text(path, _LARGEST_FILE, "list of landmarks"), str(path)
     if suffix == ".csv":
         names, points = _parse_csv(text, file, space, grid)
     elif suffix == ".fcsv":
@@ -117,15 +117,6 @@ def _ants_csv(landmarks: Landmarks) -> str:
     points = flip_vectors(landmarks.points).tolist()
     rows = ((*p, 0, n, guarded(name)) for n, (name, p) in enumerate(zip(landmarks.names, points, strict=True), 1))
     return csv_text([("x", "y", "z", "t", "label", "name"), *rows])
-
-
-def _text(path: Path) -> str:
-    if nifti.check_readable(path) > _LARGEST_FILE:
-        raise InputError(f"{path}: is larger than {_LARGEST_FILE >> 20} MiB, which no list of landmarks is.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not text in UTF-8. Export it again.") from None
 
 
 def _suffix(path: Path) -> str | None:

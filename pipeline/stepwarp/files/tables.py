@@ -7,12 +7,14 @@ import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from stepwarp.errors import InputError
 from stepwarp.files.lps import flip_vectors
+from stepwarp.files.nifti import check_readable
 
 Space = Literal["ras", "lps"]
 
@@ -55,6 +57,16 @@ class Table:
             if found.strip().lower() == key:
                 return space_named(value, f"{self.file}, '# {comment}'")
         return None
+
+
+def read_text(path: Path, largest: int, what: str) -> str:
+    """The text of a file that should be a `what`. InputError if it is larger than `largest` bytes, or not UTF-8."""
+    if check_readable(path) > largest:
+        raise InputError(f"{path}: is larger than {largest >> 20} MiB, which no {what} is.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not text in UTF-8. Export it again.") from None
 
 
 def parse_table(text: str, file: str) -> Table:
