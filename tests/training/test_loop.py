@@ -43,6 +43,7 @@ def test_a_training_ends_with_weights_that_can_be_used(recipe, tmp_path):
     assert card.data == "heads, split 'training'"
     assert card.metrics.keys() == {"mean_dice", "loss", "folds_percent", "std_log_jacobian"}
     assert card.metrics == pytest.approx(ended.best.measures)
+    assert card.expects.keys() == {"lncc_after_affine", "lncc_gain", "displacement_mm"}
     assert "torch" in card.training["versions"]
     # No folder of this machine goes into a file for others.
     assert str(tmp_path.parent) not in card.model_dump_json()

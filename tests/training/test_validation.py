@@ -49,6 +49,18 @@ def test_measures_are_means_over_the_pairs_and_labels_are_optional():
     assert "mean_dice" not in validate(Shift(0), [bare], GRID, SSD()).measures
 
 
+def test_what_later_pairs_are_compared_with_is_the_range_over_the_pairs():
+    """The shift that is found undoes one pair and parts the other, whose images were the same."""
+    grey = 0.2 + torch.rand(1, *GRID.shape, generator=torch.Generator().manual_seed(0))
+    shifted, same = ({"pair": "a_b", "fixed": grey, "moving": grey.roll(shift, 1)} for shift in (3, 0))
+    seen = validate(Shift(3), [shifted, same], GRID, SSD()).seen
+    assert seen["displacement_mm"] == pytest.approx((3, 3), abs=1e-3)
+    worst, best = seen["lncc_after_affine"]
+    assert worst < 0.2 < 0.99 < best
+    lost, gained = seen["lncc_gain"]
+    assert lost < -0.1 < 0.1 < gained
+
+
 def test_the_first_pair_is_shown():
     strip = validate(Shift(3), [sample(3), sample(0)], GRID, SSD()).strip
     fixed, _, moved, difference = strip[:16, : 4 * 20].split(20, 1)

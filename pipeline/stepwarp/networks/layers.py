@@ -48,6 +48,13 @@ def pad_to_even(x: Tensor) -> Tensor:
     return F.pad(x, odd) if any(odd) else x
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """The same values with the channels of a voxel side by side in memory, which convolutions in half precision are
+    about twice as fast on; an arrangement that the layers after it keep."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats.get(x.ndim, torch.contiguous_format))
+
+
 def crop_to(x: Tensor, like: Tensor) -> Tensor:
     """The first voxels of x along each axis, as many as `like` has."""
     for axis, n in enumerate(like.shape[2:], 2):

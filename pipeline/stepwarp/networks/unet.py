@@ -16,6 +16,7 @@ from stepwarp.networks.layers import (
     CONVOLUTION,
     Norm,
     block,
+    channels_last,
     crop_to,
     exactly,
     halving_block,
@@ -78,7 +79,7 @@ class UNet(nn.Module):
                 f"a U-Net of {len(self.encoders) + 1} levels needs images of {self.minimum_size} voxels along each"
                 f" axis, not {shape}: give it fewer levels, or finer images"
             )
-        x = self.first(torch.cat([fixed, moving], 1))
+        x = self.first(channels_last(torch.cat([fixed, moving], 1)))
         skipped = []
         for level, encoder in enumerate(self.encoders):
             skipped.append(x)
@@ -86,4 +87,4 @@ class UNet(nn.Module):
             x = encoder(self.halvings[level](x) if self.down == "strided" else AVERAGE_POOL[self.dims](x, 2))
         for decoder, fine in zip(reversed(self.decoders), reversed(skipped), strict=True):
             x = decoder(torch.cat([crop_to(F.interpolate(x, scale_factor=2.0, mode="nearest"), fine), fine], 1))
-        return exactly(self.last, x)
+        return exactly(self.last, x).contiguous()

@@ -23,6 +23,9 @@ from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 from stepwarp.training.config import TrainingConfig
 from stepwarp.training.prepare import align
 
+#: Around the subject, about what the box leaves around MNI152's brain.
+_MARGIN_MM = 12.0
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -54,7 +57,7 @@ def open_dataset(
     cache = settings.cache or cache
     chosen = scans_of(manifest, settings, root)
     alignments = align(chosen, cache / "alignments", device, progress)
-    recipe = network_recipe(settings)
+    recipe = network_recipe(config)
     labelled = settings.labels or settings.synthesis is not None
     kept = CachedScans(
         chosen,
@@ -89,9 +92,10 @@ def open_dataset(
     return Dataset(manifest, training, [validation[number] for number in range(count)], recipe)
 
 
-def network_recipe(settings: DataSettings) -> Recipe:
-    """What is done to an image before a network that is trained with these settings sees it."""
-    return Recipe(intensities=Tissue(), grid=Spacing(mm=settings.spacing_mm))
+def network_recipe(config: TrainingConfig) -> Recipe:
+    """What is done to an image before a network that is trained by this recipe sees it."""
+    grid = Spacing(mm=config.data.spacing_mm, margin_mm=_MARGIN_MM)
+    return Recipe(intensities=Tissue(), grid=grid, precision=config.precision)
 
 
 def scans_of(manifest: Manifest, settings: DataSettings, root: Path, verify: bool = True) -> list[Scan]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stepwarp.data.manifest import Manifest
 from stepwarp.registrar.weights import Card, Recipe, save_native_weights
+from stepwarp.registrar.weights.card import Expected
 from stepwarp.training.config import TrainingConfig
 
 _PACKAGES = ("stepwarp", "torch", "monai", "numpy", "lightning-fabric")
@@ -26,12 +27,14 @@ def export(
     recipe: Recipe,
     *,
     metrics: Mapping[str, float],
+    expects: Mapping[Expected, tuple[float, float]],
     iteration: int,
     seconds: float,
     machine: str,
 ) -> None:
     """Write weights with their model card, in place of those of an earlier iteration.
 
+    metrics, expects: of the validation, for the card; none where nothing is held out.
     seconds: of training until these weights were reached. machine: what it ran on, without names of hosts."""
     settings = config.model_dump(mode="json")
     settings["data"]["cache"] = None  # a place on this machine
@@ -52,6 +55,7 @@ def export(
         seconds=round(seconds, 1),
         machine=machine,
         metrics={name: float(value) for name, value in metrics.items() if math.isfinite(value)},
+        expects=dict(expects),
         notes=config.description,
     )
     save_native_weights(path, config.steps, state, recipe, card, overwrite=True)

@@ -20,6 +20,7 @@ from stepwarp.errors import OutputError, RegistrationError
 from stepwarp.files import write_text
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.registrar.steps.config import build
+from stepwarp.registrar.weights.card import Expected
 from stepwarp.training import checkpoint
 from stepwarp.training.checkpoint import Best, Progressed
 from stepwarp.training.config import TrainingConfig
@@ -239,7 +240,7 @@ class _Run:
             return
         state = self.state
         if not self.data.validation:
-            self._export({})
+            self._export({}, {})
             return
         settings = self.config.validation
         judged = validate(
@@ -256,9 +257,9 @@ class _Run:
         score = -score if settings.keep_best_by == "loss" else score
         if math.isfinite(score) and (state.best is None or score > state.best.score):
             state.best = Best(state.iteration, score, judged.measures)
-            self._export(judged.measures)
+            self._export(judged.measures, judged.seen)
 
-    def _export(self, measures: Mapping[str, float]) -> None:
+    def _export(self, measures: Mapping[str, float], expects: Mapping[Expected, tuple[float, float]]) -> None:
         export(
             self.out / WEIGHTS,
             self.state.mean.module.state_dict(),
@@ -266,6 +267,7 @@ class _Run:
             self.data.manifest,
             self.data.recipe,
             metrics=measures,
+            expects=expects,
             iteration=self.state.iteration,
             seconds=self.state.seconds,
             machine=machine_name(self.fabric.device, self.fabric.world_size),

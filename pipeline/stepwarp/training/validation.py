@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.evaluation.regularity import regularity
-from stepwarp.geometry import DisplacementField, Grid, LabelMap, sampling
+from stepwarp.evaluation.similarity import similarities
+from stepwarp.geometry import DisplacementField, Grid, Image, LabelMap, sampling
 from stepwarp.losses.similarity import Similarity
-from stepwarp.registrar.steps import Images, Map
+from stepwarp.registrar.steps import Images
+from stepwarp.registrar.weights.card import Expected
 
 #: Brighter than this is tissue, where regularity is measured; images are scaled to about 0..1.
 _TISSUE = 0.05
@@ -23,10 +25,12 @@ _TISSUE = 0.05
 @dataclass(frozen=True, eq=False)
 class Validation:
     """measures: means over the pairs. mean_dice only where there are labels; loss: the dissimilarity on the grid;
-    folds_percent and std_log_jacobian inside the fixed image's tissue. strip: a picture of the first pair (height,
+    folds_percent and std_log_jacobian inside the fixed image's tissue. seen: what tells whether a pair is like these,
+    as a card expects it: the range over the pairs of each. strip: a picture of the first pair (height,
     width), 0..1: fixed, moving, moved, difference; one row per direction of view."""
 
     measures: dict[str, float]
+    seen: dict[Expected, tuple[float, float]]
     strip: Tensor
 
 
@@ -42,21 +46,24 @@ def validate(
     """Register the pairs on `grid` with `step` and measure, in single precision.
 
     samples: as of `data.pairs.FixedPairs`, one or more."""
-    rows, strip = [], None
+    rows, seen, strip = [], [], None
     for sample in samples:
         fixed, moving = (Images(sample[side][None].to(device), grid) for side in ("fixed", "moving"))
         found = step(fixed, moving)
         moved = moving.warp(found)
         row = {"loss": float(similarity(fixed.data, moved.data))}
-        row |= _regularity(found, fixed)
+        field = DisplacementField(found.on(grid)[:1].float().cpu(), grid)
+        row |= _regularity(field, fixed)
+        seen.append(_seen(field, fixed, moving, moved))
         if "fixed_labels" in sample:
-            row["mean_dice"] = _dice(sample, found, grid, ignore_labels)
+            row["mean_dice"] = _dice(sample, field, ignore_labels)
         rows.append(row)
         strip = picture_strip(fixed.data, moving.data, moved.data) if strip is None else strip
     if strip is None:
         raise ValueError("there is no pair to validate on")
     measures = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return Validation(measures, strip)
+    ranges = {name: (min(each), max(each)) for name in seen[0] for each in [[pair[name] for pair in seen]]}
+    return Validation(measures, ranges, strip)
 
 
 def picture_strip(fixed: Tensor, moving: Tensor, moved: Tensor) -> Tensor:
@@ -74,10 +81,14 @@ def picture_strip(fixed: Tensor, moving: Tensor, moved: Tensor) -> Tensor:
     return torch.cat([torch.nn.functional.pad(line, (0, width - line.shape[1])) for line in lines])
 
 
-def _regularity(found: Map, fixed: Images) -> dict[str, float]:
-    field = DisplacementField(found.on(fixed.grid)[:1].float().cpu(), fixed.grid)
+def _tissue(fixed: Images) -> Tensor:
+    """bool, on the grid; everywhere if the image shows nothing."""
     mask = fixed.data[0, 0].cpu() > _TISSUE
-    measured = regularity(field, mask if mask.any() else torch.ones_like(mask))
+    return mask if mask.any() else torch.ones_like(mask)
+
+
+def _regularity(field: DisplacementField, fixed: Images) -> dict[str, float]:
+    measured = regularity(field, _tissue(fixed))
     spread = measured.std_log_jacobian
     return {
         "folds_percent": 100 * measured.folds.share,
@@ -85,11 +96,17 @@ def _regularity(found: Map, fixed: Images) -> dict[str, float]:
     }
 
 
-def _dice(sample: Mapping[str, Any], found: Map, grid: Grid, ignore: tuple[int, ...]) -> float:
+def _seen(field: DisplacementField, fixed: Images, moving: Images, moved: Images) -> dict[Expected, float]:
+    inside = _tissue(fixed)
+    target, *others = (Image(each.data[0, 0].float().cpu(), each.grid) for each in (fixed, moving, moved))
+    before, after = (similarities(target, other, inside)["lncc"] for other in others)
+    length = float(field.millimetres().norm(dim=-1)[inside].mean())
+    return {"lncc_after_affine": before, "lncc_gain": round(after - before, 5), "displacement_mm": round(length, 4)}
+
+
+def _dice(sample: Mapping[str, Any], field: DisplacementField, ignore: tuple[int, ...]) -> float:
     fixed, moving = (sample[f"{side}_labels"] for side in ("fixed", "moving"))
-    displacement = found.on(grid)[:1].float().cpu()
-    still = torch.eye(grid.ndim + 1, dtype=torch.float64)
-    warped = sampling.warp(moving[None], displacement, still, "nearest")
-    return mean_dice(
-        dice(LabelMap(fixed[0], grid, "fixed labels"), LabelMap(warped[0, 0], grid, "moved labels"), ignore)
-    )
+    still = torch.eye(field.grid.ndim + 1, dtype=torch.float64)
+    warped = sampling.warp(moving[None], field.displacement, still, "nearest")
+    labels = LabelMap(fixed[0], field.grid, "fixed labels"), LabelMap(warped[0, 0], field.grid, "moved labels")
+    return mean_dice(dice(*labels, ignore))

@@ -1,6 +1,7 @@
 """stepwarp's own checkpoints."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,18 @@ def test_half_precision_in_the_file_single_in_use(tmp_path, saved, config, state
     whole = load_weights(saved).register(*pair)
     assert 0 < furthest(registrar.register(*pair), whole, points(pair[0])) < 0.05
     assert half.stat().st_size < 0.75 * saved.stat().st_size
+
+
+def test_half_precision_in_use_changes_little_and_only_where_it_is_asked_for(saved, pair, points, furthest, monkeypatch):
+    registrar = load_weights(saved)
+    half = replace(registrar, recipe=RECIPE.model_copy(update={"precision": "bf16"}))
+    whole = registrar.register(*pair)
+    monkeypatch.setattr("stepwarp.registrar.weights.registrar._fast_in_half", lambda device: True)
+    assert 0 < furthest(half.register(*pair), whole, points(pair[0])) < 0.1
+    *_, last = half.trace(*pair)
+    assert furthest(half.register(*pair), last, points(pair[0])) < 1e-4
+    monkeypatch.setattr("stepwarp.registrar.weights.registrar._fast_in_half", lambda device: False)
+    assert furthest(half.register(*pair), whole, points(pair[0])) == 0
 
 
 def test_weights_can_be_trained_on(saved, pair):

@@ -100,6 +100,22 @@ def test_a_finer_image_is_averaged_not_thinned_out():
     torch.testing.assert_close(read.data, torch.full((12, 12, 12), 0.5))
 
 
+def test_the_grid_can_leave_out_the_empty_space():
+    """A small bright block in a large image, off its centre and at its border along one axis."""
+    data = torch.zeros(40, 50, 60)
+    data[10:20, 0:20, 30:40] = 1
+    affine = np.diag([-1.0, 1, 1, 1])
+    affine[:3, 3] = (5, -7, 11)
+    image = Image(data, Grid(data.shape, affine), "block")
+    grid = Spacing(mm=2, margin_mm=6).grid(image)
+    ends = [grid.affine @ [*(np.array(grid.shape) * side - 0.5), 1] for side in (0, 1)]
+    low, high = (np.linalg.inv(affine) @ end for end in ends)
+    np.testing.assert_allclose(low[:3], [3.5, -0.5, 23.5])
+    np.testing.assert_allclose(high[:3], [25.5, 25.5, 45.5])
+    empty = Image(torch.zeros(10, 12, 14), Grid.isotropic((10, 12, 14), 1.0), "empty")
+    assert Spacing(mm=2, margin_mm=6).grid(empty) == Spacing(mm=2).grid(empty)
+
+
 def test_images_of_other_dimensions(pair):
     flat = volume(torch.rand(9, 9))
     with pytest.raises(InputError, match="2 axes"):

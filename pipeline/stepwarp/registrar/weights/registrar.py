@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import llvmlite.binding
 import torch
 
 from stepwarp.geometry import Composition, DisplacementField, Grid, Image, Transform
@@ -39,7 +40,8 @@ class Registrar:
     def found(self, prepared: Prepared) -> DisplacementField:
         """What one pass of the network finds for a pair as its recipe prepares it: on the pair's grid, to be followed
         by the pair's start. Raises InputError for images that are too small."""
-        return _field(self.step(*self._images(prepared)), prepared.fixed.grid)
+        with self._precision():
+            return _field(self.step(*self._images(prepared)), prepared.fixed.grid)
 
     @torch.no_grad()
     def trace(self, fixed: Image, moving: Image, start: Transform | None = None) -> Iterator[Transform]:
@@ -51,15 +53,35 @@ class Registrar:
     @torch.no_grad()
     def found_by_step(self, prepared: Prepared) -> Iterator[DisplacementField]:
         """What has been found after each step, the last one that of `found`."""
-        for found in self.step.trace(*self._images(prepared)):
+        steps = self.step.trace(*self._images(prepared))
+        while True:
+            with self._precision():  # around each step: what the caller does between them is none of its business
+                found = next(steps, None)
+            if found is None:
+                return
             yield _field(found, prepared.fixed.grid)
 
     def _images(self, prepared: Prepared) -> tuple[Images, Images]:
-        device = next((weights.device for weights in self.step.parameters()), torch.device("cpu"))
-        return Images.stack([prepared.fixed], device), Images.stack([prepared.moving], device)
+        return Images.stack([prepared.fixed], self._device), Images.stack([prepared.moving], self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next((weights.device for weights in self.step.parameters()), torch.device("cpu"))
+
+    def _precision(self) -> torch.autocast:
+        half = self.recipe.precision == "bf16" and _fast_in_half(self._device)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=half)
 
     def __repr__(self) -> str:
         return f"{self.card.name}\n{describe(self.step)}"
+
+
+def _fast_in_half(device: torch.device) -> bool:
+    """Whether bfloat16 is what the processor multiplies by itself; elsewhere it is emulated, slower than single."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = llvmlite.binding.get_host_cpu_features()
+    return any(features.get(name, False) for name in ("avx512bf16", "amx-bf16", "bf16"))
 
 
 def _field(found: Map, grid: Grid) -> DisplacementField:
