@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+_LONGEST = 1500
+
 
 class StepwarpError(Exception):
     """An error to show to the user as one line: what is wrong, with what, and what to do about it."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
 
 
 class InputError(StepwarpError):
@@ -31,3 +36,19 @@ class RegistrationError(StepwarpError):
     """The optimisation itself broke down (a singular affine, a loss that is not a number)."""
 
     exit_code = 6
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python, numpy, CUDA and torch's CPU allocator each say it in their own way; the last only in words."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+def _one_line(message: str) -> str:
+    """Without what would break the line or command a terminal, and cut in its middle where a file's content got into
+    it: names and cells of a stranger's file are in these messages."""
+    line = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in message)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

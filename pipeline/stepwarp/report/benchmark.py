@@ -11,7 +11,7 @@ from stepwarp.files.atomic import write_text
 from stepwarp.report import benchmark_plots as plots
 from stepwarp.report import benchmark_tables as tables
 from stepwarp.report import text
-from stepwarp.report.benchmark_data import ACCURACY, COST, MEMORY, METRICS, REGULARITY, Board, Look, Metric
+from stepwarp.report.benchmark_data import ACCURACY, COST, MEMORY, METRICS, REGULARITY, Board, Metric
 from stepwarp.report.contact_sheet import case_picture
 from stepwarp.report.document import card, document, tiles
 
@@ -38,10 +38,10 @@ def render(out: Path, summary: Mapping[str, Any], cases: Sequence[Mapping[str, A
     """The page as HTML; `out` is only asked which pictures there are."""
     board = Board(summary, cases)
     title = f"Benchmark: {summary['manifest']['name']}"
-    content = f"""<style>{_looks(board.looks.values())}</style>
+    content = f"""<style>{plots.style_of(board.looks.values())}</style>
 {_header(board)}
 {_scores(board)}
-{_chips(board)}
+{plots.chips(board.looks[name] for name in board.present)}
 <div class="grid">{_against_time(board)}</div>
 <div class="grid">{_label_groups(board)}</div>
 <div class="grid">{_spreads(board)}</div>
@@ -51,15 +51,6 @@ def render(out: Path, summary: Mapping[str, Any], cases: Sequence[Mapping[str, A
 {_environment(summary.get("environment", {}))}"""
     styles, scripts = ["page.css", "benchmark.css"], ["benchmark.js"]
     return document(title, content, styles=styles, scripts=scripts, images="'self' file: data:")
-
-
-def _looks(looks: Iterable[Look]) -> str:
-    """The colours of methods, and that the others fade while one of them is singled out."""
-    return "".join(
-        f".m{look.number}{{--tone:{look.colour}}}"
-        f"main[data-only='{look.number}'] .mark:not(.m{look.number}){{opacity:.13}}"
-        for look in looks
-    )
 
 
 def _header(board: Board) -> str:
@@ -135,15 +126,6 @@ def _reading(board: Board) -> str:
     return f"{said}. ★ is the best mean of a column, of methods that have every case and do more than place."
 
 
-def _chips(board: Board) -> str:
-    chips = "".join(
-        f'<button class="chip" value="{look.number}" aria-pressed="false" style="--tone:{look.colour}" '
-        f'title="{escape(look.title)}">{plots.key(look)}{escape(look.name)}</button>'
-        for look in (board.looks[name] for name in board.present)
-    )
-    return f'<nav class="chips" aria-label="Single out a method"><span>Single out</span>{chips}</nav>'
-
-
 def _against_time(board: Board) -> str:
     metric = next((m for m in board.measured(METRICS[k] for k in ("mean_dice", "tre_mm"))), None)
     if metric is None:
@@ -160,10 +142,10 @@ def _label_groups(board: Board) -> str:
     everything = board.label_dice()
     if not everything:
         return ""
-    cards = card("Dice, all labels", plots.distributions(board, everything, dice, "of all labels"))
+    cards = card("Dice, all labels", plots.distributions(board.looks, everything, dice, "of all labels"))
     for name, labels in board.groups().items():
         count = f"{len(labels)} label{'s'[: len(labels) != 1]}"
-        figure = plots.distributions(board, board.label_dice(labels), dice, f"of {name}")
+        figure = plots.distributions(board.looks, board.label_dice(labels), dice, f"of {name}")
         cards += card(f"Dice, {escape(name)} <small>{count}</small>", figure)
     return cards
 
@@ -175,7 +157,9 @@ def _spreads(board: Board) -> str:
         if values:
             title = f"{escape(metric.heading)} <small>{escape(metric.meaning)}</small>"
             nothing = all(value.number == 0 for found in values.values() for value in found)
-            figure = '<p class="note">0 in every case.</p>' if nothing else plots.distributions(board, values, metric)
+            figure = (
+                '<p class="note">0 in every case.</p>' if nothing else plots.distributions(board.looks, values, metric)
+            )
             cards += card(title, figure)
     return cards
 

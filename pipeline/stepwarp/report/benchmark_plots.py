@@ -40,6 +40,9 @@ SHAPES = {
 }
 
 
+Looks = Mapping[str, Look]
+
+
 @dataclass(frozen=True)
 class Axis:
     """A scale from `low` to `high`, with its ticks (value -> text). log: its logarithm is even."""
@@ -88,16 +91,18 @@ def time_axis(values: Iterable[float]) -> Axis:
     return Axis(low, high, ticks, log=True)
 
 
-def distributions(board: Board, values: Mapping[str, list[Value]], metric: Metric, of: str = "") -> str:
-    """A row per method: box, whiskers, mean and values. of: what is measured, for those who do not see the figure."""
+def distributions(looks: Looks, values: Mapping[str, list[Value]], metric: Metric, of: str = "") -> str:
+    """A row per key of `values` and `looks`, which is a method: box, whiskers, mean and values.
+
+    of: what is measured, for those who do not see the figure."""
     shown = {method: _numbers(found) for method, found in values.items()}
-    axis = linear_axis(_limits(board, shown))
+    axis = linear_axis(_limits(looks, shown))
     rows = "".join(
-        _row(board.looks[m], values[m], n, metric, axis, ROW * i + ROW / 2) for i, (m, n) in enumerate(shown.items())
+        _row(looks[m], values[m], n, metric, axis, ROW * i + ROW / 2) for i, (m, n) in enumerate(shown.items())
     )
-    names = "".join(_name(board.looks[method]) for method in shown)
+    names = "".join(_name(looks[method]) for method in shown)
     height = ROW * len(shown)
-    means = ", ".join(f"{board.looks[m].name} {metric.text(float(n.mean()))}" for m, n in shown.items())
+    means = ", ".join(f"{looks[m].name} {metric.text(float(n.mean()))}" for m, n in shown.items())
     picture = _svg(height + AXIS, f"{metric.heading} {of}".strip() + f". Means: {means}", _grid(axis, height) + rows)
     return f'<div class="plot"><div class="names" aria-hidden="true">{names}</div>{picture}</div>'
 
@@ -106,9 +111,9 @@ def _numbers(values: Sequence[Value]) -> np.ndarray:
     return np.array([value.number for value in values])
 
 
-def _limits(board: Board, shown: Mapping[str, np.ndarray]) -> list[float]:
+def _limits(looks: Looks, shown: Mapping[str, np.ndarray]) -> list[float]:
     """What the axis must hold: all values of the methods that do more than place the images, if there are such."""
-    rows = [n for method, n in shown.items() if not board.looks[method].is_start] or list(shown.values())
+    rows = [n for method, n in shown.items() if not looks[method].is_start] or list(shown.values())
     return [float(end) for numbers in rows for end in (numbers.min(), numbers.max())]
 
 
@@ -171,6 +176,25 @@ def _at(x: float, y: float, content: str, title: str = "") -> str:
 def _name(look: Look) -> str:
     title = escape(look.title)
     return f'<span class="mark m{look.number}" title="{title}">{key(look)}<b>{escape(look.name)}</b></span>'
+
+
+def style_of(looks: Iterable[Look]) -> str:
+    """Rules that give looks their colours, and let the others fade while one of them is singled out."""
+    return "".join(
+        f".m{look.number}{{--tone:{look.colour}}}"
+        f"main[data-only='{look.number}'] .mark:not(.m{look.number}){{opacity:.13}}"
+        for look in looks
+    )
+
+
+def chips(looks: Iterable[Look]) -> str:
+    """Buttons that single out one of the looks."""
+    buttons = "".join(
+        f'<button class="chip" value="{look.number}" aria-pressed="false" style="--tone:{look.colour}" '
+        f'title="{escape(look.title)}">{key(look)}{escape(look.name)}</button>'
+        for look in looks
+    )
+    return f'<nav class="chips" aria-label="Single out"><span>Single out</span>{buttons}</nav>'
 
 
 def key(look: Look) -> str:

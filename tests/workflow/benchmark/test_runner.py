@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from stepwarp.errors import OutputError
+from stepwarp.files.lock import locked
 from stepwarp.workflow.benchmark import runner, study
-from stepwarp.workflow.benchmark.runner import Forecast, locked
+from stepwarp.workflow.benchmark.runner import Forecast
 from stepwarp.workflow.benchmark.study import Study, ask, benchmark
 
 STAND_INS = Path(__file__).parent / "stand_ins.py"
@@ -102,21 +103,21 @@ def test_kill_9_loses_the_case_in_hand_and_leaves_no_process(one_pair, tmp_path,
         one_pair.parent, ask(out, threads=1, gpu=False, pictures=False)
     )
     assert [(found.todo, found.why) for found in cases] == [("done", ""), ("run", "")]
-    with locked(out):
+    with locked(out, "another benchmark"):
         pass
 
 
 def test_two_benchmarks_in_one_folder(one_pair, tmp_path):
     out = tmp_path / "out"
-    with locked(out), pytest.raises(OutputError, match="another benchmark is writing into it"):
+    with locked(out, "another benchmark"), pytest.raises(OutputError, match="another benchmark is writing into it"):
         benchmark(one_pair, ["identity"], out=out, data=one_pair.parent)
-    with locked(out):
+    with locked(out, "another benchmark"):
         pass
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file"), locked(tmp_path / "file" / "out"):
+    with pytest.raises(OutputError, match="file"), locked(tmp_path / "file" / "out", "another benchmark"):
         pass
 
 

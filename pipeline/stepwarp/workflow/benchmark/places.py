@@ -58,10 +58,6 @@ class Places:
     def index(self) -> Path:
         return self.out / "index.html"
 
-    @property
-    def lock(self) -> Path:
-        return self.out / ".lock"
-
     def read_cases(self) -> list[dict[str, Any]]:
         """Every case there is, by pair and method."""
         # A name that begins with a dot is what a killed run left of a file.

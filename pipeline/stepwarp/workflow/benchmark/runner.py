@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepwarp.errors import OutputError
+from stepwarp.files.lock import locked
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.benchmark import child, judged
 from stepwarp.workflow.benchmark.environment import environment
@@ -33,7 +31,7 @@ def run(cases: Sequence[Case], asked: Asked, *, progress: Progress = silent, tel
     after any interruption, even kill -9, the same call goes on. tell: told of each case as it ends.
 
     Raises OutputError if another benchmark is writing into the same folder."""
-    with locked(asked.out):
+    with locked(asked.out, "another benchmark"):
         _tidy(asked.places)
         work = [case for case in cases if case.todo != "done"]
         if any(case.todo == "run" for case in work):
@@ -49,25 +47,6 @@ def run(cases: Sequence[Case], asked: Asked, *, progress: Progress = silent, tel
             failed += content["status"] == "failed"
             tell(f"[{number}/{len(work)}] {case}: {_line(content)}")
     return failed
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the folder, which is made if need be. OutputError if another process holds it; one that was killed does
-    not."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = Places(out).lock.open("a")
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written to, {(error.strerror or str(error)).lower()}.") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"{out}: another benchmark is writing into it. Wait for its end, or choose another --out."
-            ) from None
-        yield
 
 
 class Forecast:

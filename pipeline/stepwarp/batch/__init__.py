@@ -1,0 +1,1 @@
+"""Many pairs, one by one on many processes or computers: nothing that is done is lost, nothing fails in silence."""

@@ -1,0 +1,259 @@
+"""Where the workers are: processes of this computer, a Dask cluster that runs already, or jobs of a batch system."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import dask
+import distributed
+import psutil  # type: ignore[import-untyped]
+from distributed import Client, LocalCluster, WorkerPlugin
+
+from stepwarp.batch.places import Places
+from stepwarp.errors import InputError
+from stepwarp.workflow.benchmark.environment import cores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepwarp.batch.plan import Case
+
+System = Literal["slurm", "sge", "pbs"]
+_CLUSTERS = {"slurm": "SLURMCluster", "sge": "SGECluster", "pbs": "PBSCluster"}
+
+#: Of the free memory, what workers may plan with; and how much more than planned a job asks of a batch system.
+_SHARE, _RESERVE = 0.8, 1.3
+#: How many jobs a batch system is asked for at a time, if nothing is said.
+_JOBS = 16
+_CONNECT_SECONDS, _CLOSE_SECONDS, _REFILL_SECONDS = 15, 20, 30
+
+_CONFIG = {
+    # A worker that dies takes its case along, and that is tried again from here, after a while.
+    "distributed.scheduler.allowed-failures": 0,
+    # On a busy computer the successor of a worker takes a minute to come.
+    "distributed.deploy.lost-worker-timeout": "3 minutes",
+    # Cases return a few numbers, so nothing of a worker's memory could be moved to its disk, and one that paused would
+    # wait for ever.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.use-file-locking": False,
+}
+
+
+@dataclass(frozen=True)
+class Farm:
+    """What is asked for. workers: cases at a time. threads: of each. scheduler: the address of one that runs. system:
+    a batch system to start workers through, with `options` for dask-jobqueue. At most one of the last two."""
+
+    workers: int | None = None
+    threads: int | None = None
+    scheduler: str | None = None
+    system: System | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.system:
+            raise InputError("--scheduler and --cluster name two places to work at. Leave one out.")
+        if self.options and not self.system:
+            raise InputError("--cluster-option says something about a batch system; name it with --cluster.")
+
+    def size(self, cases: Sequence[Case], gpu: bool = False) -> Size:
+        """How many workers there will be, as far as it is decided here."""
+        memory = max((case.memory_mib for case in cases), default=0)
+        count = max(1, len(cases))
+        if self.scheduler:
+            return Size(None, self.threads, memory, None)
+        if self.system:
+            return Size(min(self.workers or _JOBS, count), self.threads or 1, memory, None)
+        free = available_mib()
+        fitting = max(1, int(free * _SHARE / max(memory, 1)))
+        workers = min(self.workers or (1 if gpu else min(cores() // (self.threads or 1), fitting) or 1), count)
+        return Size(workers, self.threads or max(1, cores() // workers), memory, free)
+
+
+@dataclass(frozen=True)
+class Size:
+    """workers: how many, None if others decide. threads: of each, None for all that a worker may use. memory_mib: what
+    the largest case takes. free_mib: memory of this computer that is free, if the workers are here."""
+
+    workers: int | None
+    threads: int | None
+    memory_mib: int
+    free_mib: int | None
+
+    def __str__(self) -> str:
+        who = "the workers of the scheduler" if self.workers is None else _count(self.workers, "worker")
+        threads = "" if self.threads is None else f", {_count(self.threads, 'thread')} each"
+        free = "" if self.free_mib is None else f" of {self.free_mib} MiB that are free"
+        return f"{who}{threads}, about {self.memory_mib} MiB a case{free}"
+
+
+def available_mib() -> int:
+    """Memory that is free, or as much as this process may use if that is less."""
+    return min(psutil.virtual_memory().available, distributed.system.MEMORY_LIMIT) // 2**20
+
+
+class Crew:
+    """Workers at work. client: what they are told through."""
+
+    def __init__(self, client: Client, cluster: Any = None, count: int | None = None) -> None:
+        self.client, self._cluster, self._count = client, cluster, count
+        self._filled = self._asked = time.monotonic()
+        self._present = 0
+
+    def present(self) -> int:
+        """How many there are, as of a second ago; as many cases can be handed out."""
+        now = time.monotonic()
+        if self._cluster is not None and now - self._filled > _REFILL_SECONDS:
+            # Jobs end with their time, and a worker that does not come back is given up: others take their place.
+            self._filled = now
+            self._cluster.scale(self._count)
+        if self._present == 0 or now - self._asked > 1:
+            self._asked = now
+            try:
+                self._present = len(self.client.nthreads())
+            except (OSError, TimeoutError):
+                self._present = 0
+        return self._present
+
+    @property
+    def lost(self) -> bool:
+        """Whether the scheduler has gone."""
+        return self.client.status != "running"
+
+    @property
+    def dashboard(self) -> str | None:
+        """Where the live dashboard is; None without bokeh, which draws it."""
+        return self.client.dashboard_link or None if _has("bokeh") else None
+
+
+@contextmanager
+def workers(farm: Farm, size: Size, places: Places) -> Iterator[Crew]:
+    """The workers, which end with the block if they were started here.
+
+    places: on a file system that all workers see. Raises InputError for a scheduler that does not answer, a missing
+    package, and options that dask-jobqueue does not take."""
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it becomes a case's reason
+    with dask.config.set(_CONFIG):
+        if farm.scheduler:
+            with _connected(farm.scheduler) as client:
+                yield Crew(client)
+            return
+        places.scratch.mkdir(parents=True, exist_ok=True)
+        cluster = _local(size, places) if farm.system is None else _queued(farm.system, farm.options, size, places)
+        try:
+            with Client(cluster) as client:
+                if farm.system is None:
+                    client.register_plugin(_IgnoreInterrupts())
+                yield Crew(client, cluster, size.workers)
+        finally:
+            _end(cluster)
+
+
+class _IgnoreInterrupts(WorkerPlugin):  # type: ignore[misc]
+    """Ctrl-C reaches every process of a terminal; what a worker does then is for the one that started it to say."""
+
+    name = "ignore-interrupts"
+
+    def setup(self, worker: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{address}: no Dask scheduler answers there ({' '.join(str(error).split())[:200]}). Start one with "
+            "`dask scheduler`, and give the address that it prints."
+        ) from error
+    with client:
+        yield client
+
+
+def _local(size: Size, places: Places) -> LocalCluster:
+    assert size.workers is not None
+    assert size.free_mib is not None
+    return LocalCluster(
+        n_workers=size.workers,
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=f"{max(size.free_mib // size.workers, size.memory_mib)}MiB",
+        local_directory=str(places.scratch),
+        dashboard_address=f"127.0.0.1:{_dashboard_port()}" if _has("bokeh") else None,
+        security=_has("cryptography"),
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _dashboard_port() -> int:
+    """The port that Dask's users know, or 0 for any if another run has it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", 8787))
+        except OSError:
+            return 0
+    return 8787
+
+
+def _queued(system: System, options: Mapping[str, Any], size: Size, places: Places) -> Any:
+    """Jobs of a batch system, one worker each."""
+    if not _has("dask_jobqueue"):
+        raise InputError("--cluster needs dask-jobqueue: pip install 'stepwarp[cluster]'")
+    import dask_jobqueue
+
+    kind = getattr(dask_jobqueue, _CLUSTERS[system])
+    arguments: dict[str, Any] = {
+        "cores": size.threads,
+        "processes": 1,
+        "memory": f"{round(size.memory_mib * _RESERVE)}MiB",
+        "python": sys.executable,
+        "log_directory": str(places.logs),
+        "shared_temp_directory": str(places.scratch),
+        "local_directory": str(places.scratch),
+        "worker_extra_args": ["--nthreads", "1"],  # one case at a time, on all the threads that the job has
+        "security": _has("cryptography"),
+        "job_name": "stepwarp",
+        "scheduler_options": {"dashboard_address": f"127.0.0.1:{_dashboard_port()}" if _has("bokeh") else None},
+        **options,
+    }
+    try:
+        cluster = kind(**arguments)
+    except (TypeError, ValueError) as error:
+        said = str(error).split(". ")[0]
+        raise InputError(f"--cluster-option: dask-jobqueue does not take it ({said}).") from error
+    cluster.scale(size.workers)
+    return cluster
+
+
+def _end(cluster: Any) -> None:
+    """End the workers at once, whatever they are at: what is finished is on the disk, the rest is done again."""
+    if isinstance(cluster, LocalCluster):
+        for nanny in list(cluster.workers.values()):
+            nanny.auto_restart = False
+            with suppress(ProcessLookupError, TypeError):  # it is just being started, or has ended
+                os.kill(nanny.pid, signal.SIGKILL)
+    with suppress(TimeoutError, OSError):
+        cluster.close(timeout=_CLOSE_SECONDS)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s'[: number != 1]}"
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

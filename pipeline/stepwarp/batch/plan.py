@@ -1,0 +1,258 @@
+"""What is left to do of a batch, and why."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel
+
+from stepwarp.batch.places import Places
+from stepwarp.batch.settings import Settings, damage, difference, key_of, parts_of
+from stepwarp.data.manifest import Manifest, Role, located
+from stepwarp.errors import InputError, OutputError
+from stepwarp.files import sha256
+from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.workflow.benchmark.places import read_json
+from stepwarp.workflow.outputs import RECORD
+
+#: Measured: what a worker holds before it reads, and what each million voxels of the two images adds to its peak.
+_BASE_MIB, _MIB_PER_MILLION = 950, 110
+#: Of the fixed image's voxels, the most that the files of a result take, bytes.
+_BYTES_PER_VOXEL = 28
+_TYPICAL_VOXELS = 7_000_000
+
+#: run: register. done: nothing. failed: it cannot be run, `why` says what is wrong with its files.
+Todo = Literal["run", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case as a worker is told of it. parts: what its result is made of; see `settings.parts_of`.
+
+    images, masks: role -> absolute path, roles fixed and moving. disk_mib: room that the result may need."""
+
+    case: str
+    folder: Path
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path]
+    parts: Mapping[str, Any]
+    options: Mapping[str, Any]
+    threads: int | None = None
+    disk_mib: int = 0
+
+    @property
+    def key(self) -> str:
+        return key_of(self.parts)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pair, or one image and the template. why: a few words on `todo`; empty where there is nothing to say.
+
+    voxels: of both images together. replaces: a result is there, of other inputs or settings."""
+
+    id: str
+    todo: Todo
+    why: str = ""
+    job: Job | None = None
+    voxels: int = 0
+    replaces: bool = False
+
+    @property
+    def memory_mib(self) -> int:
+        """What registering it takes, about."""
+        return round(_BASE_MIB + _MIB_PER_MILLION * self.voxels / 1e6)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The pairs of a manifest, or each of its images and a template.
+
+    split, only: which of them, all by default. to: the template, a file or the id of an image. masks: whether the
+    manifest's masks keep their voxels out of the registration."""
+
+    manifest: Manifest
+    root: Path
+    split: str | None = None
+    only: tuple[str, ...] | None = None
+    to: str | None = None
+    masks: bool = False
+
+    def entries(self) -> list[tuple[str, str | None, str]]:
+        """(case, fixed scan, moving scan) by id; the fixed one is None for a template that is a file.
+
+        Raises InputError where there is none, and for cases in `only` that there are not."""
+        found = list(self._pairs() if self.to is None else self._images())
+        if not found:
+            what = "pair" if self.to is None else "image"
+            splits = sorted({scan.split for scan in self.manifest.images.values() if scan.split})
+            known = f"its splits are {', '.join(splits)}" if splits else "it has no splits"
+            where = "" if self.split is None else f" in the split '{self.split}'"
+            raise InputError(f"manifest '{self.manifest.name}' has no {what}{where}; {known}.")
+        if self.only is None:
+            return found
+        known_ids = [case for case, _, _ in found]
+        for case in self.only:
+            if case not in known_ids:
+                near = difflib.get_close_matches(case, known_ids, 1)
+                hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known_ids[:20])}"
+                raise InputError(f"case '{case}' does not exist in '{self.manifest.name}'; {hint}")
+        return [entry for entry in found if entry[0] in self.only]
+
+    def template(self) -> Path | None:
+        """The file of a template that is no image of the manifest."""
+        return Path(self.to).absolute() if self.to is not None and self.to not in self.manifest.images else None
+
+    def unused_masks(self) -> int:
+        """How many masks the manifest names that are left out."""
+        return 0 if self.masks else sum(scan.mask is not None for scan in self.manifest.images.values())
+
+    def _pairs(self) -> Iterator[tuple[str, str | None, str]]:
+        for pair in self.manifest.all_pairs():
+            if self.split is None or pair.split == self.split:
+                yield pair.id, pair.fixed, pair.moving
+
+    def _images(self) -> Iterator[tuple[str, str | None, str]]:
+        fixed = self.to if self.to in self.manifest.images else None
+        for name, scan in self.manifest.images.items():
+            if name != fixed and (self.split is None or scan.split == self.split):
+                yield name, fixed, name
+
+
+class Inputs:
+    """The files of a manifest, each looked at once: located, compared with its checksum, its voxels counted."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._known: dict[tuple[str | None, str], tuple[Path, str] | InputError] = {}
+        self._voxels: dict[Path, int] = {}
+
+    def find(self, scan: str | None, role: Role = "image") -> tuple[Path, str]:
+        """Path and SHA-256 of a scan's file, or of the template's for None; InputError if it cannot be used."""
+        if (scan, role) not in self._known:
+            try:
+                self._known[scan, role] = self._look(scan, role)
+            except InputError as error:
+                self._known[scan, role] = error
+        found = self._known[scan, role]
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def mask(self, scan: str | None) -> tuple[Path, str] | None:
+        """The same of a scan's mask, if it has one and masks are wanted."""
+        if scan is None or not self.source.masks or self.source.manifest.images[scan].mask is None:
+            return None
+        return self.find(scan, "mask")
+
+    def voxels(self, path: Path) -> int:
+        """From the header; a typical number where only the reader will know."""
+        if path not in self._voxels:
+            try:
+                shape = nibabel.load(path).shape  # type: ignore[attr-defined]
+                self._voxels[path] = int(shape[0]) * int(shape[1]) * int(shape[2])
+            except Exception:  # whatever is wrong with the file is said when it is read
+                self._voxels[path] = _TYPICAL_VOXELS
+        return self._voxels[path]
+
+    def _look(self, scan: str | None, role: Role) -> tuple[Path, str]:
+        if scan is None:
+            template = self.source.template()
+            assert template is not None
+            return template, sha256(template)
+        entry = self.source.manifest.images[scan]
+        path = located(entry.paths()[role], self.source.root)
+        digest = sha256(path)
+        if entry.sha256.get(role) not in (None, digest):
+            raise InputError(f"{path}: is not the file that the manifest describes (SHA-256). Obtain it again.")
+        return path, digest
+
+
+def plan(
+    source: Source,
+    settings: Settings,
+    places: Places,
+    progress: Progress = silent,
+) -> list[Case]:
+    """Every case in the manifest's order.
+
+    A case whose files cannot be used is one that failed, the others go on. Raises InputError for a template that cannot
+    be used, and as `Source.entries` does."""
+    entries = source.entries()
+    inputs = Inputs(source)
+    if source.template() is not None:
+        inputs.find(None)
+    identity = settings.identity()
+    cases = []
+    for number, (case, fixed, moving) in enumerate(entries):
+        progress(Step("check inputs and results", number, len(entries)))
+        try:
+            job = _job(case, fixed, moving, inputs, settings, identity, places)
+        except InputError as error:
+            cases.append(Case(case, "failed", str(error)))
+            continue
+        voxels = sum(inputs.voxels(path) for path in job.images.values())
+        todo, why, replaces = _todo(job, places)
+        cases.append(Case(case, todo, why, job, voxels, replaces))
+    progress(Step("check inputs and results", len(entries), len(entries)))
+    return cases
+
+
+def refuse_replacing(cases: Sequence[Case]) -> None:
+    """OutputError if results of other inputs or settings are in the way."""
+    others = [case for case in cases if case.replaces]
+    if others:
+        first = others[0]
+        assert first.job is not None
+        raise OutputError(
+            f"{first.job.folder}: {first.why}; so it is for {len(others)} of {len(cases)} cases. Choose another --out, "
+            "or replace them with --force."
+        )
+
+
+def _job(
+    case: str,
+    fixed: str | None,
+    moving: str,
+    inputs: Inputs,
+    settings: Settings,
+    identity: Mapping[str, Any],
+    places: Places,
+) -> Job:
+    scans = {"fixed": fixed, "moving": moving}
+    images = {role: inputs.find(scan) for role, scan in scans.items()}
+    masks = {role: found for role, scan in scans.items() if (found := inputs.mask(scan))}
+    digests: dict[str, str | None] = {role: digest for role, (_, digest) in images.items()}
+    digests |= {f"{role}_mask": masks[role][1] if role in masks else None for role in scans}
+    return Job(
+        case,
+        places.case(case).absolute(),
+        {role: path.absolute() for role, (path, _) in images.items()},
+        {role: path.absolute() for role, (path, _) in masks.items()},
+        parts_of(identity, digests),
+        settings.options(),
+        disk_mib=round(_BYTES_PER_VOXEL * inputs.voxels(images["fixed"][0]) / 2**20),
+    )
+
+
+def _todo(job: Job, places: Places) -> tuple[Todo, str, bool]:
+    """What to do, why, and whether another result is in the way."""
+    path = job.folder / RECORD
+    if not path.exists():
+        if places.failure(job.case).exists():
+            return "run", "it failed before", False
+        return "run", "", False
+    try:
+        record = read_json(path)
+    except InputError as error:
+        return "run", str(error), False
+    made = record.get("batch", {})
+    if made.get("key") != job.key:
+        why = difference(made["parts"], job.parts) if "parts" in made else "it was not made by a batch"
+        return "run", why, True
+    broken = damage(job.folder, record)
+    return ("run", broken, False) if broken else ("done", "", False)

@@ -1,0 +1,124 @@
+"""A batch from its manifest to its page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import stepwarp
+from stepwarp.batch import bids as derivatives
+from stepwarp.batch.conclude import conclude
+from stepwarp.batch.farm import Farm, Size
+from stepwarp.batch.places import Places
+from stepwarp.batch.plan import Case, Source, plan, refuse_replacing
+from stepwarp.batch.run import Tell, run
+from stepwarp.batch.settings import Settings
+from stepwarp.data.manifest import data_root, read_manifest
+from stepwarp.errors import InputError
+from stepwarp.files.lock import locked
+from stepwarp.registrar.progress import Progress, silent
+from stepwarp.workflow.benchmark.environment import device_name, environment, today
+from stepwarp.workflow.benchmark.places import write_json
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is asked for: which pairs, registered how, and where everything goes. bids: also under names of BIDS."""
+
+    source: Source
+    settings: Settings
+    out: Path
+    farm: Farm
+    bids: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        manifest: str | Path,
+        out: Path,
+        settings: Settings | None = None,
+        *,
+        to: str | None = None,
+        split: str | None = None,
+        only: Sequence[str] | None = None,
+        data: Path | None = None,
+        masks: bool = False,
+        farm: Farm | None = None,
+        bids: bool = False,
+    ) -> Batch:
+        """Read the manifest (a path, or the name of a shipped one). to: a template, a file or the id of an image, to
+        which every image is registered instead. only: ids of cases. masks: use those of the manifest.
+
+        Raises InputError for what cannot be asked for."""
+        settings = settings or Settings()
+        settings.check()
+        root = data_root(data, manifest)
+        source = Source(read_manifest(manifest), root, split, None if only is None else tuple(only), to, masks)
+        return cls(source, settings, Path(out), farm or Farm(), bids)
+
+    @property
+    def places(self) -> Places:
+        return Places(self.out)
+
+    def plan(self, progress: Progress = silent) -> list[Case]:
+        """What there is to do; errors as `plan.plan`."""
+        cases = plan(self.source, self.settings, self.places, progress)
+        if self.bids:
+            derivatives.check_names(cases)
+        return cases
+
+    def size(self, cases: Sequence[Case]) -> Size:
+        """How many workers, for the cases that are to be run."""
+        return self.farm.size([case for case in cases if case.todo == "run"], self._device() != "cpu")
+
+    def run(
+        self, *, replace: bool = False, retries: int = 2, progress: Progress = silent, tell: Tell = lambda line: None
+    ) -> dict[str, Any]:
+        """Do what there is to do, then write the summary, the table and the page; the summary.
+
+        replace: whether results of other inputs or settings may be replaced. Raises OutputError for a folder that
+        another run holds or that cannot be written to, RegistrationError if the scheduler is lost."""
+        with locked(self.out, "another batch"):
+            cases = self.plan(progress)
+            if not replace:
+                refuse_replacing(cases)
+            size = self.size(cases)
+            write_json(self.places.environment, environment(size.threads or 0, self._device()))
+            unused = self.source.unused_masks()
+            if unused:
+                tell(f"{unused} masks of the manifest are not used; --masks keeps what they exclude out.")
+            run(cases, self.places, self.farm, size, retries=retries, progress=progress, tell=tell)
+            return self._conclude(cases)
+
+    def conclude(self) -> dict[str, Any]:
+        """Write the summary, the table and the page anew from what the folder holds."""
+        if not self.places.cases.is_dir():
+            raise InputError(f"{self.out}: holds no batch. Run it without --summary-only.")
+        with locked(self.out, "another batch"):
+            return self._conclude(self.plan())
+
+    def _conclude(self, cases: Sequence[Case]) -> dict[str, Any]:
+        if self.bids:
+            finished, failed = self.places.read_cases(), self.places.read_failures()
+            derivatives.publish(self.places, cases, {name: one for name, one in finished.items() if name not in failed})
+        return conclude(self.places, self._about(), [case.id for case in cases])
+
+    def _about(self) -> dict[str, Any]:
+        """JSON-ready."""
+        source = self.source
+        about = {
+            "manifest": source.manifest.name,
+            "split": source.split,
+            "to": None if source.to is None else Path(source.to).name,
+            "masks": source.masks,
+            "settings": asdict(self.settings),
+            "stepwarp": stepwarp.__version__,
+            "date": today(),
+        }
+        return json.loads(json.dumps(about))
+
+    def _device(self) -> str:
+        return device_name(use_gpu=self.settings.device != "cpu")

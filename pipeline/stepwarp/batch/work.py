@@ -1,0 +1,151 @@
+"""What a worker does for one case. Nothing it raises gets lost on the way: what happened is what it returns."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import stepwarp
+from stepwarp.batch.places import PICTURE
+from stepwarp.batch.plan import Job
+from stepwarp.batch.settings import damage
+from stepwarp.errors import InputError, OutputError, RegistrationError, StepwarpError, is_out_of_memory
+from stepwarp.files import sha256
+from stepwarp.workflow.benchmark.places import read_json
+from stepwarp.workflow.outputs import RECORD
+
+if TYPE_CHECKING:
+    from stepwarp.workflow.register import Registration
+
+#: The number of threads and the random state belong to the process, so that two at once would disturb each other.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Register a case and save it; {status: "done", verdict, seconds, lncc} or what `failure` returns."""
+    with _ONE_AT_A_TIME:
+        started = time.monotonic()
+        try:
+            record = _done(job) or _register(job)
+        except Exception as error:
+            return failure(error)
+    measures = record["measures"]
+    return {
+        "status": "done",
+        "verdict": record["verdict"]["status"],
+        "lncc": measures.get("similarity", measures["similarity_affine"])["lncc"],
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """{status: "failed", reason, kind, where}. kind: "input" and "registration" will fail again, "machine" need not.
+
+    where: the traceback, for errors that should not be; otherwise None."""
+    reason = " ".join(str(error).split())
+    kind, where = "machine", None
+    if is_out_of_memory(error):
+        reason = "out of memory. Run fewer --workers at a time, or work on smaller images."
+    elif isinstance(error, InputError):
+        kind = "input"
+    elif isinstance(error, RegistrationError):
+        kind = "registration"
+    elif not isinstance(error, (StepwarpError, OSError)):
+        kind, reason = "registration", f"this is a bug in stepwarp, please report it ({type(error).__name__}: {reason})"
+        where = "".join(traceback.format_exception(error))
+    return {"status": "failed", "reason": reason, "kind": kind, "where": where, "computer": socket.gethostname()}
+
+
+def _done(job: Job) -> dict[str, Any] | None:
+    """The record, if the very result is there already: another worker may have finished after it was given up."""
+    if not (job.folder / RECORD).exists():
+        return None
+    record = read_json(job.folder / RECORD)
+    same = record.get("batch", {}).get("key") == job.key
+    return record if same and damage(job.folder, record) is None else None
+
+
+def _register(job: Job) -> dict[str, Any]:
+    from stepwarp.workflow.register import register
+
+    _check_place(job)
+    _check_inputs(job)
+    found = register(
+        job.images["fixed"],
+        job.images["moving"],
+        fixed_mask=job.masks.get("fixed"),
+        moving_mask=job.masks.get("moving"),
+        threads=job.threads,
+        **job.options,
+    )
+    _check_inputs(job)
+    found.record["batch"] = {"case": job.case, "key": job.key, "parts": job.parts}
+    _save(found, job)
+    return found.record
+
+
+def _check_place(job: Job) -> None:
+    """OutputError where this computer cannot put the result, or is not the one that the batch was planned for."""
+    if stepwarp.__version__ != job.parts["stepwarp"]:
+        raise OutputError(
+            f"the worker on {socket.gethostname()} has stepwarp {stepwarp.__version__}, the batch was planned with "
+            f"{job.parts['stepwarp']}. Install the same version."
+        )
+    parent = job.folder.parent
+    if not parent.is_dir():
+        raise OutputError(
+            f"{parent}: is not to be seen from {socket.gethostname()}. The output folder must be on a file system that "
+            "all workers share."
+        )
+    free = shutil.disk_usage(parent).free / 2**20
+    if free < job.disk_mib:
+        raise OutputError(f"{parent}: {free:.0f} MiB are free, a case may need {job.disk_mib}. Free some space.")
+
+
+def _check_inputs(job: Job) -> None:
+    """InputError unless the files are those that were planned with; asked before and after they are read."""
+    for kind, paths in (("", job.images), ("_mask", job.masks)):
+        for role, path in paths.items():
+            if sha256(path) != job.parts["inputs"][role + kind]:
+                raise InputError(f"{path}: changed while the batch was running. Run it again.")
+
+
+def _save(found: Registration, job: Job) -> None:
+    """Write everything beside the case's folder, then give it its name at once."""
+    mark = secrets.token_hex(4)
+    fresh, stale = (job.folder.with_name(f".{job.case}.{word}-{mark}") for word in ("new", "old"))
+    try:
+        found.save(fresh)
+        # Without a picture a result is as good.
+        with suppress(Exception):
+            _draw(found, job, fresh / PICTURE)
+        if job.folder.exists():
+            job.folder.replace(stale)
+        fresh.replace(job.folder)
+    finally:
+        for leftover in (fresh, stale):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _draw(found: Registration, job: Job, path: Path) -> None:
+    import torch
+
+    from stepwarp.losses.intensities import scale_intensities
+    from stepwarp.report.contact_sheet import case_picture
+    from stepwarp.workflow.outputs import jacobian_image
+    from stepwarp.workflow.verdict import foreground
+
+    jacobian = None
+    if found.warp is not None:
+        inside = foreground(scale_intensities(found.fixed), None)
+        jacobian = jacobian_image(found).data.where(inside, torch.nan)
+    case_picture(
+        path, found.fixed, found.moved, fixed_labels=None, moved_labels=None, jacobian=jacobian, title=job.case
+    )

@@ -1,0 +1,242 @@
+"""`stepwarp batch`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from stepwarp.cli.command import VERDICT_FAIL
+from stepwarp.cli.options import (
+    DeviceOption,
+    ForceOption,
+    PresetOption,
+    SeedOption,
+    ThreadsOption,
+    TrustOption,
+    VerboseOption,
+    path_option,
+)
+from stepwarp.cli.progress import shown_progress
+from stepwarp.errors import InputError, RegistrationError
+
+if TYPE_CHECKING:
+    from stepwarp.batch.farm import Size
+    from stepwarp.batch.plan import Case
+
+
+def batch(
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            metavar="MANIFEST", help="A file, or the name of one that comes with stepwarp; see stepwarp manifest make."
+        ),
+    ],
+    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where everything goes.")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|ID",
+            help="Register every image of the manifest to this one, instead of its pairs.",
+            show_default="the manifest's pairs",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only pairs, or images, of this split.", show_default="all")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Only these pairs, or images, by id.", show_default="all")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        path_option(
+            "--data", metavar="FOLDER", show_default="$STEPWARP_DATA, else the manifest's folder", help="The data root."
+        ),
+    ] = None,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="What the manifest's masks exclude has no influence (lesions).")
+    ] = False,
+    bids: Annotated[
+        bool, typer.Option("--bids", help="Also give the results names of BIDS derivatives, below bids/.")
+    ] = False,
+    preset: PresetOption = "default",
+    affine_only: Annotated[bool, typer.Option("--affine-only", help="Stop after the linear stage.")] = False,
+    transform: Annotated[
+        Literal["rigid", "similarity", "affine"],
+        typer.Option(help="What the linear stage may do: move; also scale; also stretch and shear."),
+    ] = "affine",
+    similarity: Annotated[
+        Literal["lncc", "ncc", "ssd", "mi", "mind"] | None,
+        typer.Option(help="What makes two images alike; see stepwarp register.", show_default="the preset's, lncc"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="A network that goes on from the affine; see stepwarp register.",
+            show_default="no network",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How often the network repeats its steps.", show_default="as trained"),
+    ] = None,
+    no_refine: Annotated[bool, typer.Option("--no-refine", help="End with what the network found.")] = False,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, metavar="SECONDS", help="For each case: start no iteration after it.", show_default="none"
+        ),
+    ] = None,
+    trust: TrustOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Cases at a time.",
+            show_default="by cores and free memory; one on a GPU; 16 jobs of a --cluster",
+        ),
+    ] = None,
+    threads: ThreadsOption = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Work on the Dask cluster of this scheduler.", show_default="here"),
+    ] = None,
+    cluster: Annotated[
+        Literal["slurm", "sge", "pbs"] | None,
+        typer.Option(help="Start workers as jobs of this batch system.", show_default="none"),
+    ] = None,
+    cluster_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cluster-option", metavar="NAME=VALUE", help="For the jobs: queue=long, walltime=12:00:00; repeatable."
+        ),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Try a case again after a fault of the machine.")
+    ] = 2,
+    force: ForceOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why; run nothing.")] = False,
+    summary_only: Annotated[
+        bool, typer.Option("--summary-only", help="Make table and page anew from what --out holds; run nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json on stdout and nothing else.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Register every pair of a manifest, or all its images to one template, on all cores or a cluster.
+
+    \b
+      stepwarp batch study.json --out results
+      stepwarp batch study.json --to template.nii.gz --out results --workers 4
+      stepwarp batch study.json --out results --cluster slurm --workers 20 \\
+                     --threads 4 --cluster-option queue=long --cluster-option walltime=12:00:00
+      stepwarp batch study.json --out results --scheduler tcp://head:8786
+
+    Interrupt it or kill it whenever you like: the same command goes on, and what is finished is not run again as long
+    as its images, masks, settings, weights and the version of stepwarp are the same. A case that fails leaves its
+    reason and stops no other; after a fault of the machine (a worker died, the disk was full, memory ran out) it is
+    tried again after a while. One batch at a time writes into a folder. --dry-run says what is to be done. The folder:
+
+    \b
+      cases/ID/          what stepwarp register writes, and picture.jpg; appears as a whole
+      failed/ID.json     why a case failed
+      index.html         the page to look at: the worst first, and how the measures spread
+      cases.csv          a row per case; summary.json holds the same
+      bids/              with --bids: the same files under names of BIDS derivatives
+      environment.json   the machine and all versions
+
+    A cluster must see the images and the output folder under the same paths. --cluster needs dask-jobqueue (pip install
+    'stepwarp[cluster]'); what --cluster-option says are arguments of its SLURMCluster, SGECluster or PBSCluster.
+
+    The exit code is 6 if a case failed, else 7 if the verdict on one is fail; everything else is written all the
+    same."""
+    from stepwarp.batch.farm import Farm
+    from stepwarp.batch.settings import Settings
+    from stepwarp.batch.study import Batch
+
+    settings = Settings(
+        preset, affine_only, transform, similarity, device, seed, time_budget, weights, steps, not no_refine, trust
+    )
+    asked = Batch.of(
+        manifest,
+        out,
+        settings,
+        to=to,
+        split=split,
+        only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+        data=data,
+        masks=masks,
+        farm=Farm(workers, threads, scheduler, cluster, dict(map(_option, cluster_options or []))),
+        bids=bids,
+    )
+    with shown_progress(silent=as_json) as progress:
+        if dry_run:
+            cases = asked.plan(progress)
+            _print_plan(cases, asked.size(cases), as_json)
+            return
+        if summary_only:
+            summary = asked.conclude()
+        else:
+            tell = (lambda line: None) if as_json else _tell
+            summary = asked.run(replace=force, retries=retries, progress=progress, tell=tell)
+    if as_json:
+        print(json.dumps(summary, indent=1))
+    else:
+        _print_summary(summary, out)
+    asked_for = [row for row in summary["cases"] if row["case"] in set(summary["asked"])]
+    failed = sum(row["status"] == "failed" for row in asked_for)
+    if failed:
+        raise RegistrationError(f"{failed} of {len(asked_for)} cases failed; {out / 'failed'} says why.")
+    if any(row.get("verdict") == "fail" for row in asked_for):
+        raise typer.Exit(VERDICT_FAIL)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE; a value that is JSON is taken as such, so that numbers and lists can be given."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"--cluster-option {text}: write NAME=VALUE, such as queue=long")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_plan(cases: Sequence[Case], size: Size, as_json: bool) -> None:
+    counts = {todo: sum(case.todo == todo for case in cases) for todo in ("run", "done", "failed")}
+    disk = sum(case.job.disk_mib for case in cases if case.todo == "run" and case.job is not None)
+    if as_json:
+        rows = [{"case": case.id, "todo": case.todo, "why": case.why, "replaces": case.replaces} for case in cases]
+        print(json.dumps({"cases": rows, "workers": vars(size), "disk_mib": disk}, indent=1))
+        return
+    for case in cases:
+        print(f"{case.todo:<6}  {case.id}{f': {case.why}' if case.why else ''}")
+    print(f"{counts['run']} to run, {counts['done']} done, {counts['failed']} that cannot be run")
+    if counts["run"]:
+        print(f"on {size}; at most {disk} MiB of disk")
+    replaced = sum(case.replaces for case in cases)
+    if replaced:
+        print(f"{replaced} results are in the way: another --out, or --force to replace them")
+
+
+def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
+    words = {"pass": "pass", "check": "to check", "fail": "fail", "failed": "failed", "waiting": "not begun"}
+    counts = summary["counts"]
+    print(f"{len(summary['cases'])} cases: " + ", ".join(f"{counts[key]} {word}" for key, word in words.items()))
+    for row in summary["cases"]:
+        if row["status"] == "failed":
+            print(f"{row['case']}: {row['reason']}")
+    for note in summary["notes"]:
+        print(f"note: {note}")
+    print(f"look at  {out / 'index.html'}")

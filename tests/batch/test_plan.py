@@ -1,0 +1,218 @@
+"""What is left to do, from files alone: nothing is registered here."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import stepwarp
+from stepwarp.batch.farm import Farm
+from stepwarp.batch.places import Places
+from stepwarp.batch.plan import Case, Source, plan, refuse_replacing
+from stepwarp.batch.settings import Settings, difference, key_of
+from stepwarp.data.manifest import Manifest, PairEntry, ScanEntry
+from stepwarp.errors import InputError, OutputError
+from stepwarp.files import sha256, write_volume
+from stepwarp.geometry import Grid, Image
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number, name in enumerate("abcm"):
+        values = np.random.default_rng(number).random((6, 7, 8), dtype=np.float32)
+        write_volume(folder / f"{name}.nii.gz", Image(torch.from_numpy(values), Grid((6, 7, 8), np.eye(4))))
+    return folder
+
+
+@pytest.fixture
+def source(root) -> Source:
+    images = {name: ScanEntry(image=f"{name}.nii.gz", subject=name) for name in "abc"}
+    images["a"] = images["a"].model_copy(update={"mask": "m.nii.gz"})
+    pairs = tuple(PairEntry(id=f"{one}_{other}", fixed=one, moving=other) for one, other in ("ab", "bc"))
+    return Source(Manifest(name="study", images=images, pairs=pairs), root)
+
+
+@pytest.fixture
+def places(tmp_path) -> Places:
+    return Places(tmp_path / "out")
+
+
+def pretend(places: Places, case: Case) -> None:
+    """Leave what a registration of the case leaves."""
+    folder = places.case(case.id)
+    folder.mkdir(parents=True)
+    (folder / "1Warp.nii.gz").write_bytes(b"warp")
+    outputs = {"1Warp.nii.gz": sha256(folder / "1Warp.nii.gz")}
+    made = {"case": case.id, "key": case.job.key, "parts": case.job.parts}
+    (folder / "registration.json").write_text(json.dumps({"batch": made, "outputs": outputs}))
+
+
+def todos(cases):
+    return {case.id: (case.todo, case.why) for case in cases}
+
+
+def test_everything_is_to_be_run_at_first(source, places):
+    assert todos(plan(source, Settings(), places)) == {"a_b": ("run", ""), "b_c": ("run", "")}
+
+
+def test_what_is_done_is_done_whatever_the_threads_or_folder(source, places, root, tmp_path):
+    pretend(places, plan(source, Settings(), places)[0])
+    root.rename(tmp_path / "elsewhere")
+    moved = replace(source, root=tmp_path / "elsewhere")
+    assert todos(plan(moved, Settings(), places)) == {"a_b": ("done", ""), "b_c": ("run", "")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({"preset": "fast"}, "preset"),
+        ({"seed": 1}, "seed"),
+        ({"affine_only": True}, "affine_only"),
+        ({"similarity": "mi"}, "similarity"),
+        ({"trust": "qform"}, "trust"),
+    ],
+)
+def test_other_settings_are_another_result(source, places, settings, changed):
+    pretend(places, plan(source, Settings(), places)[0])
+    cases = plan(source, Settings(**settings), places)
+    assert cases[0].todo == "run"
+    assert cases[0].why == f"settings have changed: {changed}"
+    with pytest.raises(OutputError, match=f"{changed}; so it is for 1 of 2 cases.*--force"):
+        refuse_replacing(cases)
+
+
+def test_other_images_masks_weights_and_versions_are_another_result(source, places, root, monkeypatch):
+    pretend(places, plan(source, Settings(), places)[0])
+    with_masks = plan(replace(source, masks=True), Settings(), places)
+    assert with_masks[0].why == "input files have changed: fixed_mask"
+    assert with_masks[0].job.masks == {"fixed": root / "m.nii.gz"}
+    weights = root / "weights.safetensors"
+    keys = set()
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        keys.add(plan(source, Settings(weights=str(weights)), places)[0].job.key)
+    assert len(keys) == 2
+    (root / "b.nii.gz").write_bytes((root / "c.nii.gz").read_bytes())
+    assert plan(source, Settings(), places)[0].why == "input files have changed: moving"
+    monkeypatch.setattr(stepwarp, "__version__", "9")
+    assert plan(source, Settings(), places)[0].why.endswith("now 9")
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda path: path.write_bytes(b"wa"), "1Warp.nii.gz is not the file that was written"),
+        (lambda path: path.write_bytes(b""), "1Warp.nii.gz is missing"),
+        (lambda path: path.unlink(), "1Warp.nii.gz is missing"),
+        (lambda path: path.with_name("registration.json").write_text("{"), "cannot be read as JSON"),
+        (lambda path: path.with_name("registration.json").unlink(), ""),
+    ],
+)
+def test_a_damaged_result_is_made_again_without_force(source, places, harm, why):
+    pretend(places, plan(source, Settings(), places)[0])
+    harm(places.case("a_b") / "1Warp.nii.gz")
+    cases = plan(source, Settings(), places)
+    assert cases[0].todo == "run"
+    assert why in cases[0].why
+    refuse_replacing(cases)
+
+
+def test_a_bad_scan_spoils_its_own_cases_only(source, places, root):
+    entry = source.manifest.images["a"].model_copy(update={"sha256": {"image": "0" * 64}})
+    bad = source.manifest.model_copy(update={"images": {**source.manifest.images, "a": entry}})
+    cases = todos(plan(replace(source, manifest=bad), Settings(), places))
+    assert cases["a_b"] == (
+        "failed",
+        f"{root / 'a.nii.gz'}: is not the file that the manifest describes (SHA-256). Obtain it again.",
+    )
+    assert cases["b_c"] == ("run", "")
+    (root / "c.nii.gz").unlink()
+    assert "c.nii.gz: does not exist" in todos(plan(source, Settings(), places))["b_c"][1]
+
+
+def test_a_link_out_of_the_data_root_is_not_followed(source, places, root, tmp_path):
+    (root / "c.nii.gz").rename(tmp_path / "c.nii.gz")
+    (root / "c.nii.gz").symlink_to(tmp_path / "c.nii.gz")
+    assert "leaves the data root" in todos(plan(source, Settings(), places))["b_c"][1]
+
+
+@pytest.mark.parametrize("to", ["b", "file"])
+def test_all_images_to_a_template(source, places, root, to):
+    name = "b" if to == "b" else str(root / "m.nii.gz")
+    cases = plan(replace(source, to=name), Settings(), places)
+    assert [case.id for case in cases] == (["a", "c"] if to == "b" else ["a", "b", "c"])
+    assert {case.job.images["fixed"] for case in cases} == {root / ("b.nii.gz" if to == "b" else "m.nii.gz")}
+    assert [case.job.images["moving"].name[0] for case in cases] == [case.id for case in cases]
+
+
+def test_a_template_that_is_not_there_is_refused_at_once(source, places, root):
+    with pytest.raises(InputError, match=r"nowhere\.nii: does not exist"):
+        plan(replace(source, to=str(root / "nowhere.nii")), Settings(), places)
+
+
+def test_names_that_there_are_not(source, places):
+    with pytest.raises(InputError, match="did you mean 'a_b'"):
+        plan(replace(source, only=("a_bb",)), Settings(), places)
+    with pytest.raises(InputError, match="has no pair in the split 'test'"):
+        plan(replace(source, split="test"), Settings(), places)
+
+
+def test_choices_that_let_every_case_fail_are_refused_at_once(root):
+    with pytest.raises(InputError, match="no network to run"):
+        Settings(steps=3).check()
+    (root / "weights.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"weights\.safetensors"):
+        Settings(weights=str(root / "weights.safetensors")).check()
+
+
+def test_tidying_takes_away_the_unfinished_and_nothing_else(places):
+    kept = [
+        places.case("a") / "registration.json",
+        places.failure("b"),
+        places.out / "index.html",
+        places.out / ".lock",
+    ]
+    gone = [
+        places.cases / ".a.new-12" / "1Warp.nii.gz",
+        places.cases / "..a.new-12.partial-x" / "file",
+        places.failures / ".partial-1.json",
+        places.out / ".partial-2.html",
+        places.scratch / "worker" / "file",
+    ]
+    for path in (*kept, *gone):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    places.tidy()
+    assert all(path.exists() for path in kept)
+    assert not any(path.exists() for path in gone)
+    assert [path.name for path in places.cases.iterdir()] == ["a"]
+
+
+def test_the_number_of_workers_follows_cores_and_memory(monkeypatch):
+    from stepwarp.batch import farm
+
+    monkeypatch.setattr(farm, "cores", lambda: 8)
+    brain = Case("a", "run", voxels=11_000_000)  # two brains of 1 mm
+    assert 1800 < brain.memory_mib < 2600
+    sizes = {}
+    for free in (4_000, 100_000):
+        monkeypatch.setattr(farm, "available_mib", lambda free=free: free)
+        sizes[free] = Farm().size([brain] * 20)
+    assert (sizes[4_000].workers, sizes[4_000].threads) == (1, 8)
+    assert (sizes[100_000].workers, sizes[100_000].threads) == (8, 1)
+    assert Farm().size([brain] * 3).workers == 3
+    assert (Farm(threads=4).size([brain] * 20)).workers == 2
+    assert (Farm(workers=5).size([brain] * 20)).workers == 5
+    assert Farm().size([brain] * 20, gpu=True).workers == 1
+    with pytest.raises(InputError, match="two places"):
+        Farm(scheduler="tcp://here:1", system="slurm")
+
+
+def test_keys_do_not_depend_on_the_order_of_things():
+    one, other = {"a": {"b": 1, "c": 2}, "d": 3}, {"d": 3, "a": {"c": 2, "b": 1}}
+    assert key_of(one) == key_of(other) != key_of({"a": {"b": 1, "c": 3}, "d": 3})
+    assert difference({}, {"stepwarp": "1", "inputs": {}, "settings": {}}).startswith("it was made by stepwarp None")
