@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from stepwarp.workflow.benchmark.statistics import compared, described, interval, signed_rank_p
+from stepwarp.evaluation.bootstrap import interval
+from stepwarp.workflow.benchmark.statistics import compared, described, signed_rank_p
 
 
 def test_a_few_values_described_by_hand():

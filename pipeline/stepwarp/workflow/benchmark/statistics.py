@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri  # type: ignore[import-untyped]
 from scipy.stats import rankdata, wilcoxon  # type: ignore[import-untyped]
+
+from stepwarp.evaluation.bootstrap import interval
 
 #: Metric of a case -> whether more of it is better.
 METRICS: Mapping[str, bool] = {
@@ -28,11 +28,8 @@ METRICS: Mapping[str, bool] = {
     "lncc_after": True,
 }
 
-#: How the interval is found, for those who read a summary.
-INTERVAL = "95 % of the mean, by the bias-corrected and accelerated bootstrap with 10000 resamples, seed 0"
 TEST = "Wilcoxon's signed-rank test on pairs, two-sided, exact up to 200 pairs, ties by mid-ranks, equal pairs left out"
 
-_RESAMPLES, _SEED, _CONFIDENCE = 10_000, 0, 0.95
 #: Up to this many pairs that differ, all signs are counted; beyond, the normal approximation is as good.
 _EXACT = 200
 #: Differences below this share of the values themselves are rounding.
@@ -71,25 +68,6 @@ def compared(values: np.ndarray, baseline: np.ndarray, higher_is_better: bool) -
     }
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % confidence interval of the mean of values (N,), N at least 2: see INTERVAL.
-
-    With as few as six pairs it is narrower than it should be; it says how far the mean depends on which pairs were
-    drawn, no more."""
-    mean, n = values.mean(), len(values)
-    if np.ptp(values) == 0:
-        return float(mean), float(mean)
-    means = values[_resamples(n)].mean(1)
-    # The bias: how far the mean is from the median of the resampled means; a tie counts half.
-    bias = ndtri(np.clip((means < mean).mean() + (means == mean).mean() / 2, 1 / _RESAMPLES, 1 - 1 / _RESAMPLES))
-    # The acceleration: the skewness of the jackknife; for a mean its values are the deviations over N - 1.
-    deviations = values - mean
-    acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)
-    z = bias + ndtri(np.array([1 - _CONFIDENCE, 1 + _CONFIDENCE]) / 2)
-    low, high = np.quantile(means, ndtr(bias + z / (1 - acceleration * z)))
-    return float(low), float(high)
-
-
 def signed_rank_p(differences: np.ndarray) -> float | None:
     """The p of `TEST` for paired differences (N,): 1 if all pairs are equal, None if there is no pair."""
     if len(differences) == 0:
@@ -109,9 +87,3 @@ def signed_rank_p(differences: np.ndarray) -> float | None:
     positive = ranks[differences > 0].sum()
     tail = min(positive, ranks.sum() - positive)
     return float(min(1.0, 2 * share[: tail + 1].sum()))
-
-
-@lru_cache(maxsize=8)
-def _resamples(n: int) -> np.ndarray:
-    """The same draws for every metric and method of n pairs, (resamples, n)."""
-    return np.random.default_rng(_SEED).integers(n, size=(_RESAMPLES, n))

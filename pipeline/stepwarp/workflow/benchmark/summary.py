@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from stepwarp.evaluation.bootstrap import INTERVAL
 from stepwarp.files.tables import csv_text, guarded
-from stepwarp.workflow.benchmark.statistics import INTERVAL, METRICS, TEST, compared, described
+from stepwarp.workflow.benchmark.statistics import METRICS, TEST, compared, described
 
 #: Where a case says a metric: the keys to follow, and what to multiply by.
 _FOUND: Mapping[str, tuple[tuple[str, ...], float]] = {

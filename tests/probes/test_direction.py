@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from stepwarp.losses.similarity import SSD
+from stepwarp.probes.direction import FINAL, NEWTON, OF_ANOTHER, RAW, direction, smooth
+from stepwarp.probes.objective import Objective, State
+from stepwarp.probes.trajectory import Taken, trajectory, walk
+from stepwarp.registrar.steps import FieldMap, Images
+
+SSD_ALONE = Objective(SSD())
+
+
+def test_gradient_descent_follows_the_gradient(descent, pairs):
+    found = direction(walk(descent(), *pairs), SSD_ALONE, trajectory(descent(), *pairs)[-1])
+    assert found[RAW].shape == (5, 6)
+    assert found[RAW] == pytest.approx(1, abs=1e-4)
+    assert np.abs(found[RAW + OF_ANOTHER]).max() < 0.5
+    assert (found[smooth(2)] < found[RAW]).all()
+    assert (found[NEWTON] > 0).all()
+
+
+def test_smoothed_descent_follows_the_gradient_of_its_width(descent, pairs):
+    step = descent(rate=20000, sigma=2.0)
+    found = direction(walk(step, *pairs), SSD_ALONE, trajectory(step, *pairs)[-1])
+    assert found[smooth(2)] == pytest.approx(1, abs=1e-4)
+    best = max((name for name in found if name.startswith("smooth") or name == RAW), key=lambda n: found[n].mean())
+    assert best == smooth(2)
+
+
+def test_a_step_that_ignores_the_images_fails(ignorant, pairs):
+    found = direction(walk(ignorant, *pairs), SSD_ALONE, trajectory(ignorant, *pairs)[-1])
+    assert abs(found[RAW].mean()) < 0.4
+    assert abs(found[RAW].mean() - found[RAW + OF_ANOTHER].mean()) < 0.15
+
+
+def test_the_last_step_leads_to_the_final_answer(descent, pairs):
+    step = descent(rate=20000, sigma=2.0)
+    found = direction(walk(step, *pairs), SSD_ALONE, trajectory(step, *pairs)[-1])[FINAL]
+    assert found[-1] == pytest.approx(1, abs=1e-2)
+    assert (found[0] < 1).all()
+
+
+def test_no_step_and_no_other_pair_have_no_direction(pairs):
+    fixed, moving = (Images(images.data[:1], images.grid) for images in pairs)
+    still = torch.zeros(1, 2, *fixed.grid.shape)
+    taken = Taken(State(fixed, moving, still), still, FieldMap(still, fixed.grid))
+    found = direction([taken], SSD_ALONE, FieldMap(still, fixed.grid))
+    assert np.isnan(found[RAW]).all()
+    assert np.isnan(found[RAW + OF_ANOTHER]).all()
