@@ -5,7 +5,8 @@ outermost centres, so that what is written here and what `antsApplyTransforms` w
 
 Every function has one reference in plain torch (any device, any dimension, differentiable); three-dimensional float32
 tensors on the CPU are handed to compiled kernels, which for `sample`, `warp`, `compose`, `resize_displacement` and
-`smoothing.gaussian` know their derivatives. In the kernels these have one derivative, not two."""
+`smoothing.gaussian` know their derivatives; so are planes in `warp` and `compose`, where both are on one grid. In the
+kernels these have one derivative, not two."""
 
 from __future__ import annotations
 
@@ -90,7 +91,17 @@ def warp(
         from stepwarp.geometry import cpu_sampling
 
         return cpu_sampling.warp(image, displacement, matrix, outside == "border")
+    if mode == "linear" and _on_planes(image, displacement, matrix):
+        from stepwarp.geometry import cpu_planes
+
+        return cpu_planes.warp(image, displacement, outside == "border")
     return sample(image, positions(displacement, matrix), mode, outside)
+
+
+def _on_planes(image: Tensor, displacement: Tensor, matrix: Tensor) -> bool:
+    """Whether these are planes on the CPU, of which the image's grid is that of the displacement."""
+    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 and t.ndim == 4 for t in (image, displacement))
+    return fits and not matrix.requires_grad and bool((matrix == torch.eye(3, dtype=matrix.dtype)).all())
 
 
 def positions(displacement: Tensor, matrix: Tensor) -> Tensor:

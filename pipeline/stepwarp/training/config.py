@@ -22,6 +22,8 @@ from stepwarp.registrar.steps.config import StepConfig, TwoStepConfig
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+#: The study of `stepwarp mnist`, which is no recipe for scans.
+_MNIST = "mnist"
 #: Voxels this much larger or smaller are of the size that was meant.
 _SAME_MM = 1e-6
 
@@ -131,6 +133,11 @@ class OptimiserSettings(Strict):
     clip: Finite = 1.0
     ema: float = Field(default=0.99, ge=0, lt=1)
 
+    def rate(self, iteration: int, iterations: int, within: int) -> float:
+        """The learning rate at one of so many iterations, counted from 0; within: its number in its stage."""
+        cosine = self.final + (1 - self.final) * (1 + math.cos(math.pi * iteration / iterations)) / 2
+        return self.lr * cosine * min(1, (within + 1) / (self.warm_up + 1))
+
 
 class Stage(Strict):
     """A part of the training.
@@ -192,9 +199,7 @@ class TrainingConfig(Strict):
     def learning_rate(self, iteration: int) -> float:
         """At an iteration, counted from 0."""
         number, within = self.stage_at(iteration)
-        settings = self.optimiser
-        cosine = settings.final + (1 - settings.final) * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
-        return settings.lr * self.curriculum[number].lr * cosine * min(1, (within + 1) / (settings.warm_up + 1))
+        return self.optimiser.rate(iteration, self.iterations, within) * self.curriculum[number].lr
 
     @model_validator(mode="after")
     def _check_stages(self) -> TrainingConfig:
@@ -274,7 +279,7 @@ def check_config(values: object, source: str) -> TrainingConfig:
 
 def training_recipes() -> list[str]:
     """The names of the recipes of trainings that come with stepwarp."""
-    return sorted(path.stem for path in configs_folder().glob("*.yaml") if path.stem not in PRESETS)
+    return sorted(path.stem for path in configs_folder().glob("*.yaml") if path.stem not in (*PRESETS, _MNIST))
 
 
 def _config_path(source: str | Path) -> Path:
