@@ -189,12 +189,12 @@ def test_a_pair_too_small_for_the_network_is_registered_without_it(tmp_path, run
 
 def test_a_pair_unlike_the_training_is_to_be_looked_at(tmp_path, run, helped):
     lncc = helped.record["network"]["similarity_before"]["lncc"]
-    near, far = {"lncc_after_affine": [lncc + 0.01, lncc + 0.05]}, {"lncc_after_affine": [lncc + 0.03, lncc + 0.05]}
+    near, far = ({"lncc_after_affine": [share * lncc, (share + 0.1) * lncc]} for share in (1.1, 1.6))
     assert run(network=write(tmp_path / "near", expects=near), refine=False).record["network"]["unlike"] == []
     verdict = run(network=write(tmp_path / "far", expects=far), refine=False).record["verdict"]
     assert verdict["status"] == "check"
     assert "unlike the training of the network descent: local correlation after the affine" in verdict["reasons"][0]
-    assert f"{lncc:.3g}, there {lncc + 0.03:.3g} to {lncc + 0.05:.3g}" in verdict["reasons"][0]
+    assert f"{lncc:.3g}, there {1.6 * lncc:.3g} to {1.7 * lncc:.3g}" in verdict["reasons"][0]
 
 
 def test_how_the_volumes_are_stored_does_not_matter(brains, run, weights, alone):

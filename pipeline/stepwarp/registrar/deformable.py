@@ -161,7 +161,9 @@ def as_deformation(warp: DisplacementField, grid: Grid, settings: DeformableSett
     """A deformation that was found elsewhere, on the fixed grid and with its inverse, as `optimise` leaves its own.
 
     warp: fixed world -> fixed world, before the affine, on any grid; where it folds it is smoothed."""
-    forward = _unfolded(warp.on(grid).displacement, settings.smallest_jacobian)
+    # Where there are folds, they are found and smoothed on few voxels first.
+    sound = DisplacementField(_unfolded(warp.displacement, settings.smallest_jacobian), warp.grid)
+    forward = _unfolded(sound.on(grid).displacement, settings.smallest_jacobian)
     backward = _balanced(forward, -forward)
     return Deformation(DisplacementField(forward, grid), DisplacementField(backward, grid), [], stopped)
 

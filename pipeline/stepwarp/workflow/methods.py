@@ -12,26 +12,36 @@ from stepwarp.baselines import BASELINES, Method, Outcome
 from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
 from stepwarp.geometry import Image
+from stepwarp.registrar.weights.shipped import SHIPPED
 
 #: Of a registration's record, what a comparison needs: how it was made, not how it went.
-_KEPT = ("version", "settings", "device", "versions", "stages", "stopped", "verdict")
+_KEPT = ("version", "network", "settings", "device", "versions", "stages", "stopped", "verdict")
+#: The weights that the methods with a network run.
+_NETWORK = "brain-t1"
 
 
 @dataclass(frozen=True, eq=False)
 class StepwarpMethod:
-    """stepwarp with one of its presets, or its affine alone, on images in memory; on a GPU if one is to be seen."""
+    """stepwarp with one of its presets, or its affine alone, on images in memory; on a GPU if one is to be seen.
+
+    network: shipped weights that run before the preset, or, with refine=False, in its place."""
 
     name: str
     title: str
     preset: str
     affine_only: bool = False
+    network: str | None = None
+    refine: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
         """What it would be run with, known before it runs; `record["settings"]` of its outcomes."""
         recipe = load_preset(self.preset)
         stages = recipe.model_dump(mode="json", include={"affine"} if self.affine_only else None)
-        return {"stepwarp": stepwarp.__version__, "affine_only": self.affine_only, **stages}
+        own = {"stepwarp": stepwarp.__version__, "affine_only": self.affine_only, **stages}
+        if self.network is not None:
+            own |= {"network": self.network, "weights_sha256": SHIPPED[self.network], "refine": self.refine}
+        return own
 
     def missing(self) -> str | None:
         """Never: it is what is installed."""
@@ -42,7 +52,15 @@ class StepwarpMethod:
         from stepwarp.workflow.register import register
 
         found = register(
-            fixed, moving, preset=self.preset, affine_only=self.affine_only, threads=threads, seed=seed, device="auto"
+            fixed,
+            moving,
+            preset=self.preset,
+            affine_only=self.affine_only,
+            network=self.network,
+            refine=self.refine,
+            threads=threads,
+            seed=seed,
+            device="auto",
         )
         kept = {key: found.record[key] for key in _KEPT}
         return Outcome(found.transform, found.inverse, kept | {"settings": self.settings})
@@ -55,6 +73,10 @@ OWN: Mapping[str, Method] = {
         StepwarpMethod("stepwarp-fast", "stepwarp fast", "fast"),
         StepwarpMethod("stepwarp-default", "stepwarp default", "default"),
         StepwarpMethod("stepwarp-best", "stepwarp best", "best"),
+        StepwarpMethod("stepwarp-network", "stepwarp network alone", "fast", network=_NETWORK, refine=False),
+        StepwarpMethod("stepwarp-network-fast", "stepwarp network, then fast", "fast", network=_NETWORK),
+        StepwarpMethod("stepwarp-network-default", "stepwarp network, then default", "default", network=_NETWORK),
+        StepwarpMethod("stepwarp-network-best", "stepwarp network, then best", "best", network=_NETWORK),
     )
 }
 METHODS: Mapping[str, Method] = {**BASELINES, **OWN}

@@ -28,6 +28,8 @@ from stepwarp.workflow.verdict import foreground, lowered
 
 #: A map that folds in more of the subject than this is no start for anything.
 _FOLD_SHARE = 1e-3
+#: How far outside of what a card expects is still like it, as a share of what it expects.
+_LEAST_SLACK = 0.25
 #: What a record repeats of the card.
 _OF_THE_CARD = {"data", "licence", "labels_used", "seed", "seconds", "machine", "metrics", "notes"}
 
@@ -199,7 +201,8 @@ def _harm(measured: dict[str, Any], similarity: SimilarityName) -> str | None:
 
 
 def _unlike(card: Card, seen: dict[str, float]) -> list[str]:
-    """A sentence for each number that lies outside of what the card expects, by more than half of that range."""
+    """A sentence for each number that lies outside of what the card expects: by more than half of that range, and by
+    more than a quarter of its ends, since a range over a few pairs of one study is a narrow one."""
     words = {
         "lncc_after_affine": "local correlation after the affine",
         "lncc_gain": "local correlation gained by the network",
@@ -207,7 +210,7 @@ def _unlike(card: Card, seen: dict[str, float]) -> list[str]:
     }
     found = []
     for name, (low, high) in card.expects.items():
-        slack = (high - low) / 2
+        slack = max((high - low) / 2, _LEAST_SLACK * max(abs(low), abs(high)))
         if name in seen and not low - slack <= seen[name] <= high + slack:
             found.append(f"{words[name]} {seen[name]:.3g}, there {low:.3g} to {high:.3g}")
     return found

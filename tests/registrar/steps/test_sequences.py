@@ -89,6 +89,17 @@ def test_repeat_is_the_same_step_again_and_again_beyond_what_it_was_made_with(di
         repeat.n = 0
 
 
+def test_a_step_can_be_used_more_often_than_it_is_trained(dims, grid, noise, steps):
+    step = VectorField(steps.SmallNet(dims, 0.3))
+    fixed, moving = noise(grid), noise(grid, 1)
+    repeat = Repeat(step, 2, used=3)
+    found = {training: repeat.train(training)(fixed, moving).on(grid) for training in (True, False)}
+    for training, n in ((True, 2), (False, 3)):
+        torch.testing.assert_close(found[training], Repeat(step, n)(fixed, moving).on(grid))
+    repeat.n = 5
+    assert [repeat.train(training).n for training in (True, False)] == [5, 5]
+
+
 def test_more_steps_of_a_step_that_goes_half_the_way_come_nearer(steps):
     grid = Grid.isotropic((40, 36), 1.5)
     blob = lambda centre: torch.exp(-((grid.indices() - torch.tensor(centre).view(1, 2, 1, 1)) ** 2).sum(1) / 12)  # noqa: E731

@@ -46,7 +46,7 @@ def test_half_precision_in_the_file_single_in_use(tmp_path, saved, config, state
     assert half.stat().st_size < 0.75 * saved.stat().st_size
 
 
-def test_half_precision_in_use_changes_little_and_only_where_it_is_asked_for(saved, pair, points, furthest, monkeypatch):
+def test_half_precision_in_use_changes_little_and_only_where_asked_for(saved, pair, points, furthest, monkeypatch):
     registrar = load_weights(saved)
     half = replace(registrar, recipe=RECIPE.model_copy(update={"precision": "bf16"}))
     whole = registrar.register(*pair)

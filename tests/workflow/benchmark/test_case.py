@@ -10,6 +10,7 @@ from stepwarp.data.manifest import pairs, read_manifest
 from stepwarp.errors import InputError
 from stepwarp.files import write_affine
 from stepwarp.geometry import Affine
+from stepwarp.registrar.weights import SHIPPED
 from stepwarp.workflow.benchmark import child, environment, judged, warm_up
 from stepwarp.workflow.benchmark.case import Meter
 from stepwarp.workflow.benchmark.places import read_json, write_json
@@ -94,7 +95,9 @@ def test_the_environment_tells_the_machine_but_not_whose_it_is():
 
 
 def test_stepwarps_methods_run_on_images_in_memory():
-    assert list(OWN) == ["stepwarp-affine", "stepwarp-fast", "stepwarp-default", "stepwarp-best"]
+    direct = ["stepwarp-affine", "stepwarp-fast", "stepwarp-default", "stepwarp-best"]
+    network = ["stepwarp-network", *(f"stepwarp-network-{name}" for name in ("fast", "default", "best"))]
+    assert list(OWN) == direct + network
     warm_up.main({"methods": ["stepwarp-affine"], "threads": 1})
 
 
@@ -103,6 +106,9 @@ def test_settings_are_known_before_the_run_and_ready_for_json():
     assert settings["stepwarp-fast"] == OWN["stepwarp-fast"].settings
     assert settings["stepwarp-fast"] != settings["stepwarp-best"]
     assert "deformable" not in settings["stepwarp-affine"]
+    # New weights under the old name are another method.
+    assert settings["stepwarp-network-fast"]["weights_sha256"] == SHIPPED["brain-t1"]
+    assert settings["stepwarp-network"] != settings["stepwarp-network-fast"]
 
 
 def test_an_unknown_method_names_the_nearest():

@@ -102,11 +102,12 @@ class RepeatConfig(Strict):
     step: Literal["repeat"] = "repeat"
     inner: StepConfig
     n: int = Field(ge=1, le=1000)
+    used: int | None = Field(default=None, ge=1, le=1000)
     lazy: bool = False
     outside: Outside = "zero"
 
     def build(self, dims: int) -> Step:
-        return Repeat(self.inner.build(dims), self.n, self.lazy, self.outside)
+        return Repeat(self.inner.build(dims), self.n, self.lazy, self.outside, self.used)
 
 
 #: The settings of any step; `TypeAdapter(StepConfig)` reads them, `build` makes the step.

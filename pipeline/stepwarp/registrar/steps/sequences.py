@@ -66,22 +66,26 @@ class TwoStep(Chain):
 
 
 class Repeat(Chain):
-    """One step `n` times, with the same weights: n may be set anew at any time, also beyond what was trained."""
+    """One step `n` times, with the same weights: n may be set anew at any time, also beyond what was trained.
 
-    def __init__(self, step: Step, n: int, lazy: bool = False, outside: Outside = "zero") -> None:
+    used: how often in evaluation mode, if not as often as in training: a step more costs little there."""
+
+    def __init__(
+        self, step: Step, n: int, lazy: bool = False, outside: Outside = "zero", used: int | None = None
+    ) -> None:
         super().__init__(lazy, outside)
         self.step = step
         self.n = n
+        if used is not None:
+            self._used = _once_at_least(used)
 
     @property
     def n(self) -> int:
-        return self._n
+        return self._n if self.training else self._used
 
     @n.setter
     def n(self, n: int) -> None:
-        if n < 1:
-            raise ValueError(f"a step can be repeated once or more often, not {n} times")
-        self._n = n
+        self._n = self._used = _once_at_least(n)
 
     def parts(self) -> Iterator[Step]:
         for _ in range(self.n):
@@ -120,6 +124,12 @@ class Downsampled(Step):
 
     def _pooled(self, fixed: Images, moving: Images) -> tuple[Images, Images]:
         return fixed.pooled(self.factor, self.corner_aligned), moving.pooled(self.factor, self.corner_aligned)
+
+
+def _once_at_least(n: int) -> int:
+    if n < 1:
+        raise ValueError(f"a step can be repeated once or more often, not {n} times")
+    return n
 
 
 def _dissolved(step: Step) -> Iterator[Step]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import difflib
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from stepwarp.errors import InputError
+from stepwarp.files.nifti import check_zip
 from stepwarp.networks.config import IconUNetConfig
 from stepwarp.registrar.steps.config import DownsampledConfig, StepConfig, TwoStepConfig, VectorFieldConfig
 from stepwarp.registrar.weights.assemble import assemble
@@ -65,13 +67,15 @@ def named_recipe(name: str) -> Recipe:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if zipfile.is_zipfile(path):
+        check_zip(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: holds more than tensors, or is damaged. Only the state_dict of a network is read."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError) as error:
+    except Exception as error:  # torch raises whatever its unpickler runs into
         raise InputError(f"{path}: cannot be read as the weights of a network ({error})") from error
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path}: holds no weights. Only the state_dict of a network is read.")

@@ -10,7 +10,9 @@ from stepwarp.errors import InputError
 from stepwarp.files import sha256
 
 #: name -> SHA-256 of `weights/NAME.safetensors` in the package.
-SHIPPED: dict[str, str] = {}
+SHIPPED: dict[str, str] = {
+    "brain-t1": "0dfa8fa18a575dd13ebca9fda16c403eb0d89ae9466fb228aa861d079b76e0d2",
+}
 
 
 def weights_path(source: str | Path) -> Path:

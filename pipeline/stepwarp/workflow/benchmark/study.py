@@ -24,6 +24,7 @@ from stepwarp.workflow.methods import METHODS, find_method
 DEFAULT_METHODS = (
     *("identity", "ants-affine", "ants-syn", "ants-syn-quick"),
     *("stepwarp-affine", "stepwarp-fast", "stepwarp-default", "stepwarp-best"),
+    *("stepwarp-network", "stepwarp-network-fast", "stepwarp-network-default", "stepwarp-network-best"),
 )
 DEFAULT_BASELINE = "ants-syn-quick"
 
