@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from stepwarp.errors import OutputError, StepwarpError
+from stepwarp.errors import OutputError, StepwarpError, is_out_of_memory
 
 VERDICT_FAIL, OUT_OF_MEMORY, INTERRUPTED, TERMINATED = 7, 8, 130, 143
 
@@ -57,7 +57,7 @@ class Command(TyperCommand):
     def _end_unforeseen(self, error: Exception, verbose: bool) -> NoReturn:
         if verbose:
             traceback.print_exception(error)
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             _end(
                 "out of memory. Free some, or work on smaller images; in register, --preset fast needs less.",
                 OUT_OF_MEMORY,
@@ -72,12 +72,3 @@ class Command(TyperCommand):
 def _end(message: str, code: int) -> NoReturn:
     print(f"stepwarp: {message}", file=sys.stderr)
     raise typer.Exit(code)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Python, numpy, CUDA and torch's CPU allocator each say it in their own way; the last only in words."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )

@@ -9,11 +9,15 @@ import typer
 
 import stepwarp
 from stepwarp.cli.apply import apply
+from stepwarp.cli.batch import batch
 from stepwarp.cli.benchmark import benchmark
 from stepwarp.cli.command import EXIT_CODES, Command, Terminated
 from stepwarp.cli.demo import demo
+from stepwarp.cli.doctor import doctor
 from stepwarp.cli.evaluate import evaluate
 from stepwarp.cli.manifest import app as manifest
+from stepwarp.cli.mnist import app as mnist
+from stepwarp.cli.probe import probe
 from stepwarp.cli.register import register
 from stepwarp.cli.train import finetune, train
 
@@ -24,9 +28,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-for _command in (register, apply, evaluate, demo, benchmark, train, finetune):
+for _command in (register, batch, apply, evaluate, demo, doctor, benchmark, train, finetune, probe):
     app.command(cls=Command, epilog=EXIT_CODES)(_command)
 app.add_typer(manifest, name="manifest")
+app.add_typer(mnist, name="mnist")
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def find_labels(texts: Iterable[str], names: Mapping[int, str]) -> tuple[int, ..
 def _from_json(text: str, path: Path) -> list[tuple[str, int, str]]:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON ({error}). Write it again.") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
         raise InputError(f'{path}: is not an object of names by id, such as {{"4": "3rd Ventricle"}}.')

@@ -22,6 +22,9 @@ SAME_PLACE_MM = 0.1
 #: Shear that moves no corner further than this (mm) is rounding and is removed; ITK knows no shear.
 SHEAR_MM = 0.01
 
+#: No image lies further away (mm), and beyond it float32 has no tenths of a millimetre left.
+FARTHEST_MM = 1e6
+
 _SPATIAL_UNITS = {1: "metres", 3: "micrometres"}
 
 
@@ -35,8 +38,7 @@ def affine_of(header: Nifti1Header, shape: tuple[int, ...], name: str, trust: Tr
         raise InputError(f"{name}: its lengths are in {unit}, and readers disagree on what to do. Save it in mm.")
     if trust is not None:
         return _trusted(header, name, trust)
-    codes = {"sform": int(header["sform_code"]), "qform": int(header["qform_code"])}
-    stated = {form: _form(header, form) for form, code in codes.items() if code > 0}
+    stated = statements(header)
     usable = {form: affine for form, affine in stated.items() if affine is not None}
     if not stated:
         raise InputError(
@@ -45,12 +47,27 @@ def affine_of(header: Nifti1Header, shape: tuple[int, ...], name: str, trust: Tr
         )
     if not usable:
         raise InputError(
-            f"{name}: its affine is singular or not finite ({' and '.join(stated)}). Set its header, or use "
-            "--trust base (voxel sizes alone)."
+            f"{name}: its affine is singular or not finite, or leads a kilometre away ({' and '.join(stated)}). Set "
+            "its header, or use --trust base (voxel sizes alone)."
         )
     if len(usable) == 2:
         _refuse_contradiction(usable["sform"], usable["qform"], shape, name)
     return next(iter(usable.values()))
+
+
+def statements(header: Nifti1Header) -> dict[str, np.ndarray | None]:
+    """What a NIfTI header states (code above 0), sform and qform, each as its affine or None where that is unusable."""
+    codes = {"sform": int(header["sform_code"]), "qform": int(header["qform_code"])}
+    return {form: _form(header, form) for form, code in codes.items() if code > 0}
+
+
+def degrees_between(first: np.ndarray, second: np.ndarray) -> float | None:
+    """The turn from one affine's axes to another's; None where it is no turn, but a mirror."""
+    left, _, right = np.linalg.svd(first[:3, :3] @ np.linalg.inv(second[:3, :3]))
+    rotation = left @ right
+    if np.linalg.det(rotation) < 0:
+        return None
+    return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))
 
 
 def grid_of(shape: tuple[int, ...], affine: np.ndarray, name: str) -> Grid:
@@ -59,7 +76,7 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray, name: str) -> Grid:
     Shear between SAME_GRID_MM and SHEAR_MM at the worst corner is removed, about the centre, so that what is written
     later means the same to every reader; above that InputError says how large it is."""
     if not _is_usable(affine):
-        raise InputError(f"{name}: its affine is singular or not finite. Set its header.")
+        raise InputError(f"{name}: its affine is singular or not finite, or leads a kilometre away. Set its header.")
     grid = Grid(shape, affine)
     straight = straightened(grid)
     shear = grid.distance_to(straight)
@@ -85,7 +102,10 @@ def _trusted(header: Nifti1Header, name: str, trust: str) -> np.ndarray:
         raise InputError(f"--trust {trust}: is none of {', '.join(get_args(Trust))}.")
     affine = header.get_base_affine() if trust == "base" else _form(header, trust)
     if affine is None or not _is_usable(affine):
-        raise InputError(f"{name}: its {trust} is singular or not finite. Trust another one, or set its header.")
+        raise InputError(
+            f"{name}: its {trust} is singular or not finite, or leads a kilometre away. Trust another one, or set its "
+            "header."
+        )
     return affine
 
 
@@ -110,21 +130,18 @@ def _with_handedness(header: Nifti1Header) -> Nifti1Header:
 
 
 def _is_usable(affine: np.ndarray) -> bool:
-    return bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine[:3, :3])) > 1e-12
+    """Finite, within FARTHEST_MM, and invertible as `Grid` wants it."""
+    if not np.isfinite(affine).all() or np.abs(affine).max() > FARTHEST_MM:
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3])) > 1e-12 and np.linalg.cond(affine[:3, :3]) < 1e9)
 
 
 def _refuse_contradiction(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...], name: str) -> None:
     apart = Grid(shape, sform).distance_to(Grid(shape, qform))
     if apart > SAME_PLACE_MM:
+        degrees = degrees_between(sform, qform)
+        turn = "by a mirror" if degrees is None else f"{degrees:.3g} degrees"
         raise InputError(
-            f"{name}: its sform and qform contradict each other, by {apart:.3g} mm at a corner and "
-            f"{_turn(sform, qform)}. Choose with --trust sform or --trust qform."
+            f"{name}: its sform and qform contradict each other, by {apart:.3g} mm at a corner and {turn}. Choose with "
+            "--trust sform or --trust qform."
         )
-
-
-def _turn(first: np.ndarray, second: np.ndarray) -> str:
-    left, _, right = np.linalg.svd(first[:3, :3] @ np.linalg.inv(second[:3, :3]))
-    rotation = left @ right
-    if np.linalg.det(rotation) < 0:
-        return "by a mirror"
-    return f"{np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))):.3g} degrees"

@@ -33,8 +33,8 @@ def parse_markups(text: str, file: str, space: Space | None) -> tuple[tuple[str,
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{file}, line {error.lineno}: is not JSON, or is cut off ({error.msg}).") from error
-    except RecursionError:
-        raise InputError(f"{file}: is nested too deeply for a list of points.") from None
+    except (RecursionError, ValueError):
+        raise InputError(f"{file}: is nested too deeply for a list of points, or its numbers are too long.") from None
     names: list[str] = []
     points = [np.empty((0, 3))]
     for count, markup in enumerate(_objects(content, "markups", file), 1):

@@ -1,78 +1,257 @@
-"""Is a transform file all there? ITK reads a file that lost its end, and keeps what it has not read at identity."""
+"""What a transform file holds, looked at before ITK is let near it.
+
+ITK reads a file that lost its end and keeps what it has not read at identity. It makes room for whatever grid a file
+announces before it looks for the numbers, and where there are fewer numbers than a transform has parameters it reads
+beyond them, until the process dies. So it is given only files of transforms it knows, with as many numbers as they
+have."""
 
 from __future__ import annotations
 
+import math
+import re
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from stepwarp.errors import InputError
 from stepwarp.files import nifti
 
 TEXT_SUFFIXES = (".tfm", ".txt")
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
 _FIRST_LINE = "#Insight Transform File V1"
-_MAT_NUMBER_BYTES = {0: 8, 10: 4}
+_LARGEST_TEXT = 512 * 2**20
 _FIELDS = ["Parameters", "FixedParameters"]
+#: In digits, and as a value: parameters are matrices, millimetres and shares of a turn.
+_LONGEST_NUMBER, _LARGEST = 64, 1e12
+_TEXT = re.compile(r"[\t\n -~]*")
+_NUMBERS = re.compile(r"[-+.\deE\s]*")
+_KIND = re.compile(r"(\w+)_(?:double|float)_(\d)_(\d)")
+_MAT_NUMBERS = {0: "d", 10: "f"}
+
+_COMPOSITE, _FIELD = "CompositeTransform", "DisplacementFieldTransform"
+#: Linear transforms of 3D space -> how many parameters each has, and how many fixed ones it may have.
+_LINEAR = {
+    "AffineTransform": (12, (3,)),
+    "MatrixOffsetTransformBase": (12, (3,)),
+    "Euler3DTransform": (6, (3, 4)),
+    "VersorTransform": (3, (3,)),
+    "VersorRigid3DTransform": (6, (3,)),
+    "QuaternionRigidTransform": (7, (3,)),
+    "Similarity3DTransform": (7, (3,)),
+    "ScaleVersor3DTransform": (9, (3,)),
+    "ScaleSkewVersor3DTransform": (15, (3,)),
+    "ScaleTransform": (3, (3,)),
+    "ScaleLogarithmicTransform": (3, (3,)),
+    "TranslationTransform": (3, (0,)),
+    "IdentityTransform": (0, (0,)),
+}
+#: Their first three parameters are the axis of a turn times the sine of half its angle; ITK shortens what is longer.
+_VERSORS = [name for name in _LINEAR if "Versor" in name or name.startswith("Similarity")]
+_ROUNDED = 1e-4
+#: Fixed parameters of a field: size, origin, spacing and direction of its grid.
+_GRID = 18
 
 
-def check_complete(path: Path) -> None:
-    """InputError unless the file is readable and, where it is text or MATLAB 4, whole and of one transform.
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """One transform of a file: its type as ITK writes it, how many parameters it has, and the fixed ones.
 
-    HDF5 knows its own length and is left to ITK."""
-    nifti.check_readable(path)
+    first: the first parameters, all of them of a linear transform."""
+
+    kind: str
+    parameters: int
+    first: np.ndarray
+    fixed: np.ndarray
+
+
+def check_transform(path: Path) -> None:
+    """InputError unless a text, MATLAB 4 or HDF5 file is whole, of one transform or a composite, and every part of it
+    is linear or a displacement field with as many numbers as it needs, in 3D."""
+    size = nifti.check_readable(path)
     suffix = nifti.suffix_of(path)
     if suffix in TEXT_SUFFIXES:
-        _check_text(path)
+        members = _in_text(path, size)
     elif suffix == ".mat":
-        _check_mat(path)
+        members = _in_mat(path)
+    else:
+        members = _in_hdf5(path, size)
+    composite = members[:1] and _named(members[0], path)[0] == _COMPOSITE
+    parts = members[1:] if composite else members
+    if not parts:
+        raise _cut_off(path)
+    if len(parts) > 1 and not composite:
+        raise InputError(
+            f"{path}: holds {len(parts)} transforms without saying how they follow each other. Give one file for "
+            "each, or a composite."
+        )
+    for part in parts:
+        _check(part, path)
 
 
-def _check_text(path: Path) -> None:
+def _check(member: _Member, path: Path) -> None:
+    name, axes = _named(member, path)
+    if axes != (3, 3):
+        raise InputError(f"{path}: is a transform of {axes[0]}D space. Give a 3D one.")
+    if name == _FIELD:
+        shape = member.fixed[:3].tolist()
+        if len(member.fixed) != _GRID or not min(shape) >= 1 or 3 * math.prod(shape) != member.parameters:
+            size = " x ".join(f"{n:g}" for n in shape)
+            raise InputError(
+                f"{path}: announces a field of {size} voxels and holds {member.parameters} numbers. Write it again."
+            )
+    elif name not in _LINEAR:
+        raise InputError(
+            f"{path}: holds a {name}; affines and displacement fields are read. Convert it, for example by "
+            "antsApplyTransforms -o [field.nii.gz,1]."
+        )
+    elif member.parameters != _LINEAR[name][0] or len(member.fixed) not in _LINEAR[name][1]:
+        raise InputError(
+            f"{path}: holds {member.parameters} + {len(member.fixed)} numbers, which are not those of a {name}. Write "
+            "it again."
+        )
+    elif name in _VERSORS and np.linalg.norm(member.first[:3]) > 1 + _ROUNDED:
+        raise InputError(f"{path}: its rotation is none, the versor is longer than 1. Compute it again.")
+
+
+def _named(member: _Member, path: Path) -> tuple[str, tuple[int, int]]:
+    """The name of the type, and of how many axes it maps to how many."""
+    match = _KIND.fullmatch(member.kind)
+    if match is None:
+        raise _not_a_transform(path)
+    return match[1], (int(match[2]), int(match[3]))
+
+
+def _in_text(path: Path, size: int) -> list[_Member]:
     """A first line, then `Transform`, `Parameters` and `FixedParameters` of each transform, the last line ended.
 
     A composite has no parameters and comes first."""
-    try:
-        text = path.read_text(encoding="ascii")
-    except ValueError:
-        raise _not_a_transform(path) from None
-    lines = text.splitlines()
-    if not text.startswith(_FIRST_LINE):
+    if size > _LARGEST_TEXT:
+        raise InputError(f"{path}: is larger than {_LARGEST_TEXT >> 20} MiB. Write it as .h5.")
+    text = path.read_bytes().decode("latin-1").replace("\r\n", "\n")
+    if not text.startswith(_FIRST_LINE) or not _TEXT.fullmatch(text):
         raise _not_a_transform(path)
-    tags = [line.split(":", 1)[0].strip() for line in lines if line.strip() and not line.startswith("#")]
-    composite = any(line.startswith("Transform: CompositeTransform") for line in lines)
-    members = tags[1:] if composite else tags
-    count = members.count("Transform")
-    if not text.endswith("\n") or not count or members != ["Transform", *_FIELDS] * count:
+    lines = text.split("\n")
+    pairs = [line.partition(":") for line in lines if line.strip() and not line.startswith("#")]
+    fields = [(tag.strip(), value.strip()) for tag, _, value in pairs]
+    members = []
+    if fields and fields[0][0] == "Transform" and fields[0][1].startswith(_COMPOSITE):
+        members.append(_Member(fields.pop(0)[1], 0, np.empty(0), np.empty(0)))
+    tags = [tag for tag, _ in fields]
+    if not text.endswith("\n") or not tags or tags != ["Transform", *_FIELDS] * (len(tags) // 3):
         raise _cut_off(path)
-    _refuse_several(path, 1 if composite else count)
+    values = [value for _, value in fields]
+    for kind, parameters, fixed in zip(values[::3], values[1::3], values[2::3], strict=True):
+        numbers = _numbers(parameters, path)
+        members.append(_Member(kind, numbers.size, numbers, _numbers(fixed, path)))
+    return members
 
 
-def _check_mat(path: Path) -> None:
-    """Records of MATLAB 4: five int32 (type, rows, columns, imaginary, length of the name), the name, the numbers."""
+def _numbers(text: str, path: Path) -> np.ndarray:
+    words = text.split()
+    try:
+        if _NUMBERS.fullmatch(text) and max(map(len, words), default=0) <= _LONGEST_NUMBER:
+            return _finite(np.array(words, dtype=np.float64), path)
+    except ValueError:
+        pass
+    raise InputError(f"{path}: holds what is not a number where its parameters are. Write it again.")
+
+
+def _finite(numbers: np.ndarray, path: Path) -> np.ndarray:
+    """The numbers; InputError for what is none, or so large that ITK's arithmetic breaks down."""
+    if not (np.abs(numbers) < _LARGEST).all():
+        raise InputError(f"{path}: its numbers are not finite, or beyond all measure: it is damaged. Compute it again.")
+    return numbers
+
+
+def _in_mat(path: Path) -> list[_Member]:
+    """Records of MATLAB 4: five int32 (type, rows, columns, imaginary, length of the name), the name, the numbers.
+
+    A transform is two of them: its parameters under the name of its type, and the fixed ones."""
     data = path.read_bytes()
-    names = []
+    records: list[tuple[str, np.ndarray]] = []
     start = 0
     while start < len(data):
         if start + 20 > len(data):
             raise _cut_off(path)
         kind, rows, columns, imaginary, name_length = struct.unpack_from("<5i", data, start)
-        if kind not in _MAT_NUMBER_BYTES or imaginary or min(rows, columns) < 0 or name_length < 1:
+        if kind not in _MAT_NUMBERS or imaginary or min(rows, columns) < 0 or name_length < 1:
             raise _not_a_transform(path)
-        end = start + 20 + name_length + rows * columns * _MAT_NUMBER_BYTES[kind]
-        if end > len(data):
+        dtype = np.dtype(_MAT_NUMBERS[kind])
+        first = start + 20 + name_length
+        start = first + rows * columns * dtype.itemsize
+        if start > len(data):
             raise _cut_off(path)
-        names.append(data[start + 20 : start + 20 + name_length].rstrip(b"\0"))
-        start = end
-    if len(names) == 1:
+        name = data[first - name_length : first].rstrip(b"\0").decode("latin-1")
+        records.append((name, _finite(np.frombuffer(data, dtype, rows * columns, first), path)))
+    if len(records) % 2:
         raise _cut_off(path)
-    _refuse_several(path, len(names) // 2)
+    return [
+        _Member(name, parameters.size, parameters, fixed)
+        for (name, parameters), (_, fixed) in zip(records[::2], records[1::2], strict=True)
+    ]
 
 
-def _refuse_several(path: Path, count: int) -> None:
-    if count > 1:
-        raise InputError(
-            f"{path}: holds {count} transforms without saying how they follow each other. Give one file for each, or a "
-            "composite."
-        )
+def _in_hdf5(path: Path, size: int) -> list[_Member]:
+    """Groups of arrays: the type, the parameters and the fixed ones; of a composite, which comes first, the type."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return [_in_group(group, size, path) for group in _groups(file, path)]
+    except InputError:
+        raise
+    except Exception as error:  # HDF5 raises whatever it runs into
+        raise InputError(f"{path}: is no transform of ITK in HDF5, or damaged. Fetch or write it again.") from error
+
+
+def _groups(file: Any, path: Path) -> Iterator[Any]:
+    """The groups of the transforms in their order; InputError for a link that leads out of the file."""
+    import h5py
+
+    def without_links_out(group: Any) -> Any:
+        if any(isinstance(group.get(name, getlink=True), h5py.ExternalLink) for name in group):
+            raise _of_several_files(path)
+        return group
+
+    transforms = without_links_out(without_links_out(file)["TransformGroup"])
+    for number in range(len(transforms)):
+        yield without_links_out(transforms[str(number)])
+
+
+def _in_group(group: Any, size: int, path: Path) -> _Member:
+    arrays = {name.replace("Tranform", "Transform"): group[name] for name in group}  # as ITK 4 wrote it
+    for array in arrays.values():
+        _check_storage(array, size, path)
+    kind = np.ravel(arrays["TransformType"][()])[0]
+    kind = kind.decode("latin-1") if isinstance(kind, bytes) else str(kind)
+    if set(arrays) == {"TransformType"}:
+        return _Member(kind, 0, np.empty(0), np.empty(0))
+    parameters, fixed = arrays["TransformParameters"], arrays["TransformFixedParameters"]
+    if {parameters.dtype.kind, fixed.dtype.kind} != {"f"} or parameters.ndim != 1 or fixed.size > _GRID:
+        raise _not_a_transform(path)
+    first = parameters[:_GRID]
+    if parameters.size <= _GRID:  # linear; those of a field are counted later, as displacements
+        _finite(first, path)
+    return _Member(kind, parameters.size, first, _finite(np.ravel(fixed[()]), path))
+
+
+def _check_storage(array: Any, size: int, path: Path) -> None:
+    """Deflate packs a thousandfold at most: what claims to hold more than that of the file is a trap."""
+    if array.external or array.is_virtual:
+        raise _of_several_files(path)
+    numbers = max(math.prod(array.shape), math.prod(array.chunks or (0,)))
+    announced = numbers * max(array.dtype.itemsize, 8)
+    if announced > min(size * nifti.LARGEST_RATIO, nifti.size_limit()):
+        raise InputError(f"{path}: announces {announced / 2**30:.3g} GiB in {size} bytes. It is damaged, or a trap.")
+
+
+def _of_several_files(path: Path) -> InputError:
+    return InputError(f"{path}: is made of several files. Write it as one.")
 
 
 def _not_a_transform(path: Path) -> InputError:

@@ -16,14 +16,13 @@ from stepwarp.files import nifti
 from stepwarp.files.atomic import atomic_path
 from stepwarp.files.lps import flip_grid, flip_map, flip_vectors
 from stepwarp.files.placement import SHEAR_MM, Trust, affine_of, grid_of, straightened
-from stepwarp.files.transform_guard import TEXT_SUFFIXES, check_complete
+from stepwarp.files.transform_guard import HDF5_SUFFIXES, TEXT_SUFFIXES, check_transform
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
 
 if TYPE_CHECKING:
     import SimpleITK
 
 _AFFINE_SUFFIXES = (".mat", *TEXT_SUFFIXES)
-_COMPOSITE_SUFFIXES = (".h5", ".hdf5")
 
 #: NIfTI's intent of a displacement in the sense of ITK: vector. Readers disagree on the sign of 1006, displacement.
 _VECTOR, _DISPLACEMENT = 1007, 1006
@@ -63,7 +62,7 @@ def write_composite(path: str | Path, transform: Transform, overwrite: bool = Fa
     import SimpleITK
 
     path = Path(path)
-    _require_suffix(path, _COMPOSITE_SUFFIXES, "a composite")
+    _require_suffix(path, HDF5_SUFFIXES, "a composite")
     parts = transform.parts if isinstance(transform, Composition) else (transform,)
     _write_with_itk(path, SimpleITK.CompositeTransform([_to_itk(path, part) for part in parts]), overwrite)
 
@@ -78,15 +77,16 @@ def read_transform(path: str | Path, *, trust: Trust | None = None) -> Transform
     suffix = nifti.suffix_of(path)
     if suffix in nifti.SUFFIXES:
         return _read_displacement(path, trust)
-    check_complete(path)
-    if suffix not in _AFFINE_SUFFIXES + _COMPOSITE_SUFFIXES:
-        known = ", ".join((*_AFFINE_SUFFIXES, *_COMPOSITE_SUFFIXES, *nifti.SUFFIXES))
+    if suffix not in _AFFINE_SUFFIXES + HDF5_SUFFIXES:
+        nifti.check_readable(path)
+        known = ", ".join((*_AFFINE_SUFFIXES, *HDF5_SUFFIXES, *nifti.SUFFIXES))
         raise InputError(f"{path}: a transform is read from {known}. Convert it.")
+    check_transform(path)
     import SimpleITK
 
     try:
         transform = SimpleITK.ReadTransform(str(path))
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: ITK cannot read this transform ({_last_line(error)}). Write it again.") from error
     return _from_itk(transform, str(path))
 
@@ -117,23 +117,16 @@ def _field(lps_vectors: np.ndarray, grid: Grid, name: str) -> DisplacementField:
 
 
 def _from_itk(transform: SimpleITK.Transform, name: str) -> Transform:
+    """Of the kinds that `check_transform` lets pass."""
     import SimpleITK
 
-    if transform.GetDimension() != 3:
-        raise InputError(f"{name}: is a transform of {transform.GetDimension()}D space. Give a 3D one.")
     if transform.IsLinear():
         return _affine_from_itk(transform, name)
-    kind = transform.GetTransformEnum()
-    if kind == SimpleITK.sitkComposite:
-        composite = SimpleITK.CompositeTransform(transform)
-        parts = [composite.GetNthTransform(n) for n in range(composite.GetNumberOfTransforms())]
-        return Composition.of(*(_from_itk(part, name) for part in parts))
-    if kind == SimpleITK.sitkDisplacementField:
+    if transform.GetTransformEnum() == SimpleITK.sitkDisplacementField:
         return _field_from_itk(SimpleITK.DisplacementFieldTransform(transform).GetDisplacementField(), name)
-    raise InputError(
-        f"{name}: holds a {transform.GetName()}; affines and displacement fields are read. Convert it, for example by "
-        "antsApplyTransforms -o [field.nii.gz,1]."
-    )
+    composite = SimpleITK.CompositeTransform(transform)
+    parts = [composite.GetNthTransform(n) for n in range(composite.GetNumberOfTransforms())]
+    return Composition.of(*(_from_itk(part, name) for part in parts))
 
 
 def _affine_from_itk(transform: SimpleITK.Transform, name: str) -> Affine:

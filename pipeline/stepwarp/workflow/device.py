@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,6 +23,31 @@ def chosen_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device 'cuda' was asked for, but torch sees no CUDA device; use --device cpu")
     return torch.device(name)
+
+
+@contextmanager
+def same_bits() -> Iterator[list[str]]:
+    """Within it, torch takes kernels that give the same bits each time, where it has them.
+
+    Processors give the same bits for the same number of threads anyhow, so this changes only GPUs. Yields a list that
+    holds, afterwards, the operations that ran on one without such a kernel. cuBLAS is told by the environment, which
+    it reads once: enter before anything has run on a GPU."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    unsure: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield unsure
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    for warning in caught:
+        operation = re.match(r"(\S+) does not have a deterministic implementation", str(warning.message))
+        if operation is None:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif operation[1] not in unsure:
+            unsure.append(operation[1])
 
 
 def device_name(device: torch.device) -> str:

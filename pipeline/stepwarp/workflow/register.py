@@ -128,7 +128,7 @@ def register(
     started = time.monotonic()
     deadline = None if time_budget is None else started + time_budget
     recipe = _recipe(preset, similarity, transform, time_budget)
-    _check_network(network, network_steps, refine, affine_only)
+    check_network(network, network_steps, refine, affine_only)
     place = chosen_device(device)
     used_threads = use_threads(threads)
     torch.manual_seed(seed)
@@ -211,6 +211,7 @@ def register(
             **recipe.model_dump(),
         },
         "seed": seed,
+        "deterministic": place.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "device": device_name(place),
         "threads": used_threads,
         "versions": _versions(),
@@ -286,7 +287,7 @@ def _recipe(name: str | Preset, similarity: str | None, transform: str, time_bud
     return recipe.model_copy(update={"deformable": recipe.deformable.model_copy(update={"similarity": similarity})})
 
 
-def _check_network(network: object, steps: int | None, refine: bool, affine_only: bool) -> None:
+def check_network(network: object, steps: int | None, refine: bool, affine_only: bool) -> None:
     """InputError for choices that contradict each other."""
     if network is None and steps is not None:
         raise InputError("a number of steps was given, and no network to run them")
