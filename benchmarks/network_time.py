@@ -4,8 +4,8 @@
 
 Each preset, and shorter ones, registers the six OASIS validation pairs from the affine on and from the network on, all
 on the same two threads, one after the other. Cases that are done are kept, so it can be interrupted. Writes
-results/network_time/{cases.jsonl, results.json, curve.png}. The Dice at a given time lies on the line between the
-neighbouring settings; the time is the whole registration in memory: read, affine, network, refinement, measures. Both
+results/network_time/{cases.jsonl, results.json, curve.png}. The Dice at a given time is that of the best setting that
+has ended by then; the time is the whole registration in memory: read, affine, network, refinement, measures. Both
 clocks are kept: of the processor, which other work on the machine disturbs little, and on the wall."""
 
 from __future__ import annotations
@@ -71,13 +71,8 @@ def case(pair: Pair, manifest: Manifest, arguments: dict[str, Any]) -> dict[str,
 
 
 def at(points: list[dict[str, Any]], seconds: float, clock: str) -> float | None:
-    """The mean Dice that a family of settings reaches in this time; None before its fastest setting ends."""
-    points = sorted(points, key=lambda point: point[clock])
-    if seconds < points[0][clock]:
-        return None
-    # A longer setting that is worse than a shorter one is not what anybody would choose.
-    best = np.maximum.accumulate([point["mean_dice"] for point in points])
-    return float(np.interp(seconds, [point[clock] for point in points], best))
+    """The best mean Dice of the settings that have ended by then; None where none has."""
+    return max((point["mean_dice"] for point in points if point[clock] <= seconds), default=None)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ _METHODS = {
     "stepwarp-fast": "**stepwarp** `fast`",
     "stepwarp-default": "**stepwarp** `default`",
     "stepwarp-best": "**stepwarp** `best`",
+    "stepwarp-network": "**stepwarp** network alone (`--weights brain-t1 --no-refine`)",
+    "stepwarp-network-default": "**stepwarp** network, then `default`",
 }
 
 #: Heading -> the metric of summary.json and its format; folds are summed over the pairs, the rest are means.
@@ -56,6 +58,7 @@ def block() -> str:
         "one-sided differences, summed):",
         _table(oasis["cases"], pairs, leave_out=("TRE mm",)),
         *_where_the_slow_preset_ran(oasis["cases"], pairs, slow),
+        *_network(),
         "The pair among them with 30 human landmarks:",
         _table(oasis["cases"], ["1013_1019"], leave_out=("HD95 mm", "MiB")),
         "Colin27 to MNI152, 32 human landmarks:",
@@ -65,6 +68,21 @@ def block() -> str:
         "machine: compare the processor's seconds, not the clock's.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _network() -> list[str]:
+    """Dice and time of each setting, from the affine on and from the network on."""
+    found = json.loads((RESULTS / "network_time" / "results.json").read_text())["settings"]
+    cells = {row["setting"]: f"{row['mean_dice']:.3f} in {row['cpu_seconds']:.1f} s" for row in found}
+    after = [row["setting"] for row in found if not row["network"] and row["setting"] != "affine"]
+    without = ["affine alone", cells["affine"], *(cells[name] for name in after)]
+    following = ["network first", cells["network"], *(cells[f"network + {name}"] for name in after)]
+    lines = [["", "nothing", *after], ["---"] * (len(after) + 2), without, following]
+    return [
+        "What the network adds: mean Dice of the same pairs and processor seconds of the whole, followed by "
+        "([curve](benchmarks/results/network_time/curve.png)):",
+        "\n".join("| " + " | ".join(line) + " |" for line in lines),
+    ]
 
 
 def _done(cases: list[dict[str, Any]], method: str) -> list[str]:
