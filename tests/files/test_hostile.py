@@ -151,6 +151,7 @@ def test_traps_are_refused_before_memory_is_taken(tmp_path):
             file["TransformGroup/2"].create_dataset("TransformParameters", (size,), "f8", **how)
     with zipfile.ZipFile(tmp_path / "bomb.trch", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("data", bytes(300 << 20), compresslevel=1)
+    (tmp_path / "name.trch").write_bytes(b"\x80\x02c" + bytes(1 << 20) + b"\nOrderedDict\n.")
     script = """
 import resource, sys
 from pathlib import Path

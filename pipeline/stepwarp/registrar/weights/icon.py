@@ -8,9 +8,12 @@ the same names: SquaringVelocityField, or the older `tallUNet`, would be taken f
 from __future__ import annotations
 
 import difflib
+import io
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -37,6 +40,8 @@ RECIPES = {
 _WRAPPERS = ("module.", "regis_net.")
 #: Older files hold the coordinates that the network was made for.
 _COORDINATES = "identity_map"
+#: No name of theirs is longer. A file that is no archive begins with so many pickles, before the numbers.
+_LONGEST_NAME, _PICKLES = 1000, 5
 #: Deeper than any of their trees.
 _DEEPEST = 16
 
@@ -67,10 +72,11 @@ def named_recipe(name: str) -> Recipe:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if zipfile.is_zipfile(path):
-        check_zip(path)
     try:
+        _check_names(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: holds more than tensors, or is damaged. Only the state_dict of a network is read."
@@ -82,6 +88,25 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
         raise InputError(f"{path}: holds more than tensors. Only the state_dict of a network is read.")
     return state
+
+
+def _check_names(path: Path) -> None:
+    """InputError for a name that no network has: torch looks through it for the words of a message, for hours."""
+    if zipfile.is_zipfile(path):
+        check_zip(path)
+        with zipfile.ZipFile(path) as archive:
+            streams: list[BinaryIO] = [
+                io.BytesIO(archive.read(name)) for name in archive.namelist() if name.endswith("/data.pkl")
+            ]
+        count = 1
+    else:
+        streams, count = [path.open("rb")], _PICKLES
+    for stream in streams:
+        with stream:
+            for _ in range(count):
+                texts = (value for _, value, _ in pickletools.genops(stream) if isinstance(value, str | bytes))
+                if any(len(text) > _LONGEST_NAME for text in texts):
+                    raise InputError(f"{path}: holds a name of more than {_LONGEST_NAME} letters. It is damaged.")
 
 
 def _unwrapped(name: str) -> str:

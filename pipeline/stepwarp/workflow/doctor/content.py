@@ -1,6 +1,6 @@
 """What the voxels look like: a label map or an image, whole head or brain alone, a brain's T1 or something else.
 
-The limits were set on the images of docs/reliability.md: T1 brains of 31 people and templates, whole heads, T2, PD,
+The limits were set on the development images: T1 brains of 31 people and templates, whole heads, T2, PD,
 probability and label maps."""
 
 from __future__ import annotations
