@@ -104,7 +104,8 @@ def _judge_deformation(measures: dict[str, Any], fails: list[str], checks: list[
     (fails if folds["share"] > _FOLD_SHARE_FAIL else checks if folds["count"] else good).append(text)
     spread = smoothness["std_log_jacobian"]
     if spread is None or spread > _STD_LOG_JACOBIAN_CHECK:
-        checks.append(f"volumes change strongly (standard deviation of log J {spread})")
+        amount = "not known" if spread is None else f"{spread:.2f}"
+        checks.append(f"volumes change strongly (standard deviation of log J {amount})")
     residual = measures["inverse_residual"]["p95_mm"]
     text = f"going there and back ends within {residual:.3f} mm for 95 % of the subject"
     (checks if residual > _RESIDUAL_CHECK_MM else good).append(text)
