@@ -74,7 +74,7 @@ def register(
             min=1,
             metavar="N",
             help="How often the network runs each step that it repeats.",
-            show_default="as it was trained",
+            show_default="as the weights say",
         ),
     ] = None,
     no_refine: Annotated[bool, typer.Option("--no-refine", help="End with what the network found.")] = False,
