@@ -38,11 +38,13 @@ class AffineSettings(Strict):
     """The linear stage.
 
     coarse_mm: grid spacing of the search among the starts. refine_mm: of the fits that follow, one after the other.
-    candidates: how many of the scored starts are optimised."""
+    candidates: how many of the scored starts are optimised. multimodal: compare by mutual information, whatever the
+    deformable stage compares by."""
 
     coarse_mm: float = Field(8, gt=0)
     refine_mm: tuple[PositiveFloat, ...] = (4, 2)
     candidates: int = Field(4, ge=1)
+    multimodal: bool = False
 
 
 class Level(Strict):

@@ -26,8 +26,8 @@ def out(tmp_path) -> Path:
     return tmp_path / "out"
 
 
-def test_killed_interrupted_and_started_again(study, out, start, look):
-    """A worker killed, the whole run killed, an interrupt, and the rest: one story, so that it takes few seconds."""
+def test_killed_and_started_again(study, out, start, look):
+    """A worker killed, then the whole run; and the rest: one story, so that it takes few seconds."""
     command = (study, "--out", out, "--workers", "1", *QUICK)
     first = start(*command)
     first.wait_for("] ")
@@ -42,21 +42,10 @@ def test_killed_interrupted_and_started_again(study, out, start, look):
     assert kept
 
     second = start(*command)
-    second.wait_for("to run on")
-    workers = second.workers()
-    assert second.end(signal.SIGINT) == 130
-    assert second.text.endswith("stepwarp: interrupted\n")
-    assert "Traceback" not in second.text
-    assert psutil.wait_procs(workers, timeout=20)[1] == []
-    assert look.leftovers(out) == []
-    kept_then = look.finished(out)
-    assert kept.items() <= kept_then.items()
-
-    third = start(*command)
-    assert third.end() == 0, third.text
+    assert second.end() == 0, second.text
     everything = look.finished(out)
     assert set(everything) == CASES
-    assert kept_then.items() <= everything.items()
+    assert kept.items() <= everything.items()
     assert look.leftovers(out) == []
     assert (out / "index.html").exists()
     assert list((out / "failed").iterdir()) == []
@@ -92,12 +81,16 @@ def test_killed_at_random_moments(study, out, start, look, seed):
 
 
 @pytest.mark.slow
-def test_terminated(study, out, start, look):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_told_to_end(study, out, start, look, number, code, word):
     running = start(study, "--out", out, "--workers", "2", *QUICK)
     running.wait_for("] ")
     workers = running.workers()
-    assert running.end(signal.SIGTERM) == 143
-    assert running.text.endswith("stepwarp: terminated\n")
+    assert running.end(number) == code
+    assert running.text.endswith(f"stepwarp: {word}\n")
+    assert "Traceback" not in running.text
     assert psutil.wait_procs(workers, timeout=20)[1] == []
     assert look.leftovers(out) == []
     assert look.finished(out)

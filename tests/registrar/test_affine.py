@@ -179,3 +179,13 @@ def test_unrelated_noise_still_ends_in_a_usable_transform():
     fit = run(*(Image(torch.from_numpy(values).float(), grid) for values in noise))
     assert np.isfinite(fit.transform.matrix).all()
     assert fit.loss > 0.2
+
+
+def test_it_never_mirrors():
+    """Noise, which a mirrored image matches as well as any: with these seeds it did."""
+    grid = Grid.isotropic((16,), 6)
+    settings = AffineSettings(coarse_mm=6, refine_mm=(3,), candidates=1)
+    for seed in (38, 40, 42):
+        noise = [np.random.default_rng(each).random(grid.shape) for each in (seed, seed + 1)]
+        fit = run(*(Image(torch.from_numpy(values).float(), grid) for values in noise), settings=settings)
+        assert fit.transform.matrix[0, 0] > 0

@@ -225,6 +225,33 @@ def test_what_a_mask_excludes_does_not_count(brains, run, which):
         results.append(run(**{which: Image(data, image.grid, which), f"{which}_mask": labels}))
     assert results[0].affine.matrix.tobytes() == results[1].affine.matrix.tobytes()
     assert torch.equal(results[0].warp.displacement, results[1].warp.displacement)
+    assert torch.equal(results[0].inverse_warp.displacement, results[1].inverse_warp.displacement)
+    assert results[0].record["measures"] == results[1].record["measures"]
+
+
+@pytest.mark.parametrize("which", ["fixed", "moving"])
+@pytest.mark.parametrize("excluded", ["nothing", "background", "a lesion", "nearly all"])
+def test_a_mask_without_effect_and_one_that_leaves_little_are_reported(brains, run, which, excluded):
+    image = getattr(brains, which)
+    data = image.data
+    trusted = torch.ones(data.shape, dtype=torch.uint8)
+    lesion = tuple(slice(n // 3, n // 2) for n in data.shape)
+    if excluded == "background":
+        trusted[data < data.min() + 0.01 * (data.max() - data.min())] = 0
+    elif excluded == "a lesion":
+        trusted[lesion] = 0
+    elif excluded == "nearly all":
+        trusted[:] = 0
+        trusted[lesion] = 1
+    record = run(
+        affine_only=True, preset=HASTY, escalate=False, **{f"{which}_mask": LabelMap(trusted, image.grid, "mask")}
+    ).record
+    share = record["inputs"][f"{which}_mask"]["excluded_of_subject"]
+    reasons = " ".join(record["verdict"]["reasons"])
+    assert (f"the {which} mask had no effect on the subject" in reasons) == (excluded in ("nothing", "background"))
+    assert (f"the {which} mask excludes" in reasons) == (excluded == "nearly all")
+    assert (share == 0) == (excluded in ("nothing", "background"))
+    assert record["verdict"]["status"] != "pass" or excluded != "nearly all"
 
 
 @pytest.mark.parametrize("kind", ["path", "nibabel", "labels"])

@@ -17,6 +17,8 @@ GOOD = {
     "subject_voxels": 10000,
     "overlap": 1.0,
     "volume_ratio": 1.1,
+    "stretch": 1.1,
+    "information": {"mm": 4.0, "affine": 0.14, "final": 0.4},
     "similarity_affine": {"ncc": 0.9, "lncc": 0.4, "mutual_information": 0.3},
     "similarity": {"ncc": 0.95, "lncc": 0.6, "mutual_information": 0.4},
     "displacement_mm": {"mean": 2.0, "max": 8.0},
@@ -28,7 +30,8 @@ GOOD = {
     },
     "inverse_residual": {"count": 1000, "mean_mm": 0.02, "median_mm": 0.02, "p95_mm": 0.05, "max_mm": 0.2},
 }
-LINEAR = {key: GOOD[key] for key in ("subject_voxels", "overlap", "volume_ratio", "similarity_affine")}
+LINEAR = {key: GOOD[key] for key in ("subject_voxels", "overlap", "volume_ratio", "stretch", "similarity_affine")}
+LINEAR["information"] = {"mm": 4.0, "affine": 0.14}
 
 
 def with_(path, value):
@@ -63,7 +66,7 @@ def test_a_brain_and_itself_pass(brains, recipe):
 
 
 def test_unrelated_noise_does_not_pass(recipe):
-    verdict = register(noise(0), noise(1), preset=recipe, threads=1).record["verdict"]
+    verdict = register(noise(0), noise(1), preset=recipe, threads=1, escalate=False).record["verdict"]
     assert verdict["status"] in ("check", "fail")
 
 
@@ -75,15 +78,41 @@ def test_images_that_do_not_meet_fail(brains):
     assert verdict["reasons"][0] == "0% of the fixed subject has a partner inside the moving image"
 
 
-def test_half_a_brain_is_to_be_looked_at(brains, recipe):
+@pytest.fixture(scope="module")
+def quick(recipe):
+    """The recipe without its finer level: enough to fail."""
+    return recipe.model_copy(
+        update={"deformable": recipe.deformable.model_copy(update={"levels": recipe.deformable.levels[:1]})}
+    )
+
+
+@pytest.mark.parametrize("what", ["half", "noise", "noise in its shape", "corner"])
+def test_what_cannot_be_registered_is_known(brains, quick, what):
     moving = brains.moving
-    half = moving.data[:, :, moving.data.shape[2] // 2 :].contiguous()
+    data = moving.data.clone()
+    if what == "half":
+        data[data.shape[0] // 2 :] = 0
+    elif what == "corner":
+        data[:, data.shape[1] // 3 :] = 0
+    else:
+        random = torch.rand(data.shape, generator=torch.Generator().manual_seed(0))
+        data = random if what == "noise" else torch.where(data > 0.05 * data.max(), random, 0)
+    verdict = register(brains.fixed, Image(data, moving.grid, what), preset=quick, threads=1, escalate=False).record[
+        "verdict"
+    ]
+    assert verdict["status"] == "fail", verdict["reasons"]
+
+
+@pytest.mark.parametrize(("missing", "status"), [(3, "check"), (2, "fail")], ids=["a third", "half"])
+def test_a_brain_of_which_a_part_is_out_of_view_does_not_pass(brains, recipe, missing, status):
+    moving = brains.moving
+    n = moving.data.shape[2] // missing
+    data = moving.data[:, :, n:].contiguous()
     corner = np.eye(4)
-    corner[2, 3] = moving.data.shape[2] // 2
-    cropped = Image(half, Grid(tuple(half.shape), moving.grid.affine @ corner), "half")
-    verdict = register(brains.fixed, cropped, preset=recipe, threads=1).record["verdict"]
-    assert verdict["status"] == "check"
-    assert "has a partner" in verdict["reasons"][0]
+    corner[2, 3] = n
+    cropped = Image(data, Grid(tuple(data.shape), moving.grid.affine @ corner), "cropped")
+    verdict = register(brains.fixed, cropped, preset=recipe, threads=1, escalate=False).record["verdict"]
+    assert verdict["status"] == status
 
 
 @pytest.mark.parametrize("measures", [GOOD, LINEAR], ids=["deformable", "linear"])
@@ -98,14 +127,19 @@ def test_good_measures_pass(measures):
         ("overlap", 0.49, "fail", "49% of the fixed subject"),
         ("volume_ratio", 0.3, "check", "makes the fixed subject 0.30 times as large"),
         ("volume_ratio", 2.5, "check", "makes the fixed subject 2.50 times as large"),
-        ("volume_ratio", -1.0, "check", "makes the fixed subject -1.00 times as large"),
-        ("similarity.mutual_information", 0.02, "fail", "share 0.02 of their information"),
+        ("volume_ratio", -1.0, "fail", "the linear transform mirrors the subject"),
+        ("stretch", 1.4, "check", "stretches one direction 1.40 times as much as another"),
+        ("stretch", 1.6, "fail", "stretches one direction 1.60 times as much as another"),
+        ("information.affine", 0.08, "check", "share 0.08 of their information after the linear transform"),
+        ("information.affine", 0.05, "fail", "share 0.05 of their information after the linear transform"),
+        ("information.final", 0.25, "check", "and 0.25 in the end: less than most"),
+        ("information.final", 0.15, "fail", "and 0.15 in the end: too little"),
         ("similarity.lncc", 0.405, "check", "raised the local correlation from 0.40 to 0.41"),
         ("similarity.lncc", 0.395, "check", "lowered the local correlation from 0.40 to 0.40"),
         ("similarity.lncc", 0.3, "fail", "lowered the local correlation from 0.40 to 0.30"),
         ("regularity.corner_folds", {"count": 3, "share": 3e-4}, "check", "3 voxels fold"),
         ("regularity.corner_folds", {"count": 30, "share": 3e-3}, "fail", "30 voxels fold"),
-        ("regularity.std_log_jacobian", 0.9, "check", "volumes change strongly"),
+        ("regularity.std_log_jacobian", 0.65, "check", "volumes change strongly"),
         ("regularity.std_log_jacobian", None, "check", "volumes change strongly"),
         ("inverse_residual.p95_mm", 0.6, "check", "within 0.600 mm"),
     ],
@@ -114,6 +148,23 @@ def test_each_limit_names_its_reason_first(path, value, status, reason):
     verdict = judge(with_(path, value))
     assert verdict["status"] == status
     assert reason in verdict["reasons"][0]
+
+
+def test_of_different_contrasts_the_information_tells_gain_and_loss_not_the_correlation():
+    measures = with_("similarity.lncc", 0.3)
+    verdict = judge(measures, multimodal=True)
+    assert verdict["status"] == "pass"
+    assert "the deformation raised the shared information from 0.30 to 0.40" in verdict["reasons"]
+    measures["similarity"]["mutual_information"] = 0.2
+    assert judge(measures, multimodal=True)["status"] == "fail"
+
+
+def test_sentences_of_other_stages_count():
+    assert judge(GOOD, ["to be known"])["status"] == "pass"
+    verdict = judge(GOOD, ["to be known"], ["to be looked at"])
+    assert verdict["status"] == "check"
+    assert verdict["reasons"][0] == "to be looked at"
+    assert "to be known" in verdict["reasons"]
 
 
 def test_brains_that_were_alike_before_need_no_gain():
@@ -137,3 +188,24 @@ def test_a_mask_narrows_the_subject_down_to_what_is_trusted(brains, registration
     half[: half.shape[0] // 2] = 1
     whole, part = (measure(fixed, moving, registration.affine, None, mask) for mask in (None, Image(half, fixed.grid)))
     assert 0.3 * whole["subject_voxels"] < part["subject_voxels"] < 0.7 * whole["subject_voxels"]
+
+
+@pytest.mark.parametrize("which", ["fixed", "moving"])
+def test_what_a_mask_excludes_is_not_measured(brains, registration, which):
+    """Nor what lies on it: the numbers stay the same to the last digit, whatever a masked lesion looks like."""
+    scaled = {"fixed": scale_intensities(brains.fixed), "moving": scale_intensities(brains.moving)}
+    image = scaled[which]
+    lesion = tuple(slice(n // 3, n // 2) for n in image.grid.shape)
+    trusted = torch.ones(image.grid.shape)
+    trusted[lesion] = 0
+    found = []
+    for value in (0.1, 1.0):
+        data = image.data.clone()
+        data[lesion] = value
+        images = scaled | {which: Image(data, image.grid)}
+        masks = {"fixed_mask": None, "moving_mask": None, f"{which}_mask": Image(trusted, image.grid)}
+        found.append(measure(images["fixed"], images["moving"], registration.affine, None, **masks))
+    assert found[0] == found[1]
+    assert found[0]["similarity_affine"] != measure(
+        **scaled, affine=registration.affine, deformation=None, fixed_mask=None
+    )

@@ -78,6 +78,9 @@ def register(
         ),
     ] = None,
     no_refine: Annotated[bool, typer.Option("--no-refine", help="End with what the network found.")] = False,
+    no_escalation: Annotated[
+        bool, typer.Option("--no-escalation", help="Where the verdict is fail, make no second try; see below.")
+    ] = False,
     trace: Annotated[
         Path | None,
         path_option(
@@ -116,6 +119,9 @@ def register(
     A network is given the images as its own file says. Where what it finds does not help (images less alike, folds,
     images too small for it), it is dropped, the preset runs as without it, and the verdict says so.
 
+    Where the verdict is fail, a second try is made with more starts, mutual information in the linear stage and more
+    iterations, unless a time budget leaves no time for it. The better of the two is kept, and the verdict says which.
+
     Run again on the CPU of one machine, with the same versions and --threads, every voxel and number of the result is
     the same to the last bit. Another number of threads, another kind of processor and other versions change last
     digits; so does --time-budget, which ends at another iteration each time. On a GPU, sums are added in the order in
@@ -147,6 +153,7 @@ def register(
             network=weights,
             network_steps=steps,
             refine=not no_refine,
+            escalate=not no_escalation,
             trace=trace is not None,
             trust=trust,
             progress=progress,

@@ -78,8 +78,8 @@ class _Level:
         moved = sampling.warp_linear(self.moving, to_index, shape)
         with torch.no_grad():
             weight, overlap = self._weight(to_index, shape)
-        if overlap < _LEAST_OVERLAP:
-            # Worse than any match, and flat: a line search that comes here turns back.
+        if overlap < _LEAST_OVERLAP or float(torch.linalg.det(matrix.detach())) <= 0:
+            # Worse than any match, and flat: a line search that comes here, or to a mirror image, turns back.
             value, to_moved = 2.0, torch.zeros_like(moved)
         else:
             value, _, to_moved = self.similarity.value_and_gradients(self.fixed, moved.detach(), weight)
@@ -139,8 +139,9 @@ def register_linear(
     """The linear transform from the fixed to the moving world that makes `moving` most like `fixed`.
 
     fixed, moving: intensities of about 0 to 1, background near 0, axes in the order and direction of RAS. kind: rigid
-    (6 parameters in 3D), similarity (7) or affine (12). search: a dissimilarity of whole images, such as NCC, which
-    sees from afar. refine: one to end with on the finer grids, such as LNCC, which sees exactly.
+    (6 parameters in 3D), similarity (7) or affine (12); none of them mirrors. search: a dissimilarity of whole
+    images, such as NCC, which sees from afar. refine: one to end with on the finer grids, such as LNCC, which sees
+    exactly.
 
     Raises RegistrationError where no start leads to a usable transform."""
     pair = _Pair(fixed, moving, fixed_mask, moving_mask, device)

@@ -26,10 +26,11 @@ from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.registrar.weights import Registrar
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, device_name, use_threads
+from stepwarp.workflow.escalation import escalated, second_try, thorough
 from stepwarp.workflow.network import Attempt, attempt, read_network
-from stepwarp.workflow.subjects import MaskSource, Source, Subject, described_inputs, prepare
+from stepwarp.workflow.subjects import MaskSource, Source, Subject, described_inputs, mask_remarks, prepare
 from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured, save_trace
-from stepwarp.workflow.verdict import foreground, judge, lowered, measure
+from stepwarp.workflow.verdict import MULTIMODAL, foreground, judge, lowered, measure
 
 #: A level is as fine as the network's grid up to this factor: spacings are rounded.
 _AS_FINE = 1.01
@@ -106,6 +107,7 @@ def register(
     network: str | Path | Registrar | None = None,
     network_steps: int | None = None,
     refine: bool = True,
+    escalate: bool = True,
     trace: bool = False,
     trust: files.Trust | None = None,
     progress: Progress = silent,
@@ -123,6 +125,9 @@ def register(
     levels that are coarser than its finest grid are then left out. What it finds is dropped, and the verdict says so,
     where it does not help. network_steps: how often it runs each step that it repeats. refine: whether the preset
     follows. trace: keep what every step found, for `save_trace` and the report.
+
+    escalate: where the verdict is fail, try once more and more thoroughly, if there is time for it, and keep the better
+    of the two; `escalation` in the record says which.
 
     Raises InputError for inputs that cannot be used, RegistrationError where the optimisation breaks down."""
     started = time.monotonic()
@@ -176,7 +181,7 @@ def register(
                     a, b, fit.transform, recipe.deformable, start, refine, place, deadline, progress, recorder
                 )
         with clock.stage("measure"):
-            return deformation, measure(a.scaled, b.scaled, fit.transform, deformation, a.mask)
+            return deformation, measure(a.scaled, b.scaled, fit.transform, deformation, a.mask, b.mask)
 
     deformation, measures = deform(tried)
     if tried is not None and tried.warp is not None and lowered(measures, recipe.deformable.similarity):
@@ -187,7 +192,7 @@ def register(
         _drop(recorder, "deformable")
         still = DisplacementField.identity(a.scaled.grid)
         deformation = Deformation(still, still, deformation.trace, "it lowered the similarity and was dropped")
-        measures = measure(a.scaled, b.scaled, fit.transform, deformation, a.mask)
+        measures = measure(a.scaled, b.scaled, fit.transform, deformation, a.mask, b.mask)
     if tried is not None and tried.warp is None:
         _drop(recorder, "network")
     steps: list[TraceStep] = []
@@ -196,6 +201,10 @@ def register(
             inside = foreground(a.scaled, a.mask)
             steps = measured(recorder.steps, fit.transform, a.scaled, b.scaled, inside)
 
+    notes, checks = mask_remarks(a, b)
+    if tried is not None:
+        notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
+    verdict = judge(measures, notes, checks, multimodal=recipe.deformable.similarity in MULTIMODAL)
     record = {
         "version": stepwarp.__version__,
         "inputs": described_inputs(a, b),
@@ -207,6 +216,7 @@ def register(
             "network": None if net is None else net.card.name,
             "network_steps": network_steps,
             "refine": refine,
+            "escalate": escalate,
             "trust": trust,
             **recipe.model_dump(),
         },
@@ -221,12 +231,39 @@ def register(
         "stopped": None if deformation is None else deformation.stopped,
         "network": None if tried is None else tried.record,
         "measures": measures,
-        "verdict": judge(measures) if tried is None else judge(measures, tried.notes, tried.checks),
+        "verdict": verdict,
+        "escalation": None,
     }
-    if deformation is None:
-        return Registration(a.image, b.image, fit.transform, None, None, record, tuple(steps))
-    warp, inverse_warp = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
-    return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, tuple(steps))
+    warp, inverse_warp = None, None
+    if deformation is not None:
+        warp, inverse_warp = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
+    found = Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, tuple(steps))
+    if not escalate or verdict["status"] != "fail":
+        return found
+
+    def again(seconds: float | None) -> Registration:
+        return register(
+            a.image,
+            b.image,
+            preset=thorough(recipe),
+            affine_only=affine_only,
+            transform=transform,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            device=device,
+            threads=threads,
+            seed=seed,
+            time_budget=seconds,
+            network=network,
+            network_steps=network_steps,
+            refine=refine,
+            escalate=False,
+            trace=trace,
+            trust=trust,
+            progress=second_try(progress),
+        )
+
+    return escalated(found, again, started, deadline)
 
 
 def _deformation(
@@ -299,7 +336,7 @@ def check_network(network: object, steps: int | None, refine: bool, affine_only:
 
 def _linear_similarities(recipe: Preset) -> tuple[Similarity, Similarity]:
     """For the linear stage, to search and to refine: the counterparts of the deformable stage's."""
-    if recipe.deformable.similarity in ("mi", "mind"):
+    if recipe.affine.multimodal or recipe.deformable.similarity in MULTIMODAL:
         return MutualInformation(), MutualInformation()
     return NCC(), make_similarity(recipe.deformable)
 

@@ -14,6 +14,10 @@ from stepwarp.errors import InputError
 from stepwarp.geometry import Image, LabelMap
 from stepwarp.geometry.orientation import canonical
 from stepwarp.losses.intensities import scale_intensities
+from stepwarp.workflow.verdict import foreground
+
+#: A mask that leaves less of the subject than this may be one of what to leave out.
+_LEAST_TRUSTED = 0.1
 
 Source = str | Path | SpatialImage | Image
 MaskSource = str | Path | SpatialImage | LabelMap
@@ -29,6 +33,14 @@ class Subject:
     scaled: Image
     mask: Image | None
 
+    @property
+    def masked_out(self) -> float | None:
+        """The share of the subject that the mask excludes; None without a mask."""
+        if self.mask is None:
+            return None
+        subject = foreground(self.scaled, None)
+        return round(float((self.mask.data[subject] == 0).float().mean()), 5)
+
 
 def prepare(source: Source, mask_source: MaskSource | None, trust: files.Trust | None) -> Subject:
     """Read an image and its mask, and bring them into the form that is registered. Raises InputError as the readers,
@@ -41,8 +53,22 @@ def prepare(source: Source, mask_source: MaskSource | None, trust: files.Trust |
 def described_inputs(fixed: Subject, moving: Subject) -> dict[str, Any]:
     """The images, and their masks if there are any, as a record holds them."""
     described = {role: _described_image(subject) for role, subject in (("fixed", fixed), ("moving", moving))}
-    masks = {"fixed_mask": fixed.mask_source, "moving_mask": moving.mask_source}
-    return described | {role: _described_file(source) for role, source in masks.items() if source is not None}
+    for role, subject in (("fixed_mask", fixed), ("moving_mask", moving)):
+        if subject.mask is not None:
+            described[role] = _described_file(subject.mask_source) | {"excluded_of_subject": subject.masked_out}
+    return described
+
+
+def mask_remarks(fixed: Subject, moving: Subject) -> tuple[list[str], list[str]]:
+    """Sentences for the verdict, to be known and to be looked at: masks without effect, and masks that leave little."""
+    notes, checks = [], []
+    for role, subject in (("fixed", fixed), ("moving", moving)):
+        if subject.masked_out == 0:
+            notes.append(f"the {role} mask had no effect on the subject: it excludes nothing but background")
+        elif subject.masked_out is not None and subject.masked_out > 1 - _LEAST_TRUSTED:
+            share = f"the {role} mask excludes {subject.masked_out:.0%} of the subject"
+            checks.append(f"{share}; its non-zero voxels are the ones that count")
+    return notes, checks
 
 
 def _described_image(subject: Subject) -> dict[str, Any]:
