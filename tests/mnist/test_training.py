@@ -7,9 +7,10 @@ from stepwarp.mnist.config import Variation
 from stepwarp.mnist.data import GRID, SIDE, pairs
 from stepwarp.mnist.models import MODELS, TIED
 from stepwarp.mnist.study import measures
-from stepwarp.mnist.training import icon_weight, loss, objective, train
+from stepwarp.mnist.training import icon_weight, loss, objective, surprise, train
 from stepwarp.networks.mlp import FCNet
 from stepwarp.registrar.steps import Images, Repeat, VectorField
+from stepwarp.training.config import OptimiserSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LAMBDA = 0.05
@@ -81,8 +82,21 @@ def test_training_registers_digits_that_it_has_not_seen(digits, settings):
     assert judged["folds"] < 1
     assert trained.curve["loss"][-1] < 0.7 * trained.curve["loss"][0]
     assert trained.curve["iteration"][-1] == 150
-    assert all(shift > 0 for shift in trained.curve["shift"])
+    assert all(0 < each < 32 for each in trained.curve["surprise"])
     assert [done for done, _, _ in seen] == list(range(1, 151))
+
+
+def test_a_gradient_that_adam_does_not_expect_is_a_surprise():
+    weights = torch.nn.Parameter(torch.zeros(4))
+    optimiser = OptimiserSettings(second_moment=0.99).build([weights])
+    found = []
+    for size in [1.0] * 200 + [50.0, 1.0]:
+        weights.grad = torch.full((4,), size)
+        optimiser.step()
+        found.append(surprise(optimiser))
+    assert found[199] == pytest.approx(1, abs=1e-3)
+    assert 9 < found[200] < 1 / (1 - 0.99) ** 0.5
+    assert found[201] < 0.3
 
 
 def test_the_same_seed_gives_the_same_weights(digits, settings):

@@ -26,18 +26,21 @@ class Training(Strict):
 class Variation(Strict):
     """A training with some settings changed, to show what hangs on them.
 
-    lr: Adam's. constant: it is not lowered to the end, and the last weights are kept, not their mean."""
+    lr, second_moment: Adam's. constant: the rate is not lowered to the end, and the last weights are kept, not their
+    mean."""
 
     batch: PositiveInt | None = None
     iterations: PositiveInt | None = None
     lr: float | None = Field(default=None, gt=0)
     clip: float | None = Field(default=None, gt=0)
+    second_moment: float | None = Field(default=None, ge=0, lt=1)
     constant: bool = False
 
     def of(self, training: Training) -> Training:
         """The training so changed."""
         optimiser = training.optimiser
-        changed = {"lr": self.lr or optimiser.lr, "clip": self.clip or optimiser.clip}
+        given = {"lr": self.lr, "clip": self.clip, "second_moment": self.second_moment}
+        changed = {name: value for name, value in given.items() if value is not None}
         if self.constant:
             changed |= {"final": 1.0, "warm_up": 0, "ema": 0.0}
         return Training(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import statistics
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -133,7 +134,7 @@ def _settings(summary: dict[str, Any], pictures: dict[str, Path]) -> str:
     rows = [["as chosen", percent(base["reduction"]), f"{base['folds']:.3f}", "", ""]]
     for kind in ("sensitivity", "stability"):
         rows += [_varied(name, each) for name, each in summary[kind].items()]
-    content = _table(("training", "SSD less on held-out 5s", "folds %", "largest update, pixels", "broke down"), rows)
+    content = _table(("training", "SSD less on held-out 5s", "folds %", "largest surprise", "broke down"), rows)
     content += f'<p class="note">{escape(_stability_text(summary))}</p>' + _image(pictures, "stability.png")
     return card("What hangs on the settings", content)
 
@@ -141,9 +142,16 @@ def _settings(summary: dict[str, Any], pictures: dict[str, Path]) -> str:
 def _varied(name: str, each: dict[str, Any]) -> list[str]:
     judged = each["held_out"]
     ends = ", ".join(percent(end) for end in judged["ci95"])
-    largest = max((shift for shift in each["curve"]["shift"] if shift is not None), default=float("nan"))
+    largest = max(_until_lowest(each["curve"]))
     broken = f"after iteration {each['at_iteration']:.0f}" if each["broke_down"] else "no"
     return [name, f"{percent(judged['reduction'])} ({ends})", f"{judged['folds']:.3f}", f"{largest:.2f}", broken]
+
+
+#: What the figure's third column and sentences are about.
+_SURPRISE = (
+    "Surprise is how many times larger a gradient is than Adam's second moment remembers (root mean square over the "
+    "layer where it is largest). Updates are scaled by that memory."
+)
 
 
 def _stability_text(summary: dict[str, Any]) -> str:
@@ -154,20 +162,17 @@ def _stability_text(summary: dict[str, Any]) -> str:
         return ""
     parts = [f"Broke down: {'; '.join(broken) or 'none'}. Lasted: {'; '.join(lasting) or 'none'}."]
     for name, each in runs.items():
-        early, late = _ends(each["curve"])
-        parts.append(f"An update moved the maps by {early:.2f} pixels early and {late:.2f} late in '{name}'.")
-    return " ".join(parts)
+        course = _until_lowest(each["curve"])
+        tenth = max(1, len(course) // 10)
+        typical, last = statistics.median(course), max(course[-tenth:])
+        parts.append(f"Surprise in '{name}': {typical:.1f} as a rule, at most {last:.1f} in the last tenth.")
+    return " ".join([_SURPRISE, *parts])
 
 
-def _ends(curve: dict[str, list[Any]]) -> tuple[float, float]:
-    """Typical lengths of an update in the second and in the last tenth before the end or the breakdown."""
+def _until_lowest(curve: dict[str, list[Any]]) -> list[float]:
+    """The surprise of the updates until the loss was lowest: before a breakdown, where there is one."""
     losses = curve["loss"]
-    lowest = losses.index(min(losses))
-    shifts = [shift for shift in curve["shift"][: max(lowest + 1, 20)] if shift is not None]
-    if not shifts:
-        return float("nan"), float("nan")
-    tenth = max(1, len(shifts) // 10)
-    return _mean(shifts[tenth : 2 * tenth] or shifts), _mean(shifts[-tenth:])
+    return curve["surprise"][: losses.index(min(losses)) + 1]
 
 
 def _answers(summary: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ because it reads scans that a manifest lists, a pair at a time, and keeps what i
 
 from __future__ import annotations
 
-import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ from stepwarp.losses.similarity import SSD
 from stepwarp.mnist.config import Training
 from stepwarp.mnist.data import GRID, Digits, partners
 from stepwarp.probes.objective import Objective
-from stepwarp.probes.trajectory import rms
 from stepwarp.registrar.steps import Images, Step
 from stepwarp.training.ema import RunningMean
 
@@ -29,8 +28,8 @@ from stepwarp.training.ema import RunningMean
 OUTSIDE: Outside = "border"
 #: Iterations between two points of the curves, each the mean over them.
 _EVERY = 10
-#: Pairs on which the length of an update is measured.
-_WATCHED = 32
+#: A gradient whose square is smaller is none.
+_TINY = 1e-30
 #: (done, total, loss)
 Report = Callable[[int, int, float], None]
 
@@ -38,9 +37,8 @@ Report = Callable[[int, int, float], None]
 @dataclass(frozen=True, eq=False)
 class Trained:
     """step: with the running mean of its weights. curve: {"iteration", "loss", "ssd", "diffusion", "gradient", "rate"},
-    each a list of means over ten iterations; and "shift", by how many pixels (root mean square) the last of the ten
-    updates moved the maps of some pairs, which is what an update is in the end, whatever the gradient's length was.
-    seconds: on the clock; cpu_seconds: of all threads."""
+    each a list of means over ten iterations; and "surprise", the largest of the ten, see the function. seconds: on the
+    clock; cpu_seconds: of all threads."""
 
     step: Step
     curve: dict[str, list[float]]
@@ -82,9 +80,8 @@ def train(
 
     RegistrationError where the loss stops being a number."""
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(step.parameters(), settings.optimiser.lr, weight_decay=settings.optimiser.weight_decay)
+    optimiser = settings.optimiser.build(step.parameters())
     mean = RunningMean(step, settings.optimiser.ema)
-    watched = _batch(digits, _WATCHED, torch.Generator().manual_seed(seed + 1))
     curve = _Curve()
     began, cpu_began = time.perf_counter(), time.process_time()
     for iteration in range(settings.iterations):
@@ -97,12 +94,11 @@ def train(
         gradient = torch.nn.utils.clip_grad_norm_(step.parameters(), settings.optimiser.clip)
         if not torch.isfinite(ssd + energy + gradient):
             raise RegistrationError(f"iteration {iteration + 1}: the loss is not a number; lower optimiser.lr")
-        before = _maps(step, watched) if curve.at_end else None
         optimiser.step()
-        shift = math.nan if before is None else float(rms(_maps(step, watched) - before).mean())
         mean.update(step)
         values = {"ssd": ssd, "diffusion": energy, "loss": ssd + energy, "gradient": gradient}
-        curve.add({name: float(value.detach()) for name, value in values.items()} | {"rate": rate, "shift": shift})
+        numbers = {name: float(value.detach()) for name, value in values.items()}
+        curve.add(numbers | {"rate": rate, "surprise": surprise(optimiser)})
         if report is not None:
             report(iteration + 1, settings.iterations, float((ssd + energy).detach()))
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
@@ -117,8 +113,18 @@ def _batch(digits: Digits, size: int, generator: torch.Generator) -> tuple[Image
 
 
 @torch.no_grad()
-def _maps(step: Step, pairs: tuple[Images, Images]) -> Tensor:
-    return step(*pairs).on(GRID)
+def surprise(optimiser: torch.optim.Adam) -> float:
+    """How much larger the gradient just used is than what Adam remembers of those before: the root mean square of their
+    ratio, of the layer where it is largest. About 1 as a rule, at most 1 / sqrt(1 - second_moment).
+
+    Updates are scaled by the memory, so a layer whose gradients were small for long and then are not takes a step that
+    is that much too long (RMS_t of Wortsman et al. 2023, who find it before the breakdowns of large models)."""
+    memory = optimiser.param_groups[0]["betas"][1]
+    ratios = [
+        (p.grad.square() * (1 - memory ** float(state["step"])) / state["exp_avg_sq"].clamp_min(_TINY)).mean().sqrt()
+        for p, state in optimiser.state.items()
+    ]
+    return float(torch.stack(ratios).max())
 
 
 class _Curve:
@@ -127,11 +133,6 @@ class _Curve:
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    @property
-    def at_end(self) -> bool:
-        """Whether the next row is the last one of its block."""
-        return len(self.rows) % _EVERY == _EVERY - 1
-
     def add(self, row: dict[str, float]) -> None:
         self.rows.append(row)
 
@@ -139,11 +140,6 @@ class _Curve:
         blocks = [self.rows[start : start + _EVERY] for start in range(0, len(self.rows), _EVERY)]
         found = {"iteration": [float(min((n + 1) * _EVERY, len(self.rows))) for n in range(len(blocks))]}
         for name in self.rows[0]:
-            found[name] = [_mean([row[name] for row in block]) for block in blocks]
+            pick = max if name == "surprise" else statistics.fmean
+            found[name] = [float(f"{pick([row[name] for row in block]):.6g}") for block in blocks]
         return found
-
-
-def _mean(values: list[float]) -> float:
-    """Of those that are numbers, to six digits; NaN where none is."""
-    known = [value for value in values if not math.isnan(value)]
-    return float(f"{sum(known) / len(known):.6g}") if known else math.nan

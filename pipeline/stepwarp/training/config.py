@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from torch.nn import Parameter
+from torch.optim import Adam
 
 from stepwarp.config import PRESETS, Strict, configs_folder
 from stepwarp.data.manifest import first_problem
@@ -24,6 +26,8 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 #: The study of `stepwarp mnist`, which is no recipe for scans.
 _MNIST = "mnist"
+#: Decay of Adam's running mean of gradients.
+_FIRST_MOMENT = 0.9
 #: Voxels this much larger or smaller are of the size that was meant.
 _SAME_MM = 1e-6
 
@@ -123,15 +127,21 @@ class OptimiserSettings(Strict):
     """Adam.
 
     lr: the learning rate, reached after `warm_up` iterations of every stage, falling along a cosine over the whole
-    training to `final` times lr. clip: gradients longer than this are shortened to it. ema: decay of the running mean
-    of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
+    training to `final` times lr. clip: gradients longer than this are shortened to it. second_moment: decay of the
+    running mean of squared gradients by which updates are scaled. ema: decay of the running mean of the weights, which
+    is what is validated and kept; 0 keeps the weights themselves."""
 
     lr: Finite = 5e-4
     warm_up: NonNegativeInt = 20
     final: float = Field(default=0.05, gt=0, le=1)
     weight_decay: Weight = 0.0
     clip: Finite = 1.0
+    second_moment: float = Field(default=0.999, ge=0, lt=1)
     ema: float = Field(default=0.99, ge=0, lt=1)
+
+    def build(self, parameters: Iterable[Parameter]) -> Adam:
+        """The optimiser of these parameters, at the full learning rate."""
+        return Adam(parameters, self.lr, betas=(_FIRST_MOMENT, self.second_moment), weight_decay=self.weight_decay)
 
     def rate(self, iteration: int, iterations: int, within: int) -> float:
         """The learning rate at one of so many iterations, counted from 0; within: its number in its stage."""

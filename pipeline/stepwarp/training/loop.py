@@ -104,7 +104,7 @@ class _Run:
         torch.manual_seed(config.seed)
         step = build(config.steps, _DIMS)
         self.objective = Objective(step, config, data.manifest.ignore_labels)
-        optimiser = torch.optim.Adam(step.parameters(), config.optimiser.lr, weight_decay=config.optimiser.weight_decay)
+        optimiser = config.optimiser.build(step.parameters())
         self.model, self.stepping = fabric.setup(self.objective, optimiser)
         self.state = Progressed(step, RunningMean(step, config.optimiser.ema), optimiser)
         self.loader = PairLoader(
