@@ -29,13 +29,13 @@ def thorough(recipe: Preset) -> Preset:
 
 
 def escalated(
-    first: Registration, again: Callable[[float | None], Registration], started: float, deadline: float | None
+    first: Registration, again: Callable[[], Registration], started: float, deadline: float | None
 ) -> Registration:
     """The better of a failed registration and of a second try; by the verdict, then by the information shared.
 
-    again: registers with the `thorough` recipe, told the seconds that are left, if they are limited. started, deadline:
-    of `time.monotonic`. Where the first try took longer than there is time left, no second is made. The record's
-    `escalation` holds what was tried, why, what both found, and which was kept; a sentence of it ends the verdict."""
+    again: registers with the `thorough` recipe. started, deadline: of `time.monotonic`; where the first try took longer
+    than there is time left, no second is made. The record's `escalation` holds what was tried, why, what both found,
+    and which was kept; a sentence of it ends the verdict."""
     verdict = first.record["verdict"]
     failure = verdict["reasons"][0]
     now = time.monotonic()
@@ -49,16 +49,14 @@ def escalated(
     }
     what = "with more starts, mutual information in the linear stage and more iterations"
     try:
-        second = again(None if deadline is None else deadline - now)
+        second = again()
     except RegistrationError as error:
         record |= {"second": str(error), "kept": "first"}
         return _noted(first, record, f"a second try {what} broke down: {error}")
     record["second"] = _found(second)
     stages = first.record["stages"] + [stage | {"name": f"second {stage['name']}"} for stage in second.record["stages"]]
     if _rank(second) > _rank(first):
-        # What was asked for and given is what the first record says.
-        asked = {key: first.record[key] for key in ("inputs", "settings")}
-        second = replace(second, record=second.record | asked | {"stages": stages})
+        second = replace(second, record=second.record | {"stages": stages})
         note = f"this is the second try, {what}; of the first, {failure}"
         return _noted(second, record | {"kept": "second"}, note)
     first = replace(first, record=first.record | {"stages": stages})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -15,25 +15,19 @@ import torch
 
 import stepwarp
 from stepwarp import files
-from stepwarp.config import DeformableSettings, LinearKind, Preset, SimilarityName
+from stepwarp.config import LinearKind, Preset, SimilarityName
 from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
-from stepwarp.losses.similarity import NCC, MutualInformation, Similarity
-from stepwarp.registrar.affine import register_linear
-from stepwarp.registrar.deformable import Deformation, as_deformation, make_similarity, optimise
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.registrar.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, device_name, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
-from stepwarp.workflow.network import Attempt, attempt, read_network
-from stepwarp.workflow.subjects import MaskSource, Source, Subject, described_inputs, mask_remarks, prepare
-from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured, save_trace
-from stepwarp.workflow.verdict import MULTIMODAL, foreground, judge, lowered, measure
-
-#: A level is as fine as the network's grid up to this factor: spacings are rounded.
-_AS_FINE = 1.01
+from stepwarp.workflow.network import read_network
+from stepwarp.workflow.search import Found, Plan, search
+from stepwarp.workflow.subjects import MaskSource, Source, Subject, described_inputs, prepare
+from stepwarp.workflow.trace import TraceStep, save_trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,74 +132,11 @@ def register(
     used_threads = use_threads(threads)
     torch.manual_seed(seed)
     clock = Clock(progress)
-    recorder = Recorder() if trace else None
-
     with clock.stage("read"):
         net = None if network is None else read_network(network, network_steps, place)
         a = prepare(fixed, fixed_mask, trust)
         b = prepare(moving, moving_mask, trust)
-    with clock.stage("affine", reports_itself=True):
-        fit = register_linear(
-            a.scaled,
-            b.scaled,
-            transform,
-            *_linear_similarities(recipe),
-            recipe.affine,
-            fixed_mask=a.mask,
-            moving_mask=b.mask,
-            device=place,
-            progress=progress,
-        )
-    if recorder is not None:
-        recorder.add("affine", None, clock.stages[-1]["seconds"])
-    tried = None
-    if net is not None:
-        with clock.stage("network"):
-            tried = attempt(
-                net,
-                a.image,
-                b.image,
-                fit.transform,
-                recipe.deformable.similarity,
-                fixed_mask=a.mask,
-                moving_mask=b.mask,
-                recorder=recorder,
-            )
-
-    def deform(start: Attempt | None) -> tuple[Deformation | None, dict[str, Any]]:
-        """From the network's result or from nothing, with the measures."""
-        deformation = None
-        if not affine_only:
-            with clock.stage("deformable", reports_itself=True):
-                deformation = _deformation(
-                    a, b, fit.transform, recipe.deformable, start, refine, place, deadline, progress, recorder
-                )
-        with clock.stage("measure"):
-            return deformation, measure(a.scaled, b.scaled, fit.transform, deformation, a.mask, b.mask)
-
-    deformation, measures = deform(tried)
-    if tried is not None and tried.warp is not None and lowered(measures, recipe.deformable.similarity):
-        tried = tried.dropped("what came of it was less alike than after the affine")
-        _drop(recorder, "deformable")
-        deformation, measures = deform(tried)
-    if deformation is not None and lowered(measures, recipe.deformable.similarity):
-        _drop(recorder, "deformable")
-        still = DisplacementField.identity(a.scaled.grid)
-        deformation = Deformation(still, still, deformation.trace, "it lowered the similarity and was dropped")
-        measures = measure(a.scaled, b.scaled, fit.transform, deformation, a.mask, b.mask)
-    if tried is not None and tried.warp is None:
-        _drop(recorder, "network")
-    steps: list[TraceStep] = []
-    if recorder is not None:
-        with clock.stage("trace"):
-            inside = foreground(a.scaled, a.mask)
-            steps = measured(recorder.steps, fit.transform, a.scaled, b.scaled, inside)
-
-    notes, checks = mask_remarks(a, b)
-    if tried is not None:
-        notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
-    verdict = judge(measures, notes, checks, multimodal=recipe.deformable.similarity in MULTIMODAL)
-    record = {
+    about = {
         "version": stepwarp.__version__,
         "inputs": described_inputs(a, b),
         "settings": {
@@ -225,90 +156,37 @@ def register(
         "device": device_name(place),
         "threads": used_threads,
         "versions": _versions(),
+    }
+
+    def registered(plan: Plan, clock: Clock) -> Registration:
+        return _registration(a, b, search(plan, a, b, clock), clock, about)
+
+    plan = Plan(recipe, transform, affine_only, net, refine, trace, place, deadline)
+    first = registered(plan, clock)
+    if not escalate or first.record["verdict"]["status"] != "fail":
+        return first
+    again = replace(plan, recipe=thorough(recipe))
+    return escalated(first, lambda: registered(again, Clock(second_try(progress))), started, deadline)
+
+
+def _registration(a: Subject, b: Subject, found: Found, clock: Clock, about: dict[str, Any]) -> Registration:
+    """What was found, on the grids of the images as read, with its record. about: what the record begins with."""
+    fit, deformation = found.fit, found.deformation
+    record = {
+        **about,
         "stages": clock.stages,
         "affine": {"matrix": fit.transform.matrix.tolist(), "loss": fit.loss, "starts": [vars(s) for s in fit.starts]},
         "loss": [] if deformation is None else [{"stage": "deformable", **row} for row in deformation.trace],
         "stopped": None if deformation is None else deformation.stopped,
-        "network": None if tried is None else tried.record,
-        "measures": measures,
-        "verdict": verdict,
+        "network": None if found.tried is None else found.tried.record,
+        "measures": found.measures,
+        "verdict": found.verdict,
         "escalation": None,
     }
     warp, inverse_warp = None, None
     if deformation is not None:
         warp, inverse_warp = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
-    found = Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, tuple(steps))
-    if not escalate or verdict["status"] != "fail":
-        return found
-
-    def again(seconds: float | None) -> Registration:
-        return register(
-            a.image,
-            b.image,
-            preset=thorough(recipe),
-            affine_only=affine_only,
-            transform=transform,
-            fixed_mask=fixed_mask,
-            moving_mask=moving_mask,
-            device=device,
-            threads=threads,
-            seed=seed,
-            time_budget=seconds,
-            network=network,
-            network_steps=network_steps,
-            refine=refine,
-            escalate=False,
-            trace=trace,
-            trust=trust,
-            progress=second_try(progress),
-        )
-
-    return escalated(found, again, started, deadline)
-
-
-def _deformation(
-    a: Subject,
-    b: Subject,
-    affine: Affine,
-    settings: DeformableSettings,
-    start: Attempt | None,
-    refine: bool,
-    device: torch.device,
-    deadline: float | None,
-    progress: Progress,
-    recorder: Recorder | None,
-) -> Deformation:
-    """The deformable part on the scaled images: what the network found, refined if it is to be."""
-    warp = None if start is None else start.warp
-    if start is not None and warp is not None:
-        finer = tuple(level for level in settings.levels if level.mm <= start.finest_mm * _AS_FINE)
-        if not (refine and finer):
-            reason = "no level of the preset is as fine as the network's grid" if refine else "nothing was refined"
-            progress(Step("deformable", 0, 1))
-            found = as_deformation(warp, a.scaled.grid, settings, reason)
-            progress(Step("deformable", 1, 1))
-            return found
-        settings = settings.model_copy(update={"levels": finer})
-    if recorder is not None:
-        recorder.begin()
-    return optimise(
-        a.scaled,
-        b.scaled,
-        affine,
-        settings,
-        fixed_mask=a.mask,
-        moving_mask=b.mask,
-        device=device,
-        start=warp,
-        deadline=deadline,
-        progress=progress,
-        watch=None if recorder is None else lambda _, field: recorder.add("deformable", field),
-    )
-
-
-def _drop(recorder: Recorder | None, kind: Kind) -> None:
-    if recorder is not None:
-        recorder.drop(kind)
+    return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps)
 
 
 def _recipe(name: str | Preset, similarity: str | None, transform: str, time_budget: float | None) -> Preset:
@@ -332,13 +210,6 @@ def check_network(network: object, steps: int | None, refine: bool, affine_only:
         raise InputError("without a network and without refinement nothing is left; that is affine_only")
     if network is not None and affine_only:
         raise InputError("affine_only ends before the network; leave out one of them")
-
-
-def _linear_similarities(recipe: Preset) -> tuple[Similarity, Similarity]:
-    """For the linear stage, to search and to refine: the counterparts of the deformable stage's."""
-    if recipe.affine.multimodal or recipe.deformable.similarity in MULTIMODAL:
-        return MutualInformation(), MutualInformation()
-    return NCC(), make_similarity(recipe.deformable)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,184 @@
+"""The way from two prepared images to a transform: affine, network, deformable search, measures and verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stepwarp.config import DeformableSettings, LinearKind, Preset
+from stepwarp.geometry import Affine, DisplacementField
+from stepwarp.losses.similarity import NCC, MutualInformation, Similarity
+from stepwarp.registrar.affine import LinearFit, register_linear
+from stepwarp.registrar.deformable import Deformation, as_deformation, make_similarity, optimise
+from stepwarp.registrar.progress import Step
+from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.network import Attempt, Network, attempt
+from stepwarp.workflow.subjects import Subject, mask_remarks
+from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured
+from stepwarp.workflow.verdict import MULTIMODAL, foreground, judge, lowered, measure
+
+#: A level is as fine as the network's grid up to this factor: spacings are rounded.
+_AS_FINE = 1.01
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is to be done with a pair. deadline: a `time.monotonic()` after which no further iteration starts."""
+
+    recipe: Preset
+    transform: LinearKind
+    affine_only: bool
+    network: Network | None
+    refine: bool
+    trace: bool
+    device: torch.device
+    deadline: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What came of a plan. deformation: None for a linear registration. tried: None without a network. steps: of the
+    trace, if one was wanted."""
+
+    fit: LinearFit
+    deformation: Deformation | None
+    tried: Attempt | None
+    measures: dict[str, Any]
+    verdict: dict[str, Any]
+    steps: tuple[TraceStep, ...]
+
+
+def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
+    """Carry out a plan. Raises RegistrationError where the optimisation breaks down."""
+    recorder = Recorder() if plan.trace else None
+    with clock.stage("affine", reports_itself=True):
+        fit = register_linear(
+            fixed.scaled,
+            moving.scaled,
+            plan.transform,
+            *_linear_similarities(plan.recipe),
+            plan.recipe.affine,
+            fixed_mask=fixed.mask,
+            moving_mask=moving.mask,
+            device=plan.device,
+            progress=clock.progress,
+        )
+    if recorder is not None:
+        recorder.add("affine", None, clock.stages[-1]["seconds"])
+    pair = _Pair(plan, fixed, moving, fit.transform, clock, recorder)
+    tried = None if plan.network is None else pair.attempt(plan.network)
+    tried, deformation, measures = pair.deform(tried)
+    notes, checks = mask_remarks(fixed, moving)
+    if tried is not None:
+        notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
+    verdict = judge(measures, notes, checks, multimodal=plan.recipe.deformable.similarity in MULTIMODAL)
+    return Found(fit, deformation, tried, measures, verdict, pair.steps())
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two images with the affine between them, to be deformed."""
+
+    plan: Plan
+    fixed: Subject
+    moving: Subject
+    affine: Affine
+    clock: Clock
+    recorder: Recorder | None
+
+    def attempt(self, network: Network) -> Attempt:
+        with self.clock.stage("network"):
+            return attempt(
+                network,
+                self.fixed.image,
+                self.moving.image,
+                self.affine,
+                self.settings.similarity,
+                fixed_mask=self.fixed.mask,
+                moving_mask=self.moving.mask,
+                recorder=self.recorder,
+            )
+
+    def deform(self, tried: Attempt | None) -> tuple[Attempt | None, Deformation | None, dict[str, Any]]:
+        """The deformation from the network's result, or from nothing where that does harm, with its measures.
+
+        One that makes the images less alike than the affine does is no deformation at all."""
+        deformation = self._deformation(tried)
+        measures = self._measures(deformation)
+        if tried is not None and tried.warp is not None and lowered(measures, self.settings.similarity):
+            tried = tried.dropped("what came of it was less alike than after the affine")
+            self._drop("deformable")
+            deformation = self._deformation(tried)
+            measures = self._measures(deformation)
+        if deformation is not None and lowered(measures, self.settings.similarity):
+            self._drop("deformable")
+            still = DisplacementField.identity(self.fixed.scaled.grid)
+            deformation = Deformation(still, still, deformation.trace, "it lowered the similarity and was dropped")
+            measures = self._measures(deformation)
+        if tried is not None and tried.warp is None:
+            self._drop("network")
+        return tried, deformation, measures
+
+    def steps(self) -> tuple[TraceStep, ...]:
+        """What was recorded, with its numbers."""
+        if self.recorder is None:
+            return ()
+        with self.clock.stage("trace"):
+            inside = foreground(self.fixed.scaled, self.fixed.mask)
+            return tuple(measured(self.recorder.steps, self.affine, self.fixed.scaled, self.moving.scaled, inside))
+
+    @property
+    def settings(self) -> DeformableSettings:
+        return self.plan.recipe.deformable
+
+    def _deformation(self, start: Attempt | None) -> Deformation | None:
+        if self.plan.affine_only:
+            return None
+        with self.clock.stage("deformable", reports_itself=True):
+            if start is None or start.warp is None:
+                return self._optimised(self.settings, None)
+            finer = tuple(level for level in self.settings.levels if level.mm <= start.finest_mm * _AS_FINE)
+            if self.plan.refine and finer:
+                return self._optimised(self.settings.model_copy(update={"levels": finer}), start.warp)
+            unrefined = "no level of the preset is as fine as the network's grid"
+            reason = unrefined if self.plan.refine else "nothing was refined"
+            self.clock.progress(Step("deformable", 0, 1))
+            found = as_deformation(start.warp, self.fixed.scaled.grid, self.settings, reason)
+            self.clock.progress(Step("deformable", 1, 1))
+            return found
+
+    def _optimised(self, settings: DeformableSettings, start: DisplacementField | None) -> Deformation:
+        recorder = self.recorder
+        if recorder is not None:
+            recorder.begin()
+        return optimise(
+            self.fixed.scaled,
+            self.moving.scaled,
+            self.affine,
+            settings,
+            fixed_mask=self.fixed.mask,
+            moving_mask=self.moving.mask,
+            device=self.plan.device,
+            start=start,
+            deadline=self.plan.deadline,
+            progress=self.clock.progress,
+            watch=None if recorder is None else lambda _, field: recorder.add("deformable", field),
+        )
+
+    def _measures(self, deformation: Deformation | None) -> dict[str, Any]:
+        with self.clock.stage("measure"):
+            fixed, moving = self.fixed, self.moving
+            return measure(fixed.scaled, moving.scaled, self.affine, deformation, fixed.mask, moving.mask)
+
+    def _drop(self, kind: Kind) -> None:
+        if self.recorder is not None:
+            self.recorder.drop(kind)
+
+
+def _linear_similarities(recipe: Preset) -> tuple[Similarity, Similarity]:
+    """For the linear stage, to search and to refine: the counterparts of the deformable stage's."""
+    if recipe.affine.multimodal or recipe.deformable.similarity in MULTIMODAL:
+        return MutualInformation(), MutualInformation()
+    return NCC(), make_similarity(recipe.deformable)
