@@ -1,17 +1,21 @@
-"""Why does training the nine steps at a constant rate break down? Three ways of scaling Adam's updates, three seeds.
+"""Why does training the nine steps at a constant rate break down? The same moment before it, continued in several ways.
 
-    python benchmarks/mnist_stability.py [--data FOLDER] [--seeds 3] [--iterations 2500]
+    python benchmarks/mnist_stability.py [--data FOLDER] [--seeds 3]
 
-Adam divides by what it remembers of squared gradients. Where these are suddenly larger than that memory (surprise, see
-stepwarp.mnist.training), the update is too long by as much. If that is the cause, breakdowns end where the memory is
-short, and where the updates are shortened by the surprise, whatever else stays as it is; if it is not, they do not.
-Writes results/mnist/stability.json, each run as it ends; those that are there are kept."""
+Each seed is trained with Adam at a constant 1e-3 until it breaks down, and then taken up again BACK iterations before,
+with the same weights and the same memory in Adam, but with one thing changed. What prevents the breakdown from there
+has to do with its cause: a smaller rate does if the updates are too long for the curvature, a larger batch if the
+noise of the gradient is to blame, a short second moment or updates shortened by their surprise (see
+stepwarp.mnist.training) if Adam's memory is out of date, a single step if composing nine of them is what is fragile,
+a stronger penalty if it is how far the fields go. Writes results/mnist/stability.json, a seed at a time."""
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-import math
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,87 +29,138 @@ from stepwarp.mnist.config import read_settings
 from stepwarp.mnist.data import GRID, Digits, load_digits, partners
 from stepwarp.mnist.models import MODELS, TIED
 from stepwarp.mnist.training import loss, surprise
-from stepwarp.registrar.steps import Images
+from stepwarp.registrar.steps import Images, Repeat
 from stepwarp.training.config import OptimiserSettings
 from stepwarp.workflow.benchmark.environment import machine
 from stepwarp.workflow.device import use_threads
 
 RESULT = Path(__file__).parent / "results" / "mnist" / "stability.json"
-RATE, BATCH, EVERY = 1e-3, 128, 20
-#: How the updates are scaled: the decay of the second moment, and the surprise above which they are shortened.
-WAYS: dict[str, tuple[float, float]] = {
-    "Adam, second moment 0.999": (0.999, math.inf),
-    "second moment 0.95": (0.95, math.inf),
-    "second moment 0.999, surprising updates shortened": (0.999, 1.5),
-}
-#: A training has broken down when the mean loss of EVERY iterations is this many times the lowest before.
+RATE, BATCH, BLOCK, LONGEST = 1e-3, 128, 20, 4000
+#: A training has broken down when the mean loss of a block is this many times the lowest before.
 BROKEN = 1.5
+#: Taken up this many iterations before, and followed for so many.
+BACK, AFTER = 100, 300
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a training goes on. limit: the surprise beyond which an update is shortened."""
+
+    rate: float = RATE
+    batch: int = BATCH
+    memory: float = 0.999
+    limit: float = float("inf")
+    penalty: float = 1.0
+    steps: int | None = None
+
+
+WAYS = {
+    "as it was": Way(),
+    "rate 5e-4": Way(rate=5e-4),
+    "rate 2.5e-4": Way(rate=2.5e-4),
+    "batch 512": Way(batch=512),
+    "second moment 0.95": Way(memory=0.95),
+    "surprising updates shortened": Way(limit=1.5),
+    "twice the penalty": Way(penalty=2.0),
+    "five steps": Way(steps=5),
+    "one step": Way(steps=1),
+}
+
+
+@dataclass(eq=False)
+class Run:
+    """A training that can be copied and gone on with. losses, surprises: of every iteration."""
+
+    step: Repeat
+    optimiser: torch.optim.Adam
+    generator: torch.Generator
+    losses: list[float] = field(default_factory=list)
+    surprises: list[float] = field(default_factory=list)
+
+    @classmethod
+    def begun(cls, seed: int) -> Run:
+        step = MODELS[TIED].untrained(read_settings(), seed)
+        assert isinstance(step, Repeat)
+        return cls(step, OptimiserSettings(lr=RATE).build(step.parameters()), torch.Generator().manual_seed(seed))
+
+    def copied(self) -> Run:
+        step, optimiser = copy.deepcopy((self.step, self.optimiser))  # together: one holds the other's weights
+        return Run(step, optimiser, self.generator.clone_state(), self.losses[:], self.surprises[:])
+
+    def turn(self, way: Way) -> None:
+        """Go on in a way."""
+        for group in self.optimiser.param_groups:
+            group["lr"], group["betas"] = way.rate, (group["betas"][0], way.memory)
+        self.step.n = way.steps or self.step.n
+
+    def iterate(self, fives: Digits, way: Way) -> None:
+        fixed = torch.randint(len(fives), (way.batch,), generator=self.generator)
+        moving = partners(fives.labels, fixed, self.generator)
+        pairs = Images(fives.images[fixed], GRID), Images(fives.images[moving], GRID)
+        value = sum(loss(self.step, *pairs, way.penalty * read_settings().diffusion))
+        self.optimiser.zero_grad()
+        value.backward()
+        before = [p.detach().clone() for p in self.step.parameters()]
+        self.optimiser.step()
+        self.losses.append(float(value.detach()))
+        self.surprises.append(surprise(self.optimiser))
+        if self.surprises[-1] > way.limit:
+            with torch.no_grad():
+                for p, old in zip(self.step.parameters(), before, strict=True):
+                    p.copy_(torch.lerp(old, p, way.limit / self.surprises[-1]))
+
+    def blocks(self, start: int = 0) -> list[float]:
+        ends = range(start + BLOCK, len(self.losses) + 1, BLOCK)
+        return [sum(self.losses[end - BLOCK : end]) / BLOCK for end in ends]
+
+    def is_broken(self, start: int = 0) -> bool:
+        """Whether the last block from `start` on is. What is not a number is."""
+        means = self.blocks(start)
+        return len(means) > 1 and not means[-1] < BROKEN * min(means[:-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=2500)
     given = parser.parse_args()
     threads = use_threads(1)
     digits = load_digits(given.data)
-    runs = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else []
-    done = {(run["way"], run["seed"], run["iterations"]) for run in runs}
+    content = json.loads(RESULT.read_text()) if RESULT.exists() else {"seeds": {}}
+    content |= {"digits": digits.source, "broken": BROKEN, "back": BACK, "after": AFTER, "machine": machine(threads)}
     for seed in range(given.seeds):
-        for way, (memory, limit) in WAYS.items():
-            if (way, seed, given.iterations) not in done:
-                found = train(digits.train.of(5), memory, limit, seed, given.iterations)
-                runs.append({"way": way, "seed": seed, "iterations": given.iterations} | found)
-                content = {"rate": RATE, "batch": BATCH, "digits": digits.source, "broken": BROKEN, "runs": runs}
-                write_text(RESULT, json.dumps(content | {"machine": machine(threads)}, indent=1) + "\n", overwrite=True)
-                print(way, seed, {key: value for key, value in found.items() if key != "curve"}, flush=True)
+        if str(seed) not in content["seeds"]:
+            content["seeds"][str(seed)] = study(digits.train.of(5), seed)
+            write_text(RESULT, json.dumps(content, indent=1) + "\n", overwrite=True)
 
 
-def train(fives: Digits, memory: float, limit: float, seed: int, iterations: int) -> dict[str, Any]:
-    """The course of one training, its mean loss and largest surprise every few iterations, until it breaks down."""
-    settings = read_settings()
-    step = MODELS[TIED].untrained(settings, seed)
-    optimiser = OptimiserSettings(lr=RATE, second_moment=memory).build(step.parameters())
-    generator = torch.Generator().manual_seed(seed)
-    losses: list[float] = []
-    surprises: list[float] = []
-    curve: list[tuple[float, float]] = []
-    broke_down_at = None
-    while len(losses) < iterations and broke_down_at is None:
-        fixed = torch.randint(len(fives), (BATCH,), generator=generator)
-        moving = partners(fives.labels, fixed, generator)
-        images = Images(fives.images[fixed], GRID), Images(fives.images[moving], GRID)
-        value = sum(loss(step, *images, settings.diffusion))
-        optimiser.zero_grad()
-        value.backward()
-        surprises.append(update(optimiser, limit))
-        losses.append(float(value.detach()))
-        if len(losses) % EVERY == 0:
-            mean = sum(losses[-EVERY:]) / EVERY
-            if curve and not mean < BROKEN * min(before for before, _ in curve):
-                broke_down_at = len(losses)
-            curve.append((round(mean, 6), round(max(surprises[-EVERY:]), 3)))
-    return {
-        "broke_down_at": broke_down_at,
-        "lowest_loss": min(mean for mean, _ in curve),
-        "usual_surprise": round(sorted(surprises)[len(surprises) // 2], 3),
-        "largest_surprise_in_the_last_40": round(max(surprises[-40:]), 3),
-        "curve": curve,
-    }
-
-
-def update(optimiser: torch.optim.Adam, limit: float) -> float:
-    """One update, shortened where its surprise is beyond the limit; the surprise."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    before = [p.detach().clone() for p in parameters]
-    optimiser.step()
-    found = surprise(optimiser)
-    if found > limit:
-        with torch.no_grad():
-            for p, old in zip(parameters, before, strict=True):
-                p.copy_(torch.lerp(old, p, limit / found))
+def study(fives: Digits, seed: int) -> dict[str, Any]:
+    """When a training broke down, and what became of it from before that on."""
+    run, kept = Run.begun(seed), deque(maxlen=1 + BACK // BLOCK)
+    while len(run.losses) < LONGEST and not (len(run.losses) % BLOCK == 0 and run.is_broken()):
+        if len(run.losses) % BLOCK == 0:
+            kept.append(run.copied())
+        run.iterate(fives, WAYS["as it was"])
+    found = {"broke_down_at": len(run.losses), "lowest_loss": min(run.blocks()), "taken_up_at": len(kept[0].losses)}
+    found["surprise"] = {"median": sorted(run.surprises)[len(run.losses) // 2], "last_40": max(run.surprises[-40:])}
+    found["ways"] = {}
+    for name, way in WAYS.items():
+        found["ways"][name] = followed(kept[0], way, fives)
+        print(seed, name, found["ways"][name], flush=True)
     return found
+
+
+def followed(run: Run, way: Way, fives: Digits) -> dict[str, Any]:
+    """Whether it breaks down within AFTER iterations, judged by the blocks since it was taken up."""
+    run = run.copied()
+    run.turn(way)
+    start, broken_after = len(run.losses), None
+    while len(run.losses) < start + AFTER and broken_after is None:
+        run.iterate(fives, way)
+        if len(run.losses) % BLOCK == 0 and run.is_broken(start):
+            broken_after = len(run.losses) - start
+    means = run.blocks(start)
+    return {"broken_after": broken_after, "first_loss": means[0], "last_loss": means[-1], "highest_loss": max(means)}
 
 
 if __name__ == "__main__":
