@@ -74,6 +74,7 @@ def test_what_is_done_is_done_whatever_the_threads_or_folder(source, places, roo
         ({"affine_only": True}, "affine_only"),
         ({"similarity": "mi"}, "similarity"),
         ({"trust": "qform"}, "trust"),
+        ({"escalate": False}, "escalate"),
     ],
 )
 def test_other_settings_are_another_result(source, places, settings, changed):

@@ -30,6 +30,7 @@ class Settings:
     weights: str | None = None
     steps: int | None = None
     refine: bool = True
+    escalate: bool = True
     trust: Trust | None = None
 
     def check(self) -> None:
@@ -56,6 +57,7 @@ class Settings:
             "network": self._weights_path(),
             "network_steps": self.steps,
             "refine": self.refine,
+            "escalate": self.escalate,
             "trust": self.trust,
         }
 

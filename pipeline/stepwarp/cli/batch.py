@@ -86,6 +86,9 @@ def batch(
         typer.Option(min=1, metavar="N", help="How often the network repeats its steps.", show_default="as trained"),
     ] = None,
     no_refine: Annotated[bool, typer.Option("--no-refine", help="End with what the network found.")] = False,
+    no_escalation: Annotated[
+        bool, typer.Option("--no-escalation", help="Where the verdict is fail, make no second try.")
+    ] = False,
     time_budget: Annotated[
         float | None,
         typer.Option(
@@ -162,7 +165,18 @@ def batch(
     from stepwarp.batch.study import Batch
 
     settings = Settings(
-        preset, affine_only, transform, similarity, device, seed, time_budget, weights, steps, not no_refine, trust
+        preset=preset,
+        affine_only=affine_only,
+        transform=transform,
+        similarity=similarity,
+        device=device,
+        seed=seed,
+        time_budget=time_budget,
+        weights=weights,
+        steps=steps,
+        refine=not no_refine,
+        escalate=not no_escalation,
+        trust=trust,
     )
     asked = Batch.of(
         manifest,
