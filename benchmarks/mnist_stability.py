@@ -7,7 +7,8 @@ with the same weights and the same memory in Adam, but with one thing changed. W
 has to do with its cause: a smaller rate does if the updates are too long for the curvature, a larger batch if the
 noise of the gradient is to blame, a short second moment or updates shortened by their surprise (see
 stepwarp.mnist.training) if Adam's memory is out of date, a single step if composing nine of them is what is fragile,
-a stronger penalty if it is how far the fields go. Writes results/mnist/stability.json, a seed at a time."""
+a stronger penalty if it is how far the fields go. Writes results/mnist/stability.json, a seed at a time,
+and stability.md."""
 
 from __future__ import annotations
 
@@ -132,6 +133,23 @@ def main() -> None:
         if str(seed) not in content["seeds"]:
             content["seeds"][str(seed)] = study(digits.train.of(5), seed)
             write_text(RESULT, json.dumps(content, indent=1) + "\n", overwrite=True)
+    write_text(RESULT.with_suffix(".md"), table(content["seeds"]), overwrite=True)
+
+
+def table(seeds: dict[str, Any]) -> str:
+    """After how many iterations each way broke down, by seed."""
+    first = [f"seed {seed}, from {found['taken_up_at']}" for seed, found in seeds.items()]
+    lines = [f"| gone on with | {' | '.join(first)} |", "|---" * (len(first) + 1) + "|"]
+    for name in WAYS:
+        ends = [found["ways"][name] for found in seeds.values()]
+        cells = [
+            f"after {end['broken_after']}" if end["broken_after"] else f"no, {end['last_loss']:.4f}" for end in ends
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    note = (
+        f"Broken down: the mean loss of {BLOCK} iterations is {BROKEN} times the lowest since then. Else the last loss."
+    )
+    return "\n".join([*lines, "", f"{note} {AFTER} iterations at the most.", ""])
 
 
 def study(fives: Digits, seed: int) -> dict[str, Any]:
