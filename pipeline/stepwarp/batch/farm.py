@@ -48,6 +48,8 @@ _CONFIG = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.use-file-locking": False,
+    # It keeps call stacks of the last hour, half a megabyte for every small case.
+    "distributed.worker.profile.enabled": False,
 }
 
 
