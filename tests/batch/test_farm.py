@@ -1,4 +1,6 @@
-"""What a batch system gets to see; nothing is submitted."""
+"""What a batch system gets to see, of which nothing is submitted; and the workers that are started here."""
+
+import time
 
 import pytest
 
@@ -39,3 +41,11 @@ def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch):
     farm, said = Farm(scheduler="tcp://127.0.0.1:9"), r"tcp://127\.0\.0\.1:9: no Dask scheduler answers there"
     with pytest.raises(InputError, match=said), workers(farm, SIZE, Places(tmp_path)):
         pass
+
+
+def test_workers_keep_no_call_stacks(tmp_path):
+    """Those of an hour would grow for as long as a batch runs."""
+    with workers(Farm(), Size(1, 1, 2000, 8000), Places(tmp_path)) as crew:
+        crew.client.wait_for_workers(1, timeout=60)
+        crew.client.submit(time.sleep, 3).result()
+        assert crew.client.profile()["count"] == 0
