@@ -159,9 +159,10 @@ def draw(rows: dict[str, list[dict]], path: Path) -> None:
     figure, axes = pyplot.subplots(len(rows), len(TITLES), figsize=(17, 5), squeeze=False, constrained_layout=True)
     for line, (name, found) in zip(axes, rows.items(), strict=True):
         for axis, (key, title) in zip(line, TITLES.items(), strict=True):
-            axis.plot(range(1, len(found) + 1), [row[key] for row in found], linewidth=1)
+            values = [row[key] for row in found]
+            axis.plot(range(1, len(found) + 1), values, linewidth=1)
             axis.axvspan(0, WARM_UP, color="0.92")
-            axis.set_ylim(0, None)
+            axis.set_ylim(0, 1.2 * max(values) or 1)
             axis.set_title(f"{name}: {title}", fontsize=9)
     figure.savefig(path, dpi=100)
 
