@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def dask_setup(worker) -> None:
-    import stepwarp.workflow.register as module
+    import stepwarp.workflow.search as module
 
     name, _, once = os.environ["STEPWARP_FAULT"].partition(":")
     find = module.register_linear
