@@ -48,7 +48,7 @@ _CONFIG = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.use-file-locking": False,
-    # It keeps call stacks of the last hour, half a megabyte for every small case.
+    # It keeps call stacks of the last hour, and grows with every case.
     "distributed.worker.profile.enabled": False,
 }
 
