@@ -14,8 +14,11 @@ from stepwarp.cli.command import VERDICT_FAIL
 from stepwarp.cli.options import (
     DeviceOption,
     ForceOption,
+    NoEscalationOption,
+    NoRefineOption,
     PresetOption,
     SeedOption,
+    StepsOption,
     ThreadsOption,
     TrustOption,
     VerboseOption,
@@ -81,14 +84,9 @@ def batch(
             show_default="no network",
         ),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="How often the network repeats its steps.", show_default="as trained"),
-    ] = None,
-    no_refine: Annotated[bool, typer.Option("--no-refine", help="End with what the network found.")] = False,
-    no_escalation: Annotated[
-        bool, typer.Option("--no-escalation", help="Where the verdict is fail, make no second try.")
-    ] = False,
+    steps: StepsOption = None,
+    no_refine: NoRefineOption = False,
+    no_escalation: NoEscalationOption = False,
     time_budget: Annotated[
         float | None,
         typer.Option(

@@ -35,3 +35,16 @@ TrustOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that exist already.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show where an unexpected error comes from.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the record as JSON on stdout and nothing else.")]
+StepsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="How often the network runs each step that it repeats.",
+        show_default="as the weights say",
+    ),
+]
+NoRefineOption = Annotated[bool, typer.Option("--no-refine", help="End with what the network found.")]
+NoEscalationOption = Annotated[
+    bool, typer.Option("--no-escalation", help="Where the verdict is fail, make no second try.")
+]

@@ -15,8 +15,11 @@ from stepwarp.cli.command import VERDICT_FAIL
 from stepwarp.cli.options import (
     DeviceOption,
     ForceOption,
+    NoEscalationOption,
+    NoRefineOption,
     PresetOption,
     SeedOption,
+    StepsOption,
     ThreadsOption,
     TrustOption,
     VerboseOption,
@@ -68,19 +71,9 @@ def register(
             show_default="no network",
         ),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="How often the network runs each step that it repeats.",
-            show_default="as the weights say",
-        ),
-    ] = None,
-    no_refine: Annotated[bool, typer.Option("--no-refine", help="End with what the network found.")] = False,
-    no_escalation: Annotated[
-        bool, typer.Option("--no-escalation", help="Where the verdict is fail, make no second try; see below.")
-    ] = False,
+    steps: StepsOption = None,
+    no_refine: NoRefineOption = False,
+    no_escalation: NoEscalationOption = False,
     trace: Annotated[
         Path | None,
         path_option(
