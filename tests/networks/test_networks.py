@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from stepwarp.errors import InputError
-from stepwarp.networks import Encoder, FCNet, IconUNet, UNet
+from stepwarp.networks import Encoder, FCNet, IconUNet, Segmenter, UNet
+from stepwarp.networks.segmenter import folded, unfolded
 
 SHAPES = [(21,), (13, 20), (9, 12, 10)]
 
@@ -27,6 +28,7 @@ NETS = {
     "unet, pooled, two convolutions, instance norm": lambda shape: UNet(
         len(shape), (4, 8), convolutions=2, down="pooled", norm="instance"
     ),
+    "unet, group norm": lambda shape: UNet(len(shape), (4, 8), norm="group"),
     "unet of one level": lambda shape: UNet(len(shape), (4,)),
     "icon unet": lambda shape: IconUNet(len(shape), (2, 4, 6), (4, 6)),
     "fcnet": lambda shape: FCNet(shape, (20,)),
@@ -47,7 +49,7 @@ def test_any_size_zeros_before_training_and_weights_that_all_learn(name, shape):
     ((shaken(net)(fixed, moving) - target) ** 2).sum().backward()
     for key, weights in net.named_parameters():
         # A bias before a norm is taken away by it.
-        before_norm = "instance" in name and key.endswith("0.bias") and not key.startswith("last")
+        before_norm = "norm" in name and key.endswith("0.bias") and not key.startswith("last")
         assert weights.grad is not None
         assert before_norm or weights.grad.abs().max() > 0, key
 
@@ -118,3 +120,39 @@ def test_an_encoder_knows_where_things_are():
     there[..., 22:28, 10:16] = 1
     assert (net(here, here) - net(there, here)).abs().max() > 1e-2
     assert (net(here, here) - net(there, there)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_blocks_of_voxels_as_channels_and_back(shape):
+    even = torch.rand(2, 3, *(n + n % 2 for n in shape))
+    coarse = folded(even)
+    assert coarse.shape == (2, 3 * 2 ** len(shape), *(n // 2 for n in even.shape[2:]))
+    assert torch.equal(unfolded(coarse, 3), even)
+    block = even[(0, 1, *[slice(0, 2)] * len(shape))].flatten()
+    first = coarse[(0, slice(2 ** len(shape), 2 * 2 ** len(shape)), *[0] * len(shape))]
+    assert torch.equal(first, block)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_segmenter_answers_for_every_voxel_of_any_size(shape):
+    net = Segmenter(len(shape), 5, (8, 8))
+    both = net(images(*shape))
+    assert both.shape == (2, 5, *shape)
+    torch.testing.assert_close(net(images(*shape)[1:]), both[1:], atol=1e-5, rtol=1e-4)
+    both.square().sum().backward()
+    assert all(weights.grad is not None and weights.grad.abs().max() > 0 for weights in net.parameters())
+
+
+def test_a_segmenter_learns_detail_of_single_voxels():
+    """Its blocks of 2 voxels are told apart within: every second voxel is of another class."""
+    torch.manual_seed(0)
+    net = Segmenter(2, 3, (8, 8))
+    image = (torch.rand(1, 1, 12, 14) > 0.5).float()
+    wanted = image[:, 0].long() + 1
+    optimiser = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(80):
+        loss = torch.nn.functional.cross_entropy(net(image), wanted)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert (net(image).argmax(1) == wanted).float().mean() > 0.98

@@ -131,6 +131,9 @@ def family(heads):
         # Of images painted anew each time there is less to learn in one iteration.
         iterations = 3 if data["synthesis"] is None else 8
         curriculum = [{**stage, "iterations": iterations} for stage in values["curriculum"]]
+        if values["steps"]["step"] == "segmented":
+            values["steps"]["segmenter"] |= {"classes": 4, "channels": [8, 8]}
+            values["start"] = None
         optimiser = {"lr": 0.001, "warm_up": 0, "final": 1, "ema": 0}
         return check_config({**values, "data": data, "curriculum": curriculum, "optimiser": optimiser}, name)
 

@@ -73,6 +73,8 @@ def test_one_setting_can_be_changed(small, override, place, value):
         ("curriculum.0.spacing_mm=5", "curriculum.0.spacing_mm: 5 mm is no whole multiple"),
         ("curriculum.1.spacing_mm=4", "the last stage must train it on them"),
         ("curriculum.0.steps=3", "curriculum.0: 3 steps take part, and the registrar has 2"),
+        ("curriculum.0.segmenter=true", "curriculum.0.segmenter: is for segmented steps"),
+        ("validation.keep_best_by=segmentation_dice", "segmentation_dice needs data.labels"),
         ("curriculum.0.frozen=1", "curriculum.0: all 1 steps are frozen"),
     ],
 )

@@ -12,7 +12,17 @@ from stepwarp.training.dataset import open_dataset
 from stepwarp.training.loop import train
 from stepwarp.training.objective import Objective
 
-FAMILIES = ["avsm", "brain_synth", "brain_t1", "gradicon", "lapirn", "quicksilver", "tiny", "voxelmorph"]
+FAMILIES = [
+    "avsm",
+    "brain_synth",
+    "brain_t1",
+    "brain_t1_labels",
+    "gradicon",
+    "lapirn",
+    "quicksilver",
+    "tiny",
+    "voxelmorph",
+]
 
 
 def test_the_recipes_of_trainings_are_told_apart_from_those_of_register():

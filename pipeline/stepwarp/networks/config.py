@@ -11,6 +11,7 @@ from stepwarp.networks.encoder import Encoder
 from stepwarp.networks.icon_unet import IconUNet
 from stepwarp.networks.layers import Norm
 from stepwarp.networks.mlp import FCNet
+from stepwarp.networks.segmenter import Segmenter
 from stepwarp.networks.unet import Down, UNet
 
 #: More than any sensible network has, little enough that a forged file cannot ask for all the memory.
@@ -66,6 +67,17 @@ class EncoderConfig(Strict):
 
     def build(self, dims: int) -> Encoder:
         return Encoder(dims, self.channels, self.norm, self.in_channels)
+
+
+class SegmenterConfig(Strict):
+    """`Segmenter`. classes: with the background."""
+
+    classes: int = Field(ge=2, le=512)
+    channels: Levels = (48, 64, 96)
+    convolutions: int = Field(default=2, ge=1, le=8)
+
+    def build(self, dims: int) -> Segmenter:
+        return Segmenter(dims, self.classes, self.channels, self.convolutions)
 
 
 #: A network whose output is a vector at every voxel.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Norm = Literal["none", "instance"]
+Norm = Literal["none", "instance", "group"]
 
 CONVOLUTION: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 UP_CONVOLUTION: dict[int, type[nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
@@ -26,6 +27,8 @@ _INSTANCE_NORM = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm
 
 _Last = TypeVar("_Last", bound=nn.Module)
 
+#: Channels are normalised in so many groups, or fewer where they cannot be split so.
+_GROUPS = 8
 #: Slope of the activation for negative values, as in most U-Nets of registration.
 _SLOPE = 0.2
 
@@ -76,5 +79,10 @@ def exactly(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, x: Tensor) -> 
 
 
 def _after(dims: int, channels: int, norm: Norm) -> list[nn.Module]:
-    normalise = [_INSTANCE_NORM[dims](channels, affine=True)] if norm == "instance" else []
-    return [*normalise, nn.LeakyReLU(_SLOPE)]
+    return [*_normalised(dims, channels, norm), nn.LeakyReLU(_SLOPE)]
+
+
+def _normalised(dims: int, channels: int, norm: Norm) -> list[nn.Module]:
+    if norm == "group":
+        return [nn.GroupNorm(math.gcd(_GROUPS, channels), channels)]
+    return [_INSTANCE_NORM[dims](channels, affine=True)] if norm == "instance" else []

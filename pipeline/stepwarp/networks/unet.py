@@ -27,27 +27,16 @@ from stepwarp.networks.layers import (
 Down = Literal["strided", "pooled"]
 
 
-class UNet(nn.Module):
-    """Two images (B, C, *grid) -> (B, out, *grid), zeros before training.
+class UNetBody(nn.Module):
+    """What U-Nets have in common: everything but their last layer.
 
     channels: of the levels, the finest first, each level half the size of the one before. convolutions: on each level
     on the way down, and again on the way up. down: how the size is halved, "strided" by a convolution of blocks of 2
     voxels, which is deterministic on GPUs, or "pooled", by their means. Sizes may be odd: a level is padded by at most
-    one voxel along each axis.
-
-    Convolutions in mixed precision, the last one in single: its output is a position.
-
-    Raises InputError for images smaller than `minimum_size`."""
+    one voxel along each axis."""
 
     def __init__(
-        self,
-        dims: int,
-        channels: Sequence[int] = (16, 32, 32, 32),
-        convolutions: int = 1,
-        down: Down = "strided",
-        norm: Norm = "none",
-        in_channels: int = 2,
-        out_channels: int | None = None,
+        self, dims: int, channels: Sequence[int], convolutions: int, down: Down, norm: Norm, in_channels: int
     ) -> None:
         super().__init__()
         self.dims = dims
@@ -64,7 +53,6 @@ class UNet(nn.Module):
         self.halvings = nn.ModuleList(halving_block(dims, a, a, norm) for a, _ in steps if down == "strided")
         self.encoders = nn.ModuleList(convolved(a, b) for a, b in steps)
         self.decoders = nn.ModuleList(convolved(a + b, a) for a, b in steps)
-        self.last = zeroed(CONVOLUTION[dims](channels[0], dims if out_channels is None else out_channels, 3, padding=1))
 
     @property
     def minimum_size(self) -> int:
@@ -72,14 +60,15 @@ class UNet(nn.Module):
         smallest = 2 ** len(self.encoders)
         return smallest + 1 if self.norm == "instance" else smallest
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        if min(fixed.shape[2:]) < self.minimum_size:
-            shape = " x ".join(map(str, fixed.shape[2:]))
+    def features(self, x: Tensor) -> Tensor:
+        """(B, in_channels, *grid) -> (B, channels[0], *grid). Raises InputError for less than `minimum_size`."""
+        if min(x.shape[2:]) < self.minimum_size:
+            shape = " x ".join(map(str, x.shape[2:]))
             raise InputError(
                 f"a U-Net of {len(self.encoders) + 1} levels needs images of {self.minimum_size} voxels along each"
                 f" axis, not {shape}: give it fewer levels, or finer images"
             )
-        x = self.first(channels_last(torch.cat([fixed, moving], 1)))
+        x = self.first(channels_last(x))
         skipped = []
         for level, encoder in enumerate(self.encoders):
             skipped.append(x)
@@ -87,4 +76,28 @@ class UNet(nn.Module):
             x = encoder(self.halvings[level](x) if self.down == "strided" else AVERAGE_POOL[self.dims](x, 2))
         for decoder, fine in zip(reversed(self.decoders), reversed(skipped), strict=True):
             x = decoder(torch.cat([crop_to(F.interpolate(x, scale_factor=2.0, mode="nearest"), fine), fine], 1))
-        return exactly(self.last, x).contiguous()
+        return x
+
+
+class UNet(UNetBody):
+    """Two images (B, C, *grid) -> (B, out, *grid), zeros before training; see `UNetBody`.
+
+    Convolutions in mixed precision, the last one in single: its output is a position.
+
+    Raises InputError for images smaller than `minimum_size`."""
+
+    def __init__(
+        self,
+        dims: int,
+        channels: Sequence[int] = (16, 32, 32, 32),
+        convolutions: int = 1,
+        down: Down = "strided",
+        norm: Norm = "none",
+        in_channels: int = 2,
+        out_channels: int | None = None,
+    ) -> None:
+        super().__init__(dims, channels, convolutions, down, norm, in_channels)
+        self.last = zeroed(CONVOLUTION[dims](channels[0], dims if out_channels is None else out_channels, 3, padding=1))
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        return exactly(self.last, self.features(torch.cat([fixed, moving], 1))).contiguous()

@@ -20,7 +20,8 @@ from stepwarp.data.settings import DataSettings
 from stepwarp.errors import InputError
 from stepwarp.losses import similarity
 from stepwarp.losses.similarity import Similarity
-from stepwarp.registrar.steps.config import StepConfig, TwoStepConfig
+from stepwarp.networks.config import SegmenterConfig
+from stepwarp.registrar.steps.config import SegmentedConfig, StepConfig, TwoStepConfig
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -154,7 +155,10 @@ class Stage(Strict):
 
     steps: how many of the recipe's topmost steps take part, the first ones; all by default. frozen: so many of these
     stay as they are. grids: of the similarity, instead of the loss's. spacing_mm: images are averaged to voxels of
-    this size before the registrar sees them; a whole multiple of the data's. lr: factor on the learning rate."""
+    this size before the registrar sees them; a whole multiple of the data's. lr: factor on the learning rate.
+
+    segmenter: train the network of a `segmented` registrar that segments, by the label maps and by nothing else; in all
+    other stages it stays as it is."""
 
     iterations: PositiveInt
     steps: PositiveInt | None = None
@@ -162,29 +166,33 @@ class Stage(Strict):
     grids: tuple[LossGrid, ...] | None = Field(default=None, min_length=1)
     spacing_mm: PositiveFloat | None = None
     lr: Finite = 1.0
+    segmenter: bool = False
 
 
 class ValidationSettings(Strict):
     """On the manifest's pairs among the scans that are held out.
 
     pairs: at most so many, the first ones. every: iterations. keep_best_by: the measure that decides which weights are
-    kept; mean_dice wants labels, loss is the dissimilarity on the finest loss grid."""
+    kept; mean_dice wants labels, and so does segmentation_dice, how well a registrar's segmenter finds them; loss is
+    the dissimilarity on the finest loss grid."""
 
     pairs: PositiveInt = 8
     every: PositiveInt = 200
-    keep_best_by: Literal["mean_dice", "loss"] = "mean_dice"
+    keep_best_by: Literal["mean_dice", "segmentation_dice", "loss"] = "mean_dice"
 
 
 class TrainingConfig(Strict):
     """A whole recipe of `stepwarp train`.
 
-    steps: the registrar, see `registrar.steps.config`. precision: bf16 computes convolutions in half precision.
-    checkpoint_every: iterations."""
+    steps: the registrar, see `registrar.steps.config`. start: weights to begin with, a file or the name of shipped
+    ones; those of steps that are not segmented serve within ones that are. precision: bf16 computes convolutions in
+    half precision. checkpoint_every: iterations."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     description: str = ""
     data: DataSettings
     steps: StepConfig
+    start: str | None = None
     loss: LossSettings
     optimiser: OptimiserSettings = OptimiserSettings()
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -197,6 +205,26 @@ class TrainingConfig(Strict):
     def iterations(self) -> int:
         """Of all stages."""
         return sum(stage.iterations for stage in self.curriculum)
+
+    @property
+    def segmenter(self) -> SegmenterConfig | None:
+        """The network that segments, if the registrar has one."""
+        return self.steps.segmenter if isinstance(self.steps, SegmentedConfig) else None
+
+    @property
+    def step_count(self) -> int:
+        """How many topmost steps there are, for stages to count."""
+        steps = self.steps.inner if isinstance(self.steps, SegmentedConfig) else self.steps
+        return len(steps.steps) if isinstance(steps, TwoStepConfig) else 1
+
+    @property
+    def trains_segmenter(self) -> bool:
+        return any(stage.segmenter for stage in self.curriculum)
+
+    @property
+    def trains_with_labels(self) -> bool:
+        """Whether weights depend on label maps, not only which of them are kept."""
+        return self.loss.dice > 0 or self.trains_segmenter
 
     def stage_at(self, iteration: int) -> tuple[int, int]:
         """The stage that an iteration belongs to, and its number within the stage, all counted from 0."""
@@ -213,11 +241,15 @@ class TrainingConfig(Strict):
 
     @model_validator(mode="after")
     def _check_stages(self) -> TrainingConfig:
-        count = len(self.steps.steps) if isinstance(self.steps, TwoStepConfig) else 1
+        count = self.step_count
         for number, stage in enumerate(self.curriculum):
             active = count if stage.steps is None else stage.steps
             if active > count:
                 raise ValueError(f"curriculum.{number}: {active} steps take part, and the registrar has {count}")
+            if stage.segmenter and (self.segmenter is None or stage.steps is not None or stage.frozen):
+                raise ValueError(
+                    f"curriculum.{number}.segmenter: is for segmented steps, and trains none of the steps within"
+                )
             if stage.frozen >= active:
                 raise ValueError(f"curriculum.{number}: all {active} steps are frozen, so nothing is trained")
             sizes: dict[str, float | None] = {f"curriculum.{number}.spacing_mm": stage.spacing_mm}
@@ -236,10 +268,17 @@ class TrainingConfig(Strict):
     def _check_truth(self) -> TrainingConfig:
         if self.loss.dice and not self.data.labels:
             raise ValueError("loss.dice needs label maps: set data.labels to true")
+        if self.trains_segmenter and not self.data.labels:
+            raise ValueError("a stage that trains the segmenter needs label maps: set data.labels to true")
         if self.loss.supervision and self.data.teacher is None:
             raise ValueError("loss.supervision needs data.teacher, the name of the manifest's transforms to learn from")
-        if self.validation.keep_best_by == "mean_dice" and not self.data.labels:
-            raise ValueError("validation.keep_best_by: mean_dice needs data.labels; without labels, keep_best_by: loss")
+        best_by = self.validation.keep_best_by
+        if best_by != "loss" and not self.data.labels:
+            raise ValueError(
+                f"validation.keep_best_by: {best_by} needs data.labels; without labels, keep_best_by: loss"
+            )
+        if best_by == "segmentation_dice" and self.segmenter is None:
+            raise ValueError("validation.keep_best_by: segmentation_dice is for segmented steps")
         return self
 
     def _check_sizes(self, sizes: dict[str, float | None]) -> None:

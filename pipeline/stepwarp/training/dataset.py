@@ -16,8 +16,10 @@ from stepwarp.data.manifest import Manifest, Pair, Scan
 from stepwarp.data.pairs import FixedPairs, PairTable, VariedPairs, training_pairs, validation_pairs
 from stepwarp.data.scans import CachedScans, HeldScans
 from stepwarp.data.settings import DataSettings
+from stepwarp.data.structures import structures
 from stepwarp.data.synthesis import FREESURFER_PARTNERS, Synthesis
 from stepwarp.data.teachers import Teachers
+from stepwarp.errors import InputError
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 from stepwarp.training.config import TrainingConfig
@@ -32,12 +34,14 @@ class Dataset:
     """training: an endless sequence of varied pairs. validation: fixed samples as of `FixedPairs`, painted where images
     are synthesised; none where nothing is held out.
 
-    recipe: what the images went through, which whoever uses the weights must repeat."""
+    recipe: what the images went through, which whoever uses the weights must repeat. structures: label -> class, for a
+    network that segments; empty without one."""
 
     manifest: Manifest
     training: VariedPairs
     validation: list[dict[str, Any]]
     recipe: Recipe
+    structures: dict[int, int]
 
 
 def open_dataset(
@@ -78,7 +82,7 @@ def open_dataset(
         drawn,
         seed=settings.seed,
         # Labels that only validation looks at need not be moved with every image.
-        labels=config.loss.dice > 0,
+        labels=config.trains_with_labels,
         augmentation=None if settings.augment is None else Augmentation(settings.augment, scans.grid, partners),
         synthesis=synthesis,
         teachers=_teachers(settings, drawn, listed, alignments, cache),
@@ -89,13 +93,33 @@ def open_dataset(
         validation: FixedPairs | VariedPairs = FixedPairs(scans, judged, settings.labels)
     else:
         validation = VariedPairs(scans, judged, seed=settings.seed, labels=settings.labels, synthesis=synthesis)
-    return Dataset(manifest, training, [validation[number] for number in range(count)], recipe)
+    return Dataset(
+        manifest,
+        training,
+        [validation[number] for number in range(count)],
+        recipe,
+        structures_of(config, manifest, root),
+    )
 
 
 def network_recipe(config: TrainingConfig) -> Recipe:
     """What is done to an image before a network that is trained by this recipe sees it."""
     grid = Spacing(mm=config.data.spacing_mm, margin_mm=_MARGIN_MM)
     return Recipe(intensities=Tissue(), grid=grid, precision=config.precision)
+
+
+def structures_of(config: TrainingConfig, manifest: Manifest, root: Path) -> dict[int, int]:
+    """Label -> class of the segmenter. InputError where the recipe counts other classes than the manifest has."""
+    if config.segmenter is None:
+        return {}
+    found = structures(manifests.label_names(manifest, root), manifest.ignore_labels)
+    classes = 1 + len(set(found.values()))
+    if config.trains_segmenter and classes != config.segmenter.classes:
+        raise InputError(
+            f"manifest '{manifest.name}': names {classes - 1} structures, left and right counted once. Set "
+            f"steps.segmenter.classes to {classes}, the background among them, not {config.segmenter.classes}."
+        )
+    return found
 
 
 def scans_of(manifest: Manifest, settings: DataSettings, root: Path, verify: bool = True) -> list[Scan]:

@@ -39,13 +39,14 @@ def export(
     settings = config.model_dump(mode="json")
     settings["data"]["cache"] = None  # a place on this machine
     settings["data"]["manifest"] = manifest.name
+    settings["start"] = config.start and Path(config.start).name
     card = Card(
         name=config.name,
         data=f"{manifest.name}, split '{config.data.split}'"
         + (f" without {', '.join(config.data.held_out)}" if config.data.held_out else "")
         + (", images synthesised from its label maps" if config.data.synthesis is not None else ""),
         licence=manifest.licence or "not stated by the manifest",
-        labels_used=config.loss.dice > 0 or config.data.synthesis is not None,
+        labels_used=config.trains_with_labels or config.data.synthesis is not None,
         training={
             "settings": settings,
             "iteration": iteration,

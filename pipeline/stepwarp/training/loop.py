@@ -16,10 +16,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from stepwarp.data.pairs import PairLoader
-from stepwarp.errors import OutputError, RegistrationError
+from stepwarp.errors import InputError, OutputError, RegistrationError
 from stepwarp.files import write_text
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.registrar.steps.config import build
+from stepwarp.registrar.weights import load_weights, weights_path
 from stepwarp.registrar.weights.card import Expected
 from stepwarp.training import checkpoint
 from stepwarp.training.checkpoint import Best, Progressed
@@ -68,7 +69,8 @@ def train(
     numbers of threads give equal weights, also where a training was killed and resumed.
 
     root: where the manifest's paths begin. resume: go on from the checkpoint in `out`. max_minutes: end after this
-    time, with a checkpoint. weights: a state to begin with. Several processes under torchrun share the work.
+    time, with a checkpoint. weights: a state to begin with, in place of what the recipe begins with. Several processes
+    under torchrun share the work.
 
     Raises InputError for data or a checkpoint that cannot be used; OutputError if `out` holds a training already or
     cannot be written to; RegistrationError where the loss is not a number, naming the pair: the checkpoint then is of
@@ -80,14 +82,31 @@ def train(
         watched = progress if fabric.is_global_zero else silent
         data = open_dataset(config, root, out / "cache", fabric.device, watched)
     run = _Run(config, out, fabric, data, watched)
-    if weights is not None:
-        run.begin_with(weights)
     if resume:
         run.go_on()
+    elif weights is not None:
+        run.begin_with(weights)
+    elif config.start is not None:
+        run.begin_with(start_weights(config))
     try:
         return run.through(deadline)
     finally:
         run.close()
+
+
+def start_weights(config: TrainingConfig) -> dict[str, Tensor]:
+    """The state that a recipe begins with. InputError for weights that are not there, or of other steps."""
+    assert config.start is not None
+    path = weights_path(config.start)
+    state = load_weights(path).step.state_dict()
+    wanted = build(config.steps, _DIMS).state_dict()
+    if config.segmenter is not None and not state.keys() & wanted.keys():
+        fresh = {name: value for name, value in wanted.items() if not name.startswith("step.")}
+        state = fresh | {f"step.{name}": value for name, value in state.items()}
+    shapes = [{name: value.shape for name, value in each.items()} for each in (wanted, state)]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"start: {path} holds other steps than the recipe's. Give the recipe the steps that it holds.")
+    return state
 
 
 class _Run:
@@ -103,7 +122,7 @@ class _Run:
         self.progress = progress
         torch.manual_seed(config.seed)
         step = build(config.steps, _DIMS)
-        self.objective = Objective(step, config, data.manifest.ignore_labels)
+        self.objective = Objective(step, config, data.manifest.ignore_labels, data.structures)
         optimiser = config.optimiser.build(step.parameters())
         self.model, self.stepping = fabric.setup(self.objective, optimiser)
         self.state = Progressed(step, RunningMean(step, config.optimiser.ema), optimiser)
@@ -250,6 +269,7 @@ class _Run:
             self.objective.similarity,
             self.data.manifest.ignore_labels,
             self.fabric.device,
+            structures=self.data.structures,
         )
         self.log.write("validation", state.iteration, judged.measures)
         self.log.picture("fixed, moving, moved, difference", state.iteration, judged.strip)

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from stepwarp.data.structures import as_classes
 from stepwarp.geometry import Grid
 from stepwarp.losses.consistency import gradicon, inverse_consistency, scattered
 from stepwarp.losses.overlap import soft_dice
 from stepwarp.losses.regularity import REGULARITIES, folding
+from stepwarp.losses.segmentation import segmentation_loss
 from stepwarp.losses.supervision import field_distance
-from stepwarp.registrar.steps import Images, Map, Step, TwoStep
-from stepwarp.registrar.steps.config import TwoStepConfig
+from stepwarp.registrar.steps import Images, Map, Segmented, Step, TwoStep
+from stepwarp.registrar.steps.segmented import TISSUE
 from stepwarp.training.config import LossGrid, LossSettings, Stage, TrainingConfig, pooling
 
 
@@ -21,15 +23,23 @@ class Objective(nn.Module):
     """A registrar with the loss that it is trained by. Half precision, where the recipe wants it, is for the registrar
     alone.
 
-    grid: of the data. ignore_labels: left out of the Dice term."""
+    grid: of the data. ignore_labels: left out of the Dice term. structures: label -> class of the segmenter, 0 of all
+    labels that it lacks."""
 
-    def __init__(self, step: Step, config: TrainingConfig, ignore_labels: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        step: Step,
+        config: TrainingConfig,
+        ignore_labels: Iterable[int] = (),
+        structures: Mapping[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.step = step
         self.config = config
         self.grid = config.data.grid()
         self.similarity = config.loss.similarity.build()
         self.ignore_labels = frozenset({0, *ignore_labels})
+        self.structures = dict(structures or {})
 
     def forward(self, batch: Mapping[str, Tensor], stage_number: int, seed: int = 0) -> dict[str, Tensor]:
         """The weighted terms of the loss by their names, and their sum under "loss".
@@ -37,12 +47,14 @@ class Objective(nn.Module):
         batch: fixed and moving (B, 1, *grid.shape), and where the loss wants them fixed_labels, moving_labels, teacher.
         seed: for the points at which GradICON is measured."""
         stage = self.config.curriculum[stage_number]
+        if stage.segmenter:
+            segmentation = self._segmentation(batch)
+            return {"loss": segmentation, "segmentation": segmentation}
         fixed, moving = (Images(batch[side], self.grid) for side in ("fixed", "moving"))
         step = first_steps(self.step, self.config, stage)
         factor = _pooling(self.grid, stage.spacing_mm or float(self.grid.spacing[0]))
         seen = fixed.pooled(factor), moving.pooled(factor)
-        half = self.config.precision == "bf16"
-        with torch.autocast(batch["fixed"].device.type, torch.bfloat16, enabled=half):
+        with self._precision(batch):
             found = [step(*seen)]
             if self.config.loss.both_ways:
                 found.append(step(*reversed(seen)))
@@ -80,6 +92,22 @@ class Objective(nn.Module):
             terms["supervision"] = loss.supervision * field_distance(own, batch["teacher"], self.grid, weight)
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
+    def _precision(self, batch: Mapping[str, Tensor]) -> torch.autocast:
+        half = self.config.precision == "bf16"
+        return torch.autocast(batch["fixed"].device.type, torch.bfloat16, enabled=half)
+
+    def _segmentation(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """How badly both images are segmented."""
+        assert isinstance(self.step, Segmented)  # the recipe was checked
+        each = []
+        for side in ("fixed", "moving"):
+            image = batch[side]
+            with self._precision(batch):
+                logits = self.step.segmenter(image)
+            wanted = as_classes(batch[f"{side}_labels"], self.structures)
+            each.append(segmentation_loss(logits, wanted, image > TISSUE))
+        return _mean(each)
+
     def _similarity(self, fixed: Images, moving: Images, found: Map, grids: tuple[LossGrid, ...]) -> Tensor:
         """The mean over the batch of the weighted dissimilarities on each grid."""
         total = fixed.data.new_zeros(())
@@ -100,7 +128,10 @@ def first_steps(step: Step, config: TrainingConfig, stage: Stage) -> Step:
     """The part of a registrar that takes part in a stage: its first steps.
 
     A registrar of several steps is built nested to the left, so that its first ones are a step of their own."""
-    return _first(step, _count(config) - (stage.steps or _count(config)))
+    left_out = config.step_count - (stage.steps or config.step_count)
+    if isinstance(step, Segmented):
+        return step.around(_first(step.step, left_out)) if left_out else step
+    return _first(step, left_out)
 
 
 def train_only(step: Step, config: TrainingConfig, stage: Stage) -> None:
@@ -108,9 +139,14 @@ def train_only(step: Step, config: TrainingConfig, stage: Stage) -> None:
 
     A weight that frozen and trained steps share stays frozen."""
     step.requires_grad_(False)
-    first_steps(step, config, stage).requires_grad_(True)
+    if isinstance(step, Segmented):
+        step.segmenter.requires_grad_(stage.segmenter)
+        step = step.step
+    if stage.segmenter:
+        return
+    _first(step, config.step_count - (stage.steps or config.step_count)).requires_grad_(True)
     if stage.frozen:
-        _first(step, _count(config) - stage.frozen).requires_grad_(False)
+        _first(step, config.step_count - stage.frozen).requires_grad_(False)
 
 
 def _first(step: Step, left_out: int) -> Step:
@@ -118,10 +154,6 @@ def _first(step: Step, left_out: int) -> Step:
         assert isinstance(step, TwoStep)
         step = step.first
     return step
-
-
-def _count(config: TrainingConfig) -> int:
-    return len(config.steps.steps) if isinstance(config.steps, TwoStepConfig) else 1
 
 
 def _consistency(loss: LossSettings, fields: list[Tensor], grid: Grid, seed: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from stepwarp.registrar.steps import Step as RegistrarStep
 from stepwarp.registrar.steps import describe
 from stepwarp.registrar.steps.config import build
 from stepwarp.training.config import Stage, TrainingConfig
-from stepwarp.training.dataset import listed_pairs, scans_of
+from stepwarp.training.dataset import listed_pairs, scans_of, structures_of
 from stepwarp.training.objective import Objective, train_only
 
 
@@ -69,7 +69,8 @@ def make_plan(
     judged = min(len(validation_pairs(settings, about, listed)), config.validation.pairs)
     step = build(config.steps, grid.ndim)
     tree = describe(step, grid)
-    objective = Objective(step, config).to(device).train()
+    structures = structures_of(config, manifest, root)
+    objective = Objective(step, config, structures=structures).to(device).train()
     costs = []
     for number, stage in enumerate(config.curriculum):
         progress(Step("time the stages", number, len(config.curriculum)))
@@ -100,7 +101,7 @@ def _cost(objective: Objective, number: int, stage: Stage, device: torch.device)
 def _noise(config: TrainingConfig, device: torch.device) -> Mapping[str, Tensor]:
     shape = (config.data.batch, 1, *config.data.grid().shape)
     batch = {side: torch.rand(shape, device=device) for side in ("fixed", "moving")}
-    if config.loss.dice:
+    if config.trains_with_labels:
         batch |= {f"{side}_labels": torch.randint(0, 100, shape, device=device) for side in ("fixed", "moving")}
     if config.loss.supervision:
         batch["teacher"] = torch.zeros(shape[0], len(shape) - 2, *shape[2:], device=device)

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stepwarp.data.structures import as_classes
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import DisplacementField, Grid, Image, LabelMap, sampling
 from stepwarp.losses.similarity import Similarity
-from stepwarp.registrar.steps import Images
+from stepwarp.registrar.steps import Images, Segmented
+from stepwarp.registrar.steps.segmented import TISSUE
 from stepwarp.registrar.weights.card import Expected
 
 #: Brighter than this is tissue, where regularity is measured; images are scaled to about 0..1.
@@ -27,7 +29,8 @@ class Validation:
     """measures: means over the pairs. mean_dice only where there are labels; loss: the dissimilarity on the grid;
     folds_percent and std_log_jacobian inside the fixed image's tissue. seen: what tells whether a pair is like these,
     as a card expects it: the range over the pairs of each. strip: a picture of the first pair (height,
-    width), 0..1: fixed, moving, moved, difference; one row per direction of view."""
+    width), 0..1: fixed, moving, moved, difference; one row per direction of view. segmentation_dice: of a step that
+    segments, the mean Dice of both images' structures inside their tissue."""
 
     measures: dict[str, float]
     seen: dict[Expected, tuple[float, float]]
@@ -42,10 +45,11 @@ def validate(
     similarity: Similarity,
     ignore_labels: tuple[int, ...] = (),
     device: torch.device | str = "cpu",
+    structures: Mapping[int, int] | None = None,
 ) -> Validation:
     """Register the pairs on `grid` with `step` and measure, in single precision.
 
-    samples: as of `data.pairs.FixedPairs`, one or more."""
+    samples: as of `data.pairs.FixedPairs`, one or more. structures: label -> class of a step that segments."""
     rows, seen, strip = [], [], None
     for sample in samples:
         fixed, moving = (Images(sample[side][None].to(device), grid) for side in ("fixed", "moving"))
@@ -57,6 +61,10 @@ def validate(
         seen.append(_seen(field, fixed, moving, moved))
         if "fixed_labels" in sample:
             row["mean_dice"] = _dice(sample, field, ignore_labels)
+            if isinstance(step, Segmented):
+                sides = (("fixed", fixed), ("moving", moving))
+                each = [_segmented(step, images, sample[f"{side}_labels"], structures or {}) for side, images in sides]
+                row["segmentation_dice"] = float(np.mean(each))
         rows.append(row)
         strip = picture_strip(fixed.data, moving.data, moved.data) if strip is None else strip
     if strip is None:
@@ -102,6 +110,14 @@ def _seen(field: DisplacementField, fixed: Images, moving: Images, moved: Images
     before, after = (similarities(target, other, inside)["lncc"] for other in others)
     length = float(field.millimetres().norm(dim=-1)[inside].mean())
     return {"lncc_after_affine": before, "lncc_gain": round(after - before, 5), "displacement_mm": round(length, 4)}
+
+
+def _segmented(step: Segmented, images: Images, labels: Tensor, structures: Mapping[int, int]) -> float:
+    """The mean Dice of the structures in the tissue of an image (1, 1, *shape); labels: (1, *shape)."""
+    inside = images.data[0, 0].cpu() > TISSUE
+    found = step.segmenter(images.data).argmax(1)[0].cpu() * inside
+    wanted = as_classes(labels, structures)[0] * inside
+    return mean_dice(dice(*(LabelMap(each.int(), images.grid, "structures") for each in (wanted, found))))
 
 
 def _dice(sample: Mapping[str, Any], field: DisplacementField, ignore: tuple[int, ...]) -> float:

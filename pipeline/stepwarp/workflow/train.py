@@ -107,6 +107,7 @@ def finetuning_config(
         validation["keep_best_by"], loss["dice"] = "loss", 0.0
     optimiser["lr"] *= _FINETUNE_RATE
     values |= {"data": data, "loss": loss, "optimiser": optimiser, "validation": validation}
+    values["start"] = None
     values["curriculum"] = [{"iterations": _FINETUNE_ITERATIONS}]
     return changed_config(values, overrides, str(weights))
 

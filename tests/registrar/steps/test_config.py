@@ -29,6 +29,15 @@ def test_every_kind_of_step_can_be_built_and_runs(shape):
     assert step(images, images).on(images.grid).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(20,), (12, 15), (12, 8, 10)], ids=str)
+def test_segmented_steps_can_be_built_and_run(shape):
+    guided = {"step": "guided", "net": UNET}
+    inner = {"step": "two_step", "steps": [{"step": "downsampled", "inner": guided}, guided]}
+    config = read_step({"step": "segmented", "segmenter": {"classes": 3, "channels": [8]}, "codes": 2, "inner": inner})
+    images = Images(torch.rand(1, 1, *shape), Grid.isotropic(shape))
+    assert build(config, len(shape))(images, images).on(images.grid).abs().max() < 0.1
+
+
 def test_settings_survive_the_way_to_a_file_and_back():
     config = read_step(TREE)
     assert read_step(config.model_dump(mode="json")) == config

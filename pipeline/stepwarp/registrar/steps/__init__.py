@@ -2,6 +2,7 @@
 
 from stepwarp.registrar.steps.guided import Guided
 from stepwarp.registrar.steps.maps import ComposedMap, FieldMap, Images, Map, MatrixMap
+from stepwarp.registrar.steps.segmented import Segmented
 from stepwarp.registrar.steps.sequences import Downsampled, Repeat, TwoStep
 from stepwarp.registrar.steps.step import Step, describe, parameters
 from stepwarp.registrar.steps.steps import Matrix, Unit, VectorField, Velocity
@@ -16,6 +17,7 @@ __all__ = [
     "Matrix",
     "MatrixMap",
     "Repeat",
+    "Segmented",
     "Step",
     "TwoStep",
     "Unit",

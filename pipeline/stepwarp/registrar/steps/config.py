@@ -15,8 +15,9 @@ from pydantic import Field, TypeAdapter
 
 from stepwarp.config import Strict
 from stepwarp.geometry.sampling import Outside
-from stepwarp.networks.config import DenseNetConfig, EncoderConfig, UNetConfig
+from stepwarp.networks.config import DenseNetConfig, EncoderConfig, SegmenterConfig, UNetConfig
 from stepwarp.registrar.steps.guided import Guided
+from stepwarp.registrar.steps.segmented import Segmented
 from stepwarp.registrar.steps.sequences import Downsampled, Repeat, TwoStep
 from stepwarp.registrar.steps.step import Step
 from stepwarp.registrar.steps.steps import Matrix, Unit, VectorField, Velocity
@@ -110,13 +111,34 @@ class RepeatConfig(Strict):
         return Repeat(self.inner.build(dims), self.n, self.lazy, self.outside, self.used)
 
 
+class SegmentedConfig(Strict):
+    """`Segmented`."""
+
+    step: Literal["segmented"] = "segmented"
+    segmenter: SegmenterConfig
+    inner: StepConfig
+    codes: int = Field(default=8, ge=1, le=256)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    smooth: float = Field(default=2.0, ge=0, le=10)
+
+    def build(self, dims: int) -> Step:
+        return Segmented(self.segmenter.build(dims), self.inner.build(dims), self.codes, self.weight, self.smooth)
+
+
 #: The settings of any step; `TypeAdapter(StepConfig)` reads them, `build` makes the step.
 StepConfig = Annotated[
-    VectorFieldConfig | VelocityConfig | GuidedConfig | MatrixConfig | TwoStepConfig | DownsampledConfig | RepeatConfig,
+    VectorFieldConfig
+    | VelocityConfig
+    | GuidedConfig
+    | MatrixConfig
+    | TwoStepConfig
+    | DownsampledConfig
+    | RepeatConfig
+    | SegmentedConfig,
     Field(discriminator="step"),
 ]
 
-for _nested in (TwoStepConfig, DownsampledConfig, RepeatConfig):
+for _nested in (TwoStepConfig, DownsampledConfig, RepeatConfig, SegmentedConfig):
     _nested.model_rebuild()
 
 _ADAPTER: TypeAdapter[StepConfig] = TypeAdapter(StepConfig)

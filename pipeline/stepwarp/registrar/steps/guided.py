@@ -22,8 +22,9 @@ class Guided(Step):
     The forces are the directions in which the correlation rises: of the moving image's values along its own gradient,
     and of the fixed image's likewise (as in symmetric demons). Of an untrained network, whose output is 0, the step is
     the smoothed force times a learnt gain, which is one iteration of direct optimisation; what training adds is what a
-    gradient does not know. Where the images match the forces vanish. After RIIR (Zhang et al. 2024) and GraDIRN
-    (Qiu et al. 2022), whose networks are given the gradient of the similarity too.
+    gradient does not know. Where the images match the forces vanish. Further channels, as `Segmented` adds them, have
+    forces too, down the gradient of their squared difference; the network sees the sum. After RIIR (Zhang et al. 2024)
+    and GraDIRN (Qiu et al. 2022), whose networks are given the gradient of the similarity too.
 
     net: of 1 + D channels per image, the image and its force, to D channels in voxels. radius: of the correlation's
     windows. smooth_force, smooth_step: Gaussian sigmas in voxels of the plain force and of the whole step. No gradient
@@ -41,7 +42,7 @@ class Guided(Step):
         if fixed.grid != moving.grid:
             raise ValueError(f"a step needs both images on one grid, not on {fixed.grid} and {moving.grid}")
         of_fixed, of_moving = forces(self.similarity, fixed.data, moving.data)
-        found = self.net(torch.cat([fixed.data, of_fixed], 1), torch.cat([moving.data, of_moving], 1))
+        found = self.net(torch.cat([fixed.data[:, :1], of_fixed], 1), torch.cat([moving.data[:, :1], of_moving], 1))
         with torch.autocast(found.device.type, enabled=False):
             step = found.float() + self.gain * smoothing.gaussian(of_moving, self.smooth_force)
             return FieldMap(smoothing.gaussian(step, self.smooth_step), fixed.grid)
@@ -53,13 +54,24 @@ class Guided(Step):
 
 @torch.no_grad()
 def forces(similarity: LNCC, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the correlation of (B, 1, *grid) images rises, (B, D, *grid) each: along the fixed image's gradient, and,
-    what a step is composed of, along the moving image's. Per voxel, so without the size of the images in it."""
+    """Where the correlation of (B, C, *grid) images rises, (B, D, *grid) each: along the fixed image's gradient, and,
+    what a step is composed of, along the moving image's. Per voxel, so without the size of the images in it.
+
+    Of the first channel the correlation, of all others the negative squared difference."""
     with torch.autocast(fixed.device.type, enabled=False):
         fixed, moving = fixed.float(), moving.float()
-        _, to_fixed, to_moving = similarity.value_and_gradients(fixed, moving)
-        of_fixed = _limited(fixed.numel() * sampling.scaled_gradient(to_fixed, fixed))
-        return of_fixed, _limited(-fixed.numel() * sampling.scaled_gradient(to_moving, moving))
+        image, *others = (
+            tuple(each.contiguous() for each in pair)
+            for pair in zip(fixed.split(1, 1), moving.split(1, 1), strict=True)
+        )
+        _, to_fixed, to_moving = similarity.value_and_gradients(*image)
+        of_fixed = image[0].numel() * sampling.scaled_gradient(to_fixed, image[0])
+        of_moving = -image[1].numel() * sampling.scaled_gradient(to_moving, image[1])
+        for a, b in others:
+            difference = 2 * (a - b)
+            of_fixed += sampling.scaled_gradient(difference, a)
+            of_moving += sampling.scaled_gradient(difference, b)
+        return _limited(of_fixed), _limited(of_moving)
 
 
 def _limited(force: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""A step that is shown, beside each image, what a network knows of its anatomy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from stepwarp.geometry import smoothing
+from stepwarp.networks.segmenter import Segmenter
+from stepwarp.registrar.steps.maps import Images, Map
+from stepwarp.registrar.steps.step import Step
+
+#: Darker than this, in units of bright tissue, is background, which belongs to no structure.
+TISSUE = 0.02
+#: The codes are part of the weights; drawing them again gives the same.
+_SEED = 0
+
+
+class Segmented(Step):
+    """A step on images of 1 + `codes` channels: the image, and its soft segmentation.
+
+    The segmentation is written in few channels: each structure has a random direction in `codes` dimensions, the
+    background is 0, and a voxel shows the mean of the directions by their probabilities, blurred by a Gaussian of
+    `smooth` voxels. Two such codes differ by about as much, squared, as the probabilities do (Johnson and
+    Lindenstrauss 1984), and `weight` times their squared difference is what a `Guided` step lowers with the image's own
+    dissimilarity. Each image is segmented once, however many steps follow; what is moved by them moves its codes too.
+
+    segmenter: trained by label maps, apart from the steps: no gradient reaches it through them."""
+
+    codes: Tensor
+
+    def __init__(
+        self, segmenter: Segmenter, step: Step, codes: int = 8, weight: float = 1.0, smooth: float = 2.0
+    ) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.step = step
+        self.smooth = smooth
+        # Named, since a step from a file is first built on no device.
+        directions = torch.randn(segmenter.classes, codes, device="cpu", generator=torch.Generator().manual_seed(_SEED))
+        directions[0] = 0
+        directions[1:] *= weight**0.5 / directions[1:].norm(dim=1, keepdim=True)
+        self.register_buffer("codes", directions)
+
+    def forward(self, fixed: Images, moving: Images) -> Map:
+        return self.step(self.informed(fixed), self.informed(moving))
+
+    def trace(self, fixed: Images, moving: Images) -> Iterator[Map]:
+        yield from self.step.trace(self.informed(fixed), self.informed(moving))
+
+    def around(self, step: Step) -> Segmented:
+        """Another step that is shown the same, by the same network."""
+        other = Segmented(self.segmenter, step, self.codes.shape[1], smooth=self.smooth)
+        other.codes = self.codes
+        return other.train(self.training)
+
+    @torch.no_grad()
+    def informed(self, images: Images) -> Images:
+        """Images (B, 1, *grid) with their codes, (B, 1 + codes, *grid)."""
+        coded = [self._coded(image) for image in images.data.split(1)]
+        return Images(torch.cat([images.data, torch.cat(coded)], 1), images.grid)
+
+    @property
+    def title(self) -> str:
+        return f"Segmented into {self.segmenter.classes - 1} structures"
+
+    def _coded(self, image: Tensor) -> Tensor:
+        logits = self.segmenter(image)
+        with torch.autocast(image.device.type, enabled=False):
+            coded = torch.einsum("bk...,kc->bc...", logits.float().softmax(1), self.codes)
+            return smoothing.gaussian((coded * (image > TISSUE)).contiguous(), self.smooth)
