@@ -68,6 +68,9 @@ def train(
       log.jsonl            loss and validation; also in tensorboard/ (tensorboard --logdir FOLDER)
       cache/               the scans, aligned and on the network's grid"""
     from stepwarp.workflow import train as workflow
+    from stepwarp.workflow.device import reuse_memory
+
+    reuse_memory()
 
     changes = overrides or []
     if dry_run:
@@ -120,6 +123,9 @@ def finetune(
     makes it longer. The folder is that of stepwarp train."""
     check_files([weights])
     from stepwarp.workflow import train as workflow
+    from stepwarp.workflow.device import reuse_memory
+
+    reuse_memory()
 
     with shown_progress() as progress:
         ended = workflow.finetune(

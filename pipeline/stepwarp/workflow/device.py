@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -12,6 +13,11 @@ from contextlib import contextmanager
 import torch
 
 from stepwarp.errors import InputError
+
+#: Of glibc's malloc.h: how many allocations may be mappings of their own, from how many free bytes on they are given
+#: back, and how many are asked for beyond what is needed.
+_M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2
+_SPARE_BYTES = 2**28
 
 
 def chosen_device(name: str) -> torch.device:
@@ -68,3 +74,17 @@ def use_threads(threads: int | None) -> int:
     torch.set_num_threads(wanted)
     numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))
     return wanted
+
+
+def reuse_memory() -> None:
+    """Have this process keep the memory that it frees, for what it asks for next; where the C library is not glibc, do
+    nothing.
+
+    An iteration of a training asks for the same hundreds of MiB as the one before. To give them back and have them
+    cleared by the system anew can take as long as the convolutions."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    library.mallopt(_M_MMAP_MAX, 0)
+    library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    library.mallopt(_M_TOP_PAD, _SPARE_BYTES)
