@@ -23,26 +23,29 @@ from stepwarp.config import Preset, preset
 from stepwarp.data.manifest import Manifest, Pair, data_root, pairs, read_manifest
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_labels
+from stepwarp.registrar.weights import SHIPPED
 from stepwarp.workflow.benchmark.environment import load, machine
 from stepwarp.workflow.register import register
 
 OUT = Path(__file__).parent / "results" / "network_time"
-WEIGHTS = "brain-t1"
+WEIGHTS = ("brain-t1", "brain-t1-labels")
 THREADS = 2
 BUDGETS = (5, 10, 20, 40)
-#: Share of the iterations of each preset.
-_SETTINGS = (("fast", 0.4), ("fast", 1.0), ("default", 1.0), ("best", 1.0))
+#: Presets, with the share of their iterations.
+_SETTINGS = (("fast", 0.4), ("fast", 1.0), ("default", 1.0), ("best", 1.0), ("best", 2.0))
 
 
 def settings() -> Iterator[tuple[str, dict[str, Any]]]:
     """The name of each way to register, and the arguments that make it."""
     yield "affine", {"preset": preset("fast"), "affine_only": True}
-    yield "network", {"preset": preset("fast"), "network": WEIGHTS, "refine": False}
+    for weights in WEIGHTS:
+        yield weights, {"preset": preset("fast"), "network": weights, "refine": False}
     for name, share in _SETTINGS:
         recipe = _shortened(preset(name), share)
         title = name if share == 1 else f"{share:g} x {name}"
         yield title, {"preset": recipe}
-        yield f"network + {title}", {"preset": recipe, "network": WEIGHTS}
+        for weights in WEIGHTS:
+            yield f"{weights} + {title}", {"preset": recipe, "network": weights}
 
 
 def _shortened(recipe: Preset, share: float) -> Preset:
@@ -83,16 +86,16 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             key: float(np.mean([row[key] for row in own]))
             for key in ("mean_dice", "cpu_seconds", "seconds", "corner_folds")
         }
-        table.append({"setting": name, "network": "network" in arguments, "pairs": len(own), **means})
+        table.append({"setting": name, "network": arguments.get("network"), "pairs": len(own), **means})
     families = {
-        key: [point for point in table if point["network"] == uses]
-        for key, uses in (("without", False), ("with", True))
+        weights or "direct": [point for point in table if point["network"] == weights] for weights in (None, *WEIGHTS)
     }
     budgets = {
         clock: {str(budget): {key: at(points, budget, clock) for key, points in families.items()} for budget in BUDGETS}
         for clock in ("cpu_seconds", "seconds")
     }
-    return {"machine": machine(THREADS), "weights": WEIGHTS, "settings": table, "dice_at": budgets}
+    shipped = {weights: SHIPPED[weights] for weights in WEIGHTS}
+    return {"machine": machine(THREADS), "weights": shipped, "settings": table, "dice_at": budgets}
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -100,9 +103,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     figure = Figure((6.4, 4), layout="constrained")
     axes = figure.subplots()
-    for uses, label, colour in ((False, "direct optimisation", "tab:grey"), (True, "network first", "tab:blue")):
-        points = sorted((p for p in result["settings"] if p["network"] == uses), key=lambda p: p["cpu_seconds"])
-        axes.plot(*zip(*((p["cpu_seconds"], p["mean_dice"]) for p in points), strict=True), "o-", label=label, c=colour)
+    labels = {None: "direct optimisation", **{weights: f"{weights} first" for weights in WEIGHTS}}
+    for weights, label in labels.items():
+        points = sorted((p for p in result["settings"] if p["network"] == weights), key=lambda p: p["cpu_seconds"])
+        axes.plot(*zip(*((p["cpu_seconds"], p["mean_dice"]) for p in points), strict=True), "o-", label=label)
     axes.set_xscale("log")
     axes.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
     axes.minorticks_off()
@@ -122,7 +126,9 @@ def main() -> None:
     kept = OUT / "cases.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     done = {(row["pair"], row["setting"]) for row in rows}
-    register(chosen[0].fixed.image, chosen[0].moving.image, preset="fast", network=WEIGHTS, threads=THREADS)  # warm up
+    register(
+        chosen[0].fixed.image, chosen[0].moving.image, preset="fast", network=WEIGHTS[0], threads=THREADS
+    )  # warm up
     for pair in chosen:
         for name, how in settings():
             if (pair.id, name) in done:

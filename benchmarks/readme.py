@@ -28,8 +28,10 @@ _METHODS = {
     "stepwarp-fast": "**stepwarp** `fast`",
     "stepwarp-default": "**stepwarp** `default`",
     "stepwarp-best": "**stepwarp** `best`",
-    "stepwarp-network": "**stepwarp** network alone (`--weights brain-t1 --no-refine`)",
-    "stepwarp-network-default": "**stepwarp** network, then `default`",
+    "stepwarp-network": "**stepwarp** `--weights brain-t1 --no-refine`",
+    "stepwarp-labels": "**stepwarp** `--weights brain-t1-labels --no-refine`",
+    "stepwarp-labels-default": "**stepwarp** `--weights brain-t1-labels`, `default`",
+    "stepwarp-labels-best": "**stepwarp** `--weights brain-t1-labels`, `best`",
 }
 
 #: Heading -> the metric of summary.json and its format; folds are summed over the pairs, the rest are means.
@@ -72,12 +74,16 @@ def block() -> str:
 
 def _network() -> list[str]:
     """Dice and time of each setting, from the affine on and from the network on."""
-    found = json.loads((RESULTS / "network_time" / "results.json").read_text())["settings"]
-    cells = {row["setting"]: f"{row['mean_dice']:.3f} in {row['cpu_seconds']:.1f} s" for row in found}
-    after = [row["setting"] for row in found if not row["network"] and row["setting"] != "affine"]
+    result = json.loads((RESULTS / "network_time" / "results.json").read_text())
+    rows = result["settings"]
+    cells = {row["setting"]: f"{row['mean_dice']:.3f} in {row['cpu_seconds']:.1f} s" for row in rows}
+    after = [row["setting"] for row in rows if not row["network"] and row["setting"] != "affine"]
     without = ["affine alone", cells["affine"], *(cells[name] for name in after)]
-    following = ["network first", cells["network"], *(cells[f"network + {name}"] for name in after)]
-    lines = [["", "nothing", *after], ["---"] * (len(after) + 2), without, following]
+    following = [
+        [f"`{name}` first", cells[name], *(cells[f"{name} + {preset}"] for preset in after)]
+        for name in result["weights"]
+    ]
+    lines = [["", "nothing", *after], ["---"] * (len(after) + 2), without, *following]
     return [
         "What the network adds: mean Dice of the same pairs and processor seconds of the whole, followed by "
         "([curve](benchmarks/results/network_time/curve.png)):",

@@ -38,13 +38,14 @@ def test_a_family_learns(family, name, tmp_path):
     ended = train(config, tmp_path)
     assert ended.weights is not None
     trained = load_weights(ended.weights).step
-    pairs = open_dataset(config, None, tmp_path).training
-    sample = pairs[0]
+    data = open_dataset(config, None, tmp_path)
+    sample = data.training[0]
     batch = {key: value[None] for key, value in sample.items() if key != "pair"}
     last = len(config.curriculum) - 1
     torch.manual_seed(config.seed)
     with torch.no_grad():
         before, after = (
-            float(Objective(step, config).eval()(batch, last)["loss"]) for step in (build(config.steps, 3), trained)
+            float(Objective(step, config, structures=data.structures).eval()(batch, last)["loss"])
+            for step in (build(config.steps, 3), trained)
         )
     assert after < before

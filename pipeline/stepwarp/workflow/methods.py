@@ -9,6 +9,7 @@ from typing import Any
 
 import stepwarp
 from stepwarp.baselines import BASELINES, Method, Outcome
+from stepwarp.config import PRESETS
 from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
 from stepwarp.geometry import Image
@@ -16,8 +17,8 @@ from stepwarp.registrar.weights.shipped import SHIPPED
 
 #: Of a registration's record, what a comparison needs: how it was made, not how it went.
 _KEPT = ("version", "network", "settings", "device", "versions", "stages", "stopped", "verdict")
-#: The weights that the methods with a network run.
-_NETWORK = "brain-t1"
+#: The weights that the methods with a network run: trained by images alone, and by label maps too.
+_NETWORK, _LABELS = "brain-t1", "brain-t1-labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,15 @@ class StepwarpMethod:
         return Outcome(found.transform, found.inverse, kept | {"settings": self.settings})
 
 
+def _with_network(name: str, weights: str) -> tuple[StepwarpMethod, ...]:
+    """The network alone, and followed by each preset."""
+    alone = StepwarpMethod(name, f"stepwarp {weights} alone", "fast", network=weights, refine=False)
+    return alone, *(
+        StepwarpMethod(f"{name}-{preset}", f"stepwarp {weights}, then {preset}", preset, network=weights)
+        for preset in PRESETS
+    )
+
+
 OWN: Mapping[str, Method] = {
     method.name: method
     for method in (
@@ -73,10 +83,8 @@ OWN: Mapping[str, Method] = {
         StepwarpMethod("stepwarp-fast", "stepwarp fast", "fast"),
         StepwarpMethod("stepwarp-default", "stepwarp default", "default"),
         StepwarpMethod("stepwarp-best", "stepwarp best", "best"),
-        StepwarpMethod("stepwarp-network", "stepwarp network alone", "fast", network=_NETWORK, refine=False),
-        StepwarpMethod("stepwarp-network-fast", "stepwarp network, then fast", "fast", network=_NETWORK),
-        StepwarpMethod("stepwarp-network-default", "stepwarp network, then default", "default", network=_NETWORK),
-        StepwarpMethod("stepwarp-network-best", "stepwarp network, then best", "best", network=_NETWORK),
+        *_with_network("stepwarp-network", _NETWORK),
+        *_with_network("stepwarp-labels", _LABELS),
     )
 }
 METHODS: Mapping[str, Method] = {**BASELINES, **OWN}

@@ -96,7 +96,8 @@ def test_the_environment_tells_the_machine_but_not_whose_it_is():
 
 def test_stepwarps_methods_run_on_images_in_memory():
     direct = ["stepwarp-affine", "stepwarp-fast", "stepwarp-default", "stepwarp-best"]
-    network = ["stepwarp-network", *(f"stepwarp-network-{name}" for name in ("fast", "default", "best"))]
+    presets = ("", "-fast", "-default", "-best")
+    network = [f"stepwarp-{name}{preset}" for name in ("network", "labels") for preset in presets]
     assert list(OWN) == direct + network
     warm_up.main({"methods": ["stepwarp-affine"], "threads": 1})
 
@@ -108,6 +109,7 @@ def test_settings_are_known_before_the_run_and_ready_for_json():
     assert "deformable" not in settings["stepwarp-affine"]
     # New weights under the old name are another method.
     assert settings["stepwarp-network-fast"]["weights_sha256"] == SHIPPED["brain-t1"]
+    assert settings["stepwarp-labels-fast"]["weights_sha256"] == SHIPPED["brain-t1-labels"]
     assert settings["stepwarp-network"] != settings["stepwarp-network-fast"]
 
 

@@ -11,7 +11,7 @@ from stepwarp.files import sha256
 
 #: name -> SHA-256 of `weights/NAME.safetensors` in the package.
 SHIPPED: dict[str, str] = {
-    "brain-t1": "0dfa8fa18a575dd13ebca9fda16c403eb0d89ae9466fb228aa861d079b76e0d2",
+    "brain-t1": "4b7feae60ec715221ed486cc28f01d36e1c63c496b95f6904eca017fcb9a708e",
 }
 
 

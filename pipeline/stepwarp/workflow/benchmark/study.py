@@ -25,6 +25,7 @@ DEFAULT_METHODS = (
     *("identity", "ants-affine", "ants-syn", "ants-syn-quick"),
     *("stepwarp-affine", "stepwarp-fast", "stepwarp-default", "stepwarp-best"),
     *("stepwarp-network", "stepwarp-network-fast", "stepwarp-network-default", "stepwarp-network-best"),
+    *("stepwarp-labels", "stepwarp-labels-fast", "stepwarp-labels-default", "stepwarp-labels-best"),
 )
 DEFAULT_BASELINE = "ants-syn-quick"
 
