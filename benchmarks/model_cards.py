@@ -14,6 +14,7 @@ from stepwarp.registrar.weights import SHIPPED, load_weights, weights_path
 CARDS = Path(__file__).parents[1] / "pipeline" / "stepwarp" / "weights" / "README.md"
 _METRICS = {
     "mean_dice": "Dice on the network's grid",
+    "segmentation_dice": "Dice of its segmentation there",
     "loss": "local correlation, as a loss",
     "folds_percent": "folds, %",
     "std_log_jacobian": "std log J",

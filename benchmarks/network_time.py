@@ -81,7 +81,8 @@ def at(points: list[dict[str, Any]], seconds: float, clock: str) -> float | None
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     table = []
     for name, arguments in settings():
-        own = [row for row in rows if row["setting"] == name]
+        weights = SHIPPED.get(arguments.get("network"))
+        own = [row for row in rows if (row["setting"], row["weights_sha256"]) == (name, weights)]
         means = {
             key: float(np.mean([row[key] for row in own]))
             for key in ("mean_dice", "cpu_seconds", "seconds", "corner_folds")
@@ -125,15 +126,16 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     kept = OUT / "cases.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    done = {(row["pair"], row["setting"]) for row in rows}
+    done = {(row["pair"], row["setting"], row["weights_sha256"]) for row in rows}
     register(
         chosen[0].fixed.image, chosen[0].moving.image, preset="fast", network=WEIGHTS[0], threads=THREADS
     )  # warm up
     for pair in chosen:
         for name, how in settings():
-            if (pair.id, name) in done:
+            key = {"pair": pair.id, "setting": name, "weights_sha256": SHIPPED.get(how.get("network"))}
+            if tuple(key.values()) in done:
                 continue
-            rows.append({"pair": pair.id, "setting": name, **case(pair, manifest, how)})
+            rows.append({**key, **case(pair, manifest, how)})
             with kept.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(f"{pair.id} {name}: {rows[-1]['mean_dice']:.3f}, {rows[-1]['cpu_seconds']:.1f} CPU s", flush=True)

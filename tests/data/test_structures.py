@@ -15,7 +15,7 @@ def test_ignored_labels_have_no_class_and_leave_no_gap():
 
 
 def test_labels_become_classes_and_unknown_ones_background():
-    labels = torch.tensor([[0, 2, 4], [9, 3, 2035]], dtype=torch.int32)
+    labels = torch.tensor([[0, 2, 4], [9, -1, 2_000_000_000]], dtype=torch.int32)
     found = as_classes(labels, structures(NAMES))
     assert found.dtype == torch.int64
     assert found.tolist() == [[0, 1, 2], [1, 0, 0]]

@@ -30,8 +30,11 @@ def test_what_lies_outside_counts_nothing():
 
 def test_a_class_that_does_not_occur_is_not_missed():
     logits, wanted, inside = sample()
-    more = torch.cat([logits, torch.full_like(logits[:, :1], -1e4)], 1)
-    torch.testing.assert_close(segmentation_loss(more, wanted, inside), segmentation_loss(logits, wanted, inside))
+    more = torch.cat([logits, torch.full_like(logits[:, :1], -1e4)], 1).requires_grad_()
+    loss = segmentation_loss(more, wanted, inside)
+    torch.testing.assert_close(loss, segmentation_loss(logits, wanted, inside))
+    loss.backward()
+    assert more.grad.isfinite().all()
 
 
 def test_a_batch_is_the_mean_of_its_samples_and_nothing_at_all_is_no_error():

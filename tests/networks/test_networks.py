@@ -5,7 +5,7 @@ import torch
 
 from stepwarp.errors import InputError
 from stepwarp.networks import Encoder, FCNet, IconUNet, Segmenter, UNet
-from stepwarp.networks.segmenter import folded, unfolded
+from stepwarp.networks.segmenter import depth_to_space, space_to_depth
 
 SHAPES = [(21,), (13, 20), (9, 12, 10)]
 
@@ -28,7 +28,7 @@ NETS = {
     "unet, pooled, two convolutions, instance norm": lambda shape: UNet(
         len(shape), (4, 8), convolutions=2, down="pooled", norm="instance"
     ),
-    "unet, group norm": lambda shape: UNet(len(shape), (4, 8), norm="group"),
+    "unet, group norm": lambda shape: UNet(len(shape), (16, 16), norm="group"),
     "unet of one level": lambda shape: UNet(len(shape), (4,)),
     "icon unet": lambda shape: IconUNet(len(shape), (2, 4, 6), (4, 6)),
     "fcnet": lambda shape: FCNet(shape, (20,)),
@@ -49,7 +49,7 @@ def test_any_size_zeros_before_training_and_weights_that_all_learn(name, shape):
     ((shaken(net)(fixed, moving) - target) ** 2).sum().backward()
     for key, weights in net.named_parameters():
         # A bias before a norm is taken away by it.
-        before_norm = "norm" in name and key.endswith("0.bias") and not key.startswith("last")
+        before_norm = "instance" in name and key.endswith("0.bias") and not key.startswith("last")
         assert weights.grad is not None
         assert before_norm or weights.grad.abs().max() > 0, key
 
@@ -87,7 +87,7 @@ def test_what_moves_by_whole_coarse_voxels_is_answered_by_the_same_moved(down):
     torch.testing.assert_close(here[middle], there[middle], atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("norm", ["none", "instance"])
+@pytest.mark.parametrize("norm", ["none", "instance", "group"])
 def test_the_smallest_image_a_unet_takes(norm):
     net = UNet(2, (4, 4, 4, 4), norm=norm)
     n = net.minimum_size
@@ -125,9 +125,9 @@ def test_an_encoder_knows_where_things_are():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_blocks_of_voxels_as_channels_and_back(shape):
     even = torch.rand(2, 3, *(n + n % 2 for n in shape))
-    coarse = folded(even)
+    coarse = space_to_depth(even)
     assert coarse.shape == (2, 3 * 2 ** len(shape), *(n // 2 for n in even.shape[2:]))
-    assert torch.equal(unfolded(coarse, 3), even)
+    assert torch.equal(depth_to_space(coarse, 3), even)
     block = even[(0, 1, *[slice(0, 2)] * len(shape))].flatten()
     first = coarse[(0, slice(2 ** len(shape), 2 * 2 ** len(shape)), *[0] * len(shape))]
     assert torch.equal(first, block)
@@ -135,12 +135,20 @@ def test_blocks_of_voxels_as_channels_and_back(shape):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_segmenter_answers_for_every_voxel_of_any_size(shape):
-    net = Segmenter(len(shape), 5, (8, 8))
+    net = Segmenter(len(shape), 5, (16, 16))
     both = net(images(*shape))
     assert both.shape == (2, 5, *shape)
     torch.testing.assert_close(net(images(*shape)[1:]), both[1:], atol=1e-5, rtol=1e-4)
     both.square().sum().backward()
     assert all(weights.grad is not None and weights.grad.abs().max() > 0 for weights in net.parameters())
+
+
+def test_the_smallest_image_a_segmenter_takes():
+    net = Segmenter(2, 3, (8, 8, 8))
+    n = net.minimum_size
+    assert net(images(n, n)).shape == (2, 3, n, n)
+    with pytest.raises(InputError, match=f"the segmenter needs images of {n} voxels along each axis, not {n - 1} x 40"):
+        net(images(n - 1, 40))
 
 
 def test_a_segmenter_learns_detail_of_single_voxels():

@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from stepwarp.losses.similarity import SSD
+from stepwarp.networks import Segmenter, UNet
 from stepwarp.probes.direction import FINAL, NEWTON, OF_ANOTHER, RAW, direction, smooth
 from stepwarp.probes.objective import Objective, State
 from stepwarp.probes.trajectory import Taken, trajectory, walk
-from stepwarp.registrar.steps import FieldMap, Images
+from stepwarp.registrar.steps import FieldMap, Guided, Images, Repeat, Segmented
 
 SSD_ALONE = Objective(SSD())
 
@@ -39,6 +40,14 @@ def test_the_last_step_leads_to_the_final_answer(descent, pairs):
     found = direction(walk(step, *pairs), SSD_ALONE, trajectory(step, *pairs)[-1])[FINAL]
     assert found[-1] == pytest.approx(1, abs=1e-2)
     assert (found[0] < 1).all()
+
+
+def test_steps_that_are_shown_a_segmentation_are_probed_on_the_images(pairs):
+    segmented = Segmented(Segmenter(2, 3, (8,)), Repeat(Guided(UNet(2, (4,), in_channels=6)), 3))
+    states = [taken.state for taken in walk(segmented, *pairs)]
+    assert [len(state.fixed.data[0]) for state in states] == [1, 1, 1]
+    found = direction(walk(segmented, *pairs), SSD_ALONE, trajectory(segmented, *pairs)[-1])
+    assert np.isfinite(found[RAW]).all()
 
 
 def test_no_step_and_no_other_pair_have_no_direction(pairs):

@@ -200,7 +200,7 @@ def test_a_training_without_validation_keeps_its_last_weights(recipe, tmp_path):
 def test_weights_to_begin_with(recipe, tmp_path):
     first = train(recipe(curriculum=[{"iterations": 3}]), tmp_path / "first")
     state = load_weights(first.weights).step.state_dict()
-    config = recipe(curriculum=[{"iterations": 1}], optimiser={"lr": 1e-30})
-    second = train(config, tmp_path / "second", weights=state)
+    config = recipe(curriculum=[{"iterations": 1}], optimiser={"lr": 1e-30}, start=str(first.weights))
+    second = train(config, tmp_path / "second")
     after = load_weights(second.weights).step.state_dict()
     assert all(torch.allclose(after[name], state[name], atol=1e-12) for name in state)

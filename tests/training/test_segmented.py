@@ -1,5 +1,7 @@
 """Training what is shown to the steps: by label maps, apart from the steps, which may come from other weights."""
 
+import json
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from stepwarp.training.dataset import open_dataset
 from stepwarp.training.loop import train
 from stepwarp.training.objective import Objective, first_steps, train_only
 from stepwarp.training.validation import validate
+from stepwarp.workflow.train import finetuning_config
 
 GUIDED = {"step": "guided", "net": {"kind": "unet", "channels": [4]}}
 INNER = {"step": "two_step", "steps": [{"step": "downsampled", "inner": GUIDED}, GUIDED]}
@@ -63,13 +66,18 @@ def test_the_loss_is_that_of_both_segmentations(segmented, tmp_path):
     config = segmented()
     data = open_dataset(config, None, tmp_path)
     assert data.structures == {1: 1, 2: 2, 3: 3}
+    data.structures.update({1: 3, 3: 1})  # no class is its label's own number
     sample = data.training[0]
     batch = {name: value[None] for name, value in sample.items() if name != "pair"}
     step = build(config.steps, 3)
     terms = Objective(step, config, structures=data.structures)(batch, 0)
     assert terms.keys() == {"loss", "segmentation"}
     each = [
-        segmentation_loss(step.segmenter(batch[side]), batch[f"{side}_labels"].long(), batch[side] > 0.02)
+        segmentation_loss(
+            step.segmenter(batch[side]),
+            torch.tensor([0, 3, 2, 1])[batch[f"{side}_labels"].long()],
+            batch[side] > 0.02,
+        )
         for side in ("fixed", "moving")
     ]
     torch.testing.assert_close(terms["loss"], sum(each) / 2)
@@ -93,6 +101,7 @@ def test_steps_may_come_from_weights_without_a_segmenter(segmented, recipe, tmp_
     assert after.card.training["settings"]["start"] == plain.name, "no folder of this machine"
     again = segmented(STEPS, start=str(tmp_path / "run" / "weights.safetensors"))
     further = load_weights(train(again, tmp_path / "further").weights)
+    assert further.card.labels_used, "they are in what it began with"
     assert changed(parts(after.step), parts(further.step)) == {"step.first.", "step.second."}
 
 
@@ -102,6 +111,46 @@ def test_weights_of_other_steps_are_no_start(segmented, recipe, tmp_path):
         train(segmented(start=str(other)), tmp_path / "run")
     with pytest.raises(InputError, match="no weights of that name"):
         train(segmented(start="brain-t2"), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("curriculum", "changes", "message"),
+    [
+        ([{**SEGMENTER, "frozen": 1}], {}, r"curriculum.0.frozen: is for the steps"),
+        ([{**SEGMENTER, "spacing_mm": 10}], {}, r"curriculum.0.spacing_mm: is for the steps"),
+        ([SEGMENTER, {**STEPS, "spacing_mm": 10}], {}, "a segmenter knows images of the data's spacing alone"),
+        ([STEPS], {}, "no stage trains the segmenter"),
+        ([SEGMENTER], {"data": {"labels": False}, "validation": {"keep_best_by": "loss"}}, "set data.labels to true"),
+        ([STEPS], {"start": "x", "validation": {"keep_best_by": "segmentation_dice"}}, "for stages that train"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(segmented, curriculum, changes, message):
+    with pytest.raises(InputError, match=message):
+        segmented(*curriculum, **changes)
+
+
+def test_a_segmentation_among_other_steps_cannot_be_trained(recipe):
+    steps = {"step": "two_step", "steps": [{**SEGMENTED, "inner": GUIDED}, GUIDED]}
+    with pytest.raises(InputError, match="where they hold all others"):
+        recipe(steps=steps, curriculum=[STEPS])
+
+
+def test_segmented_weights_can_be_tuned_without_labels(segmented, manifest, tmp_path):
+    begun = train(segmented(validation={"keep_best_by": "segmentation_dice", "every": 1}), tmp_path / "begun").weights
+    config = finetuning_config(load_weights(begun), manifest, begun, ["curriculum.0.iterations=2"])
+    assert config.validation.keep_best_by == "mean_dice"
+    tuned = load_weights(train(config, tmp_path / "tuned", root=manifest.parent).weights)
+    assert changed(parts(load_weights(begun).step), parts(tuned.step)) == {"step.first.", "step.second."}
+    assert tuned.card.labels_used
+
+
+def test_a_manifest_without_names_says_what_is_missing(segmented, manifest, tmp_path):
+    listed = json.loads(manifest.read_text())
+    del listed["label_names"]
+    bare = manifest.parent / "bare.json"
+    bare.write_text(json.dumps(listed))
+    with pytest.raises(InputError, match="'heads': names no labels to segment"):
+        train(segmented(data={"manifest": str(bare)}), tmp_path / "run")
 
 
 def test_another_number_of_structures_is_refused_with_the_right_one(recipe, tmp_path):

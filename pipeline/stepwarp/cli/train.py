@@ -13,6 +13,7 @@ from stepwarp.cli.progress import shown_progress
 from stepwarp.errors import InputError
 
 if TYPE_CHECKING:
+    from stepwarp.training.config import Stage, TrainingConfig
     from stepwarp.training.loop import Trained
     from stepwarp.training.plan import Plan
 
@@ -161,10 +162,18 @@ def _described(plan: Plan) -> str:
     for number, cost in enumerate(plan.stages, 1):
         stage = cost.stage
         lines.append(
-            f"{number:>5}  {stage.iterations:>10}  {stage.steps or 'all':>5}  {stage.frozen:>6}  {cost.parameters:>18,}"
-            f"  {cost.seconds:>17.3f}  {cost.peak_mib:>8}  {_grids(stage.grids or config.loss.grids)}"
+            f"{number:>5}  {stage.iterations:>10}  {_trained(stage):>5}  {stage.frozen:>6}  {cost.parameters:>18,}"
+            f"  {cost.seconds:>17.3f}  {cost.peak_mib:>8}  {_judged_on(stage, config)}"
         )
     return "\n".join([*lines, "", f"all iterations together: about {_duration(plan.seconds)} on this machine"])
+
+
+def _trained(stage: Stage) -> str:
+    return "none" if stage.segmenter else str(stage.steps or "all")
+
+
+def _judged_on(stage: Stage, config: TrainingConfig) -> str:
+    return "labels (segmenter)" if stage.segmenter else _grids(stage.grids or config.loss.grids)
 
 
 def _grids(grids: object) -> str:

@@ -22,8 +22,8 @@ def structures(names: Mapping[int, str], ignore: Collection[int] = ()) -> dict[i
 
 
 def as_classes(labels: Tensor, classes: Mapping[int, int]) -> Tensor:
-    """Labels, integers of 0 or more, as classes, int64; 0 for labels without one."""
-    table = torch.zeros(max([*classes, int(labels.max())], default=0) + 1, dtype=torch.int64)
-    for label, number in classes.items():
-        table[label] = number
-    return table.to(labels.device)[labels.long()]
+    """Labels, any integers, as classes, int64; 0 for labels without one."""
+    known = torch.tensor([0, *sorted(classes)], device=labels.device)
+    numbers = torch.tensor([0, *(classes[label] for label in sorted(classes))], device=labels.device)
+    place = torch.searchsorted(known, labels.long().contiguous()).clamp_max(len(known) - 1)
+    return torch.where(known[place] == labels, numbers[place], 0)

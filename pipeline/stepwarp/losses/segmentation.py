@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def segmentation_loss(logits: Tensor, classes: Tensor, inside: Tensor) -> Tensor:
-    """Cross-entropy plus 1 - the mean soft Dice of the classes that occur, as nnU-Net is trained (Isensee et al. 2021).
+    """Cross-entropy plus 1 - the mean soft Dice of the classes that occur, the background among them
+    (after nnU-Net, Isensee et al. 2021, which leaves the background out of the Dice).
 
     logits: (B, K, *grid). classes: (B, 1, *grid) int64 from 0 to K - 1. inside: (B, 1, *grid) bool, the voxels that
     count. Mean over the batch; 0 of a sample of which none counts."""
@@ -25,5 +26,6 @@ def _of_one(logits: Tensor, classes: Tensor, inside: Tensor) -> Tensor:
     matching = shares.gather(1, wanted[:, None])[:, 0]
     volumes = torch.bincount(wanted, minlength=scores.shape[1])
     overlap = torch.zeros_like(shares[0]).index_add(0, wanted, matching)
-    dice = 2 * overlap / (shares.sum(0) + volumes)
-    return F.cross_entropy(scores, wanted) + 1 - dice[volumes > 0].mean()
+    present = volumes > 0
+    dice = 2 * overlap[present] / (shares.sum(0) + volumes)[present]
+    return F.cross_entropy(scores, wanted) + 1 - dice.mean()

@@ -58,7 +58,7 @@ class UNetBody(nn.Module):
     def minimum_size(self) -> int:
         """Voxels that the images need along each axis, so that the coarsest level is one block of them at least."""
         smallest = 2 ** len(self.encoders)
-        return smallest + 1 if self.norm == "instance" else smallest
+        return smallest if self.norm == "none" else smallest + 1
 
     def features(self, x: Tensor) -> Tensor:
         """(B, in_channels, *grid) -> (B, channels[0], *grid). Raises InputError for less than `minimum_size`."""

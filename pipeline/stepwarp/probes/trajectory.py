@@ -77,6 +77,8 @@ def walk(
             next(maps)
         for found in itertools.islice(maps, count):
             seen, moved, psi = calls.pop()
+            # Of further channels, which `Segmented` adds, no objective knows.
+            seen, moved = (Images(each.data[:, :1], each.grid) for each in (seen, moved))
             grid = seen.grid
             before = torch.zeros_like(psi.on(grid)) if so_far is None else so_far.on(grid)
             before = before.expand(len(moved.data), *before.shape[1:])

@@ -21,7 +21,7 @@ from stepwarp.errors import InputError
 from stepwarp.losses import similarity
 from stepwarp.losses.similarity import Similarity
 from stepwarp.networks.config import SegmenterConfig
-from stepwarp.registrar.steps.config import SegmentedConfig, StepConfig, TwoStepConfig
+from stepwarp.registrar.steps.config import SegmentedConfig, StepConfig, TwoStepConfig, leaves
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -246,17 +246,14 @@ class TrainingConfig(Strict):
             active = count if stage.steps is None else stage.steps
             if active > count:
                 raise ValueError(f"curriculum.{number}: {active} steps take part, and the registrar has {count}")
-            if stage.segmenter and (self.segmenter is None or stage.steps is not None or stage.frozen):
-                raise ValueError(
-                    f"curriculum.{number}.segmenter: is for segmented steps, and trains none of the steps within"
-                )
+            self._check_segmenter(number, stage)
             if stage.frozen >= active:
                 raise ValueError(f"curriculum.{number}: all {active} steps are frozen, so nothing is trained")
             sizes: dict[str, float | None] = {f"curriculum.{number}.spacing_mm": stage.spacing_mm}
             sizes |= {f"curriculum.{number}.grids.{n}.mm": grid.mm for n, grid in enumerate(stage.grids or ())}
             self._check_sizes(sizes)
         self._check_sizes({f"loss.grids.{n}.mm": grid.mm for n, grid in enumerate(self.loss.grids)})
-        last = self.curriculum[-1].spacing_mm
+        last = next((stage.spacing_mm for stage in reversed(self.curriculum) if not stage.segmenter), None)
         if last is not None and pooling(self.data.spacing_mm, last) != 1:
             raise ValueError(
                 f"curriculum.{len(self.curriculum) - 1}.spacing_mm: the registrar will be used on images of"
@@ -270,6 +267,11 @@ class TrainingConfig(Strict):
             raise ValueError("loss.dice needs label maps: set data.labels to true")
         if self.trains_segmenter and not self.data.labels:
             raise ValueError("a stage that trains the segmenter needs label maps: set data.labels to true")
+        segmented = any(isinstance(leaf, SegmentedConfig) for leaf in leaves(self.steps))
+        if segmented and self.segmenter is None:
+            raise ValueError("steps: segmented steps can be trained where they hold all others, not among them")
+        if segmented and not self.trains_segmenter and self.start is None:
+            raise ValueError("no stage trains the segmenter, and there is no start that holds a trained one")
         if self.loss.supervision and self.data.teacher is None:
             raise ValueError("loss.supervision needs data.teacher, the name of the manifest's transforms to learn from")
         best_by = self.validation.keep_best_by
@@ -277,9 +279,19 @@ class TrainingConfig(Strict):
             raise ValueError(
                 f"validation.keep_best_by: {best_by} needs data.labels; without labels, keep_best_by: loss"
             )
-        if best_by == "segmentation_dice" and self.segmenter is None:
-            raise ValueError("validation.keep_best_by: segmentation_dice is for segmented steps")
+        if best_by == "segmentation_dice" and not self.trains_segmenter:
+            raise ValueError("validation.keep_best_by: segmentation_dice is for stages that train a segmenter")
         return self
+
+    def _check_segmenter(self, number: int, stage: Stage) -> None:
+        if stage.segmenter and self.segmenter is None:
+            raise ValueError(f"curriculum.{number}.segmenter: is for segmented steps")
+        others = [name for name in ("steps", "grids", "spacing_mm") if getattr(stage, name) is not None]
+        others += ["frozen"] if stage.frozen else []
+        if stage.segmenter and others:
+            raise ValueError(f"curriculum.{number}.{others[0]}: is for the steps, and this stage trains the segmenter")
+        if self.segmenter is not None and stage.spacing_mm is not None:
+            raise ValueError(f"curriculum.{number}.spacing_mm: a segmenter knows images of the data's spacing alone")
 
     def _check_sizes(self, sizes: dict[str, float | None]) -> None:
         for place, mm in sizes.items():

@@ -59,6 +59,7 @@ def open_dataset(
     manifest = manifests.read_manifest(settings.manifest)
     root = manifests.data_root(root, settings.manifest)
     cache = settings.cache or cache
+    classes = structures_of(config, manifest, root)
     chosen = scans_of(manifest, settings, root)
     alignments = align(chosen, cache / "alignments", device, progress)
     recipe = network_recipe(config)
@@ -98,7 +99,7 @@ def open_dataset(
         training,
         [validation[number] for number in range(count)],
         recipe,
-        structures_of(config, manifest, root),
+        classes,
     )
 
 
@@ -109,12 +110,15 @@ def network_recipe(config: TrainingConfig) -> Recipe:
 
 
 def structures_of(config: TrainingConfig, manifest: Manifest, root: Path) -> dict[int, int]:
-    """Label -> class of the segmenter. InputError where the recipe counts other classes than the manifest has."""
-    if config.segmenter is None:
+    """Label -> class of the segmenter, where one is trained. InputError where the recipe counts other classes than the
+    manifest has."""
+    if config.segmenter is None or not config.trains_segmenter:
         return {}
     found = structures(manifests.label_names(manifest, root), manifest.ignore_labels)
+    if not found:
+        raise InputError(f"manifest '{manifest.name}': names no labels to segment. Give it label_names.")
     classes = 1 + len(set(found.values()))
-    if config.trains_segmenter and classes != config.segmenter.classes:
+    if classes != config.segmenter.classes:
         raise InputError(
             f"manifest '{manifest.name}': names {classes - 1} structures, left and right counted once. Set "
             f"steps.segmenter.classes to {classes}, the background among them, not {config.segmenter.classes}."

@@ -26,6 +26,7 @@ def export(
     manifest: Manifest,
     recipe: Recipe,
     *,
+    labels_used: bool,
     metrics: Mapping[str, float],
     expects: Mapping[Expected, tuple[float, float]],
     iteration: int,
@@ -34,6 +35,7 @@ def export(
 ) -> None:
     """Write weights with their model card, in place of those of an earlier iteration.
 
+    labels_used: whether the weights depend on label maps, beside images that were synthesised from them.
     metrics, expects: of the validation, for the card; none where nothing is held out.
     seconds: of training until these weights were reached. machine: what it ran on, without names of hosts."""
     settings = config.model_dump(mode="json")
@@ -46,7 +48,7 @@ def export(
         + (f" without {', '.join(config.data.held_out)}" if config.data.held_out else "")
         + (", images synthesised from its label maps" if config.data.synthesis is not None else ""),
         licence=manifest.licence or "not stated by the manifest",
-        labels_used=config.trains_with_labels or config.data.synthesis is not None,
+        labels_used=labels_used or config.data.synthesis is not None,
         training={
             "settings": settings,
             "iteration": iteration,

@@ -16,11 +16,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from stepwarp.data.pairs import PairLoader
-from stepwarp.errors import InputError, OutputError, RegistrationError
+from stepwarp.errors import OutputError, RegistrationError
 from stepwarp.files import write_text
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.registrar.steps.config import build
-from stepwarp.registrar.weights import load_weights, weights_path
 from stepwarp.registrar.weights.card import Expected
 from stepwarp.training import checkpoint
 from stepwarp.training.checkpoint import Best, Progressed
@@ -31,6 +30,7 @@ from stepwarp.training.ema import RunningMean
 from stepwarp.training.export import export, machine_name
 from stepwarp.training.log import Log
 from stepwarp.training.objective import Objective, train_only
+from stepwarp.training.start import Start, read_start
 from stepwarp.training.validation import validate
 
 CHECKPOINT, WEIGHTS, CONFIG = "checkpoint.pt", "weights.safetensors", "config.yaml"
@@ -59,7 +59,6 @@ def train(
     resume: bool = False,
     max_minutes: float | None = None,
     device: torch.device | str = "cpu",
-    weights: Mapping[str, Tensor] | None = None,
     progress: Progress = silent,
 ) -> Trained:
     """Train a registrar and keep the best of it.
@@ -69,51 +68,38 @@ def train(
     numbers of threads give equal weights, also where a training was killed and resumed.
 
     root: where the manifest's paths begin. resume: go on from the checkpoint in `out`. max_minutes: end after this
-    time, with a checkpoint. weights: a state to begin with, in place of what the recipe begins with. Several processes
-    under torchrun share the work.
+    time, with a checkpoint. Several processes under torchrun share the work.
 
     Raises InputError for data or a checkpoint that cannot be used; OutputError if `out` holds a training already or
     cannot be written to; RegistrationError where the loss is not a number, naming the pair: the checkpoint then is of
     the moment before, and goes on with the next pair."""
     deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     _claim(out, resume)
+    start = read_start(config, _DIMS)
     fabric = launched_fabric(torch.device(device))
     with fabric.rank_zero_first():
         watched = progress if fabric.is_global_zero else silent
         data = open_dataset(config, root, out / "cache", fabric.device, watched)
-    run = _Run(config, out, fabric, data, watched)
+    run = _Run(config, out, fabric, data, start, watched)
     if resume:
         run.go_on()
-    elif weights is not None:
-        run.begin_with(weights)
-    elif config.start is not None:
-        run.begin_with(start_weights(config))
     try:
         return run.through(deadline)
     finally:
         run.close()
 
 
-def start_weights(config: TrainingConfig) -> dict[str, Tensor]:
-    """The state that a recipe begins with. InputError for weights that are not there, or of other steps."""
-    assert config.start is not None
-    path = weights_path(config.start)
-    state = load_weights(path).step.state_dict()
-    wanted = build(config.steps, _DIMS).state_dict()
-    if config.segmenter is not None and not state.keys() & wanted.keys():
-        fresh = {name: value for name, value in wanted.items() if not name.startswith("step.")}
-        state = fresh | {f"step.{name}": value for name, value in state.items()}
-    shapes = [{name: value.shape for name, value in each.items()} for each in (wanted, state)]
-    if shapes[0] != shapes[1]:
-        raise InputError(f"start: {path} holds other steps than the recipe's. Give the recipe the steps that it holds.")
-    return state
-
-
 class _Run:
     """One process' part in a training."""
 
     def __init__(
-        self, config: TrainingConfig, out: Path, fabric: Fabric, data: Dataset, progress: Progress = silent
+        self,
+        config: TrainingConfig,
+        out: Path,
+        fabric: Fabric,
+        data: Dataset,
+        start: Start | None = None,
+        progress: Progress = silent,
     ) -> None:
         self.config = config
         self.out = out
@@ -122,6 +108,9 @@ class _Run:
         self.progress = progress
         torch.manual_seed(config.seed)
         step = build(config.steps, _DIMS)
+        if start is not None:
+            step.load_state_dict(start.state, strict=False)  # a segmenter may be missing
+        self.labels_used = config.trains_with_labels or (start is not None and start.labels_used)
         self.objective = Objective(step, config, data.manifest.ignore_labels, data.structures)
         optimiser = config.optimiser.build(step.parameters())
         self.model, self.stepping = fabric.setup(self.objective, optimiser)
@@ -136,11 +125,6 @@ class _Run:
         )
         self.log: Log | None = None
         self.sums: dict[str, float | Tensor] = defaultdict(float)
-
-    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
-        """Start from trained weights."""
-        self.state.step.load_state_dict(dict(weights))
-        self.state.mean.module.load_state_dict(dict(weights))
 
     def go_on(self) -> None:
         """Start from the checkpoint."""
@@ -286,6 +270,7 @@ class _Run:
             self.config,
             self.data.manifest,
             self.data.recipe,
+            labels_used=self.labels_used,
             metrics=measures,
             expects=expects,
             iteration=self.state.iteration,

@@ -15,7 +15,7 @@ from stepwarp.losses.regularity import REGULARITIES, folding
 from stepwarp.losses.segmentation import segmentation_loss
 from stepwarp.losses.supervision import field_distance
 from stepwarp.registrar.steps import Images, Map, Segmented, Step, TwoStep
-from stepwarp.registrar.steps.segmented import TISSUE
+from stepwarp.registrar.steps.segmented import BRAIN
 from stepwarp.training.config import LossGrid, LossSettings, Stage, TrainingConfig, pooling
 
 
@@ -105,7 +105,7 @@ class Objective(nn.Module):
             with self._precision(batch):
                 logits = self.step.segmenter(image)
             wanted = as_classes(batch[f"{side}_labels"], self.structures)
-            each.append(segmentation_loss(logits, wanted, image > TISSUE))
+            each.append(segmentation_loss(logits, wanted, image > BRAIN))
         return _mean(each)
 
     def _similarity(self, fixed: Images, moving: Images, found: Map, grids: tuple[LossGrid, ...]) -> Tensor:
@@ -128,7 +128,7 @@ def first_steps(step: Step, config: TrainingConfig, stage: Stage) -> Step:
     """The part of a registrar that takes part in a stage: its first steps.
 
     A registrar of several steps is built nested to the left, so that its first ones are a step of their own."""
-    left_out = config.step_count - (stage.steps or config.step_count)
+    left_out = _left_out(config, stage)
     if isinstance(step, Segmented):
         return step.around(_first(step.step, left_out)) if left_out else step
     return _first(step, left_out)
@@ -144,9 +144,13 @@ def train_only(step: Step, config: TrainingConfig, stage: Stage) -> None:
         step = step.step
     if stage.segmenter:
         return
-    _first(step, config.step_count - (stage.steps or config.step_count)).requires_grad_(True)
+    _first(step, _left_out(config, stage)).requires_grad_(True)
     if stage.frozen:
         _first(step, config.step_count - stage.frozen).requires_grad_(False)
+
+
+def _left_out(config: TrainingConfig, stage: Stage) -> int:
+    return config.step_count - (stage.steps or config.step_count)
 
 
 def _first(step: Step, left_out: int) -> Step:

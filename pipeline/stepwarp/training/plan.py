@@ -22,6 +22,7 @@ from stepwarp.registrar.steps.config import build
 from stepwarp.training.config import Stage, TrainingConfig
 from stepwarp.training.dataset import listed_pairs, scans_of, structures_of
 from stepwarp.training.objective import Objective, train_only
+from stepwarp.training.start import read_start
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def make_plan(
     listed = listed_pairs(manifest, root)
     training = training_pairs(settings, about, listed)
     judged = min(len(validation_pairs(settings, about, listed)), config.validation.pairs)
+    read_start(config, grid.ndim)
     step = build(config.steps, grid.ndim)
     tree = describe(step, grid)
     structures = structures_of(config, manifest, root)

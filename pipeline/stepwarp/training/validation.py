@@ -17,7 +17,7 @@ from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import DisplacementField, Grid, Image, LabelMap, sampling
 from stepwarp.losses.similarity import Similarity
 from stepwarp.registrar.steps import Images, Segmented
-from stepwarp.registrar.steps.segmented import TISSUE
+from stepwarp.registrar.steps.segmented import BRAIN
 from stepwarp.registrar.weights.card import Expected
 
 #: Brighter than this is tissue, where regularity is measured; images are scaled to about 0..1.
@@ -29,8 +29,8 @@ class Validation:
     """measures: means over the pairs. mean_dice only where there are labels; loss: the dissimilarity on the grid;
     folds_percent and std_log_jacobian inside the fixed image's tissue. seen: what tells whether a pair is like these,
     as a card expects it: the range over the pairs of each. strip: a picture of the first pair (height,
-    width), 0..1: fixed, moving, moved, difference; one row per direction of view. segmentation_dice: of a step that
-    segments, the mean Dice of both images' structures inside their tissue."""
+    width), 0..1: fixed, moving, moved, difference; one row per direction of view. segmentation_dice: the mean
+    Dice of both images' structures inside the brain."""
 
     measures: dict[str, float]
     seen: dict[Expected, tuple[float, float]]
@@ -49,7 +49,8 @@ def validate(
 ) -> Validation:
     """Register the pairs on `grid` with `step` and measure, in single precision.
 
-    samples: as of `data.pairs.FixedPairs`, one or more. structures: label -> class of a step that segments."""
+    samples: as of `data.pairs.FixedPairs`, one or more. structures: label -> class of a step whose segmenter is
+    judged too."""
     rows, seen, strip = [], [], None
     for sample in samples:
         fixed, moving = (Images(sample[side][None].to(device), grid) for side in ("fixed", "moving"))
@@ -61,9 +62,9 @@ def validate(
         seen.append(_seen(field, fixed, moving, moved))
         if "fixed_labels" in sample:
             row["mean_dice"] = _dice(sample, field, ignore_labels)
-            if isinstance(step, Segmented):
+            if structures and isinstance(step, Segmented):
                 sides = (("fixed", fixed), ("moving", moving))
-                each = [_segmented(step, images, sample[f"{side}_labels"], structures or {}) for side, images in sides]
+                each = [_segmented(step, images, sample[f"{side}_labels"], structures) for side, images in sides]
                 row["segmentation_dice"] = float(np.mean(each))
         rows.append(row)
         strip = picture_strip(fixed.data, moving.data, moved.data) if strip is None else strip
@@ -114,7 +115,7 @@ def _seen(field: DisplacementField, fixed: Images, moving: Images, moved: Images
 
 def _segmented(step: Segmented, images: Images, labels: Tensor, structures: Mapping[int, int]) -> float:
     """The mean Dice of the structures in the tissue of an image (1, 1, *shape); labels: (1, *shape)."""
-    inside = images.data[0, 0].cpu() > TISSUE
+    inside = images.data[0, 0].cpu() > BRAIN
     found = step.segmenter(images.data).argmax(1)[0].cpu() * inside
     wanted = as_classes(labels, structures)[0] * inside
     return mean_dice(dice(*(LabelMap(each.int(), images.grid, "structures") for each in (wanted, found))))

@@ -76,17 +76,7 @@ def finetune(
     registrar = load_native_weights(weights)
     config = finetuning_config(registrar, manifest, weights, overrides)
     place, _ = chosen_device(device), use_threads(threads)
-    state = registrar.step.state_dict()
-    return train(
-        config,
-        out,
-        root=root,
-        resume=resume,
-        max_minutes=max_minutes,
-        device=place,
-        weights=state,
-        progress=progress,
-    )
+    return train(config, out, root=root, resume=resume, max_minutes=max_minutes, device=place, progress=progress)
 
 
 def finetuning_config(
@@ -96,18 +86,19 @@ def finetuning_config(
     settings = registrar.card.training.get("settings")
     if not isinstance(settings, dict):
         raise InputError(f"{weights}: does not say how it was trained, so its training cannot be continued")
-    values: dict[str, Any] = {**settings, "name": f"{registrar.card.name}-finetuned"}
+    values: dict[str, Any] = {**settings, "name": f"{registrar.card.name}-finetuned", "start": str(weights)}
     data, loss, optimiser, validation = (dict(values[key]) for key in ("data", "loss", "optimiser", "validation"))
     listed = read_manifest(manifest)
     labelled = _all_labelled(listed)
     data |= {"manifest": str(manifest), "split": "training", "held_out": [], "validation_split": _validation(listed)}
     data |= {"teacher": None, "synthesis": None, "labels": labelled}
     loss |= {"supervision": 0.0, "similarity_weight": loss["similarity_weight"] or 1.0}
+    if validation["keep_best_by"] == "segmentation_dice":
+        validation["keep_best_by"] = "mean_dice"
     if not labelled:
         validation["keep_best_by"], loss["dice"] = "loss", 0.0
     optimiser["lr"] *= _FINETUNE_RATE
     values |= {"data": data, "loss": loss, "optimiser": optimiser, "validation": validation}
-    values["start"] = None
     values["curriculum"] = [{"iterations": _FINETUNE_ITERATIONS}]
     return changed_config(values, overrides, str(weights))
 

@@ -58,6 +58,7 @@ def test_settings_survive_the_way_to_a_file_and_back():
         ({"step": "vector_field", "net": {"kind": "unet", "channels": []}}, "at least 1"),
         ({"step": "matrix", "net": {"kind": "unet"}}, "encoder"),
         ({"step": "vector_field", "scale": float("nan")}, "scale"),
+        ({"step": "segmented", "segmenter": {"classes": 3}, "inner": {"step": "velocity"}}, "velocity is none"),
         ("velocity", "dictionary"),
     ],
 )

@@ -55,7 +55,7 @@ def test_the_image_comes_with_a_direction_for_each_structure():
     assert codes[0].abs().max() == 0
     for value in (0.25, 0.5, 0.75):
         assert (codes[value] - codes[value][:, :1]).abs().max() < 1e-6
-        assert float(codes[value][:, 0].square().sum()) == pytest.approx(2)
+        assert float(codes[value][:, 0].square().sum()) == pytest.approx(2), "the weight"
     apart = [float((codes[a][:, 0] - codes[b][:, 0]).square().sum()) for a, b in ((0.25, 0.5), (0.5, 0.75))]
     assert all(distance == pytest.approx(4, rel=0.6) for distance in apart), "about at right angles"
 

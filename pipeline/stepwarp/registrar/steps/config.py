@@ -8,10 +8,11 @@ steps:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import reduce
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, field_validator
 
 from stepwarp.config import Strict
 from stepwarp.geometry.sampling import Outside
@@ -121,8 +122,27 @@ class SegmentedConfig(Strict):
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     smooth: float = Field(default=2.0, ge=0, le=10)
 
+    @field_validator("inner")
+    @classmethod
+    def _guided_alone(cls, inner: StepConfig) -> StepConfig:
+        others = [leaf.step for leaf in leaves(inner) if leaf.step != "guided"]
+        if others:
+            raise ValueError(f"a segmentation is shown to guided steps alone, and {others[0]} is none")
+        return inner
+
     def build(self, dims: int) -> Step:
         return Segmented(self.segmenter.build(dims), self.inner.build(dims), self.codes, self.weight, self.smooth)
+
+
+def leaves(config: StepConfig) -> Iterator[StepConfig]:
+    """The steps that are not put together of others that see the same images, in their order."""
+    if isinstance(config, TwoStepConfig):
+        for step in config.steps:
+            yield from leaves(step)
+    elif isinstance(config, DownsampledConfig | RepeatConfig):
+        yield from leaves(config.inner)
+    else:
+        yield config
 
 
 #: The settings of any step; `TypeAdapter(StepConfig)` reads them, `build` makes the step.

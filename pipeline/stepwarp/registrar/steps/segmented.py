@@ -12,8 +12,8 @@ from stepwarp.networks.segmenter import Segmenter
 from stepwarp.registrar.steps.maps import Images, Map
 from stepwarp.registrar.steps.step import Step
 
-#: Darker than this, in units of bright tissue, is background, which belongs to no structure.
-TISSUE = 0.02
+#: Brighter than this, in units of bright tissue, is what has structures; the rest is background cut away.
+BRAIN = 0.02
 #: The codes are part of the weights; drawing them again gives the same.
 _SEED = 0
 
@@ -37,11 +37,12 @@ class Segmented(Step):
         super().__init__()
         self.segmenter = segmenter
         self.step = step
+        self.weight = weight
         self.smooth = smooth
         # Named, since a step from a file is first built on no device.
         directions = torch.randn(segmenter.classes, codes, device="cpu", generator=torch.Generator().manual_seed(_SEED))
         directions[0] = 0
-        directions[1:] *= weight**0.5 / directions[1:].norm(dim=1, keepdim=True)
+        directions[1:] /= directions[1:].norm(dim=1, keepdim=True)
         self.register_buffer("codes", directions)
 
     def forward(self, fixed: Images, moving: Images) -> Map:
@@ -52,7 +53,7 @@ class Segmented(Step):
 
     def around(self, step: Step) -> Segmented:
         """Another step that is shown the same, by the same network."""
-        other = Segmented(self.segmenter, step, self.codes.shape[1], smooth=self.smooth)
+        other = Segmented(self.segmenter, step, self.codes.shape[1], self.weight, self.smooth)
         other.codes = self.codes
         return other.train(self.training)
 
@@ -70,4 +71,5 @@ class Segmented(Step):
         logits = self.segmenter(image)
         with torch.autocast(image.device.type, enabled=False):
             coded = torch.einsum("bk...,kc->bc...", logits.float().softmax(1), self.codes)
-            return smoothing.gaussian((coded * (image > TISSUE)).contiguous(), self.smooth)
+            coded = self.weight**0.5 * coded * (image > BRAIN)
+            return smoothing.gaussian(coded.contiguous(), self.smooth)
