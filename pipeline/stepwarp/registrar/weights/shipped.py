@@ -11,7 +11,8 @@ from stepwarp.files import sha256
 
 #: name -> SHA-256 of `weights/NAME.safetensors` in the package.
 SHIPPED: dict[str, str] = {
-    "brain-t1": "4b7feae60ec715221ed486cc28f01d36e1c63c496b95f6904eca017fcb9a708e",
+    "brain-t1": "f7b344c9e0990c48ae9441d831e43a7dd5fe2fc61859eb06cf65c2074c7461bd",
+    "brain-t1-labels": "57ccd920274b870bf596d375989636ddd2957facb85f38d2af563f062b86af9c",
 }
 
 
