@@ -143,6 +143,14 @@ def test_a_segmenter_answers_for_every_voxel_of_any_size(shape):
     assert all(weights.grad is not None and weights.grad.abs().max() > 0 for weights in net.parameters())
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_what_a_segmenter_expects_is_the_mean_by_its_probabilities(shape):
+    net = Segmenter(len(shape), 5, (16, 16))
+    values = torch.rand(5, 3)
+    wanted = torch.einsum("bk...,kc->bc...", net(images(*shape)).softmax(1), values)
+    torch.testing.assert_close(net.expected(images(*shape), values), wanted)
+
+
 def test_the_smallest_image_a_segmenter_takes():
     net = Segmenter(2, 3, (8, 8, 8))
     n = net.minimum_size

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepwarp.errors import InputError
 from stepwarp.networks.layers import CONVOLUTION, crop_to, pad_to_even
 from stepwarp.networks.unet import UNetBody
+
+#: Planes of blocks whose logits are held at a time.
+_SLAB = 4
 
 
 class Segmenter(nn.Module):
@@ -31,11 +36,33 @@ class Segmenter(nn.Module):
         return 2 * self.body.minimum_size - 1
 
     def forward(self, image: Tensor) -> Tensor:
+        return crop_to(depth_to_space(self.last(self._features(image)), self.classes), image)
+
+    @torch.no_grad()
+    def expected(self, image: Tensor, values: Tensor) -> Tensor:
+        """The mean of (classes, C) values by the classes' probabilities at each voxel: (B, C, *grid), single precision.
+
+        What the softmax of the logits times the values is, a slab at a time and with the classes side by side: to move
+        the logits of a whole image, hundreds of MiB, takes longer than to compute them."""
+        weights, bias = (_by_block(each, self.classes) for each in (self.last.weight.flatten(1), self.last.bias))
+        slabs = []
+        for slab in self._features(image).movedim(1, -1).split(_SLAB, 1):
+            logits = F.linear(slab, weights, bias).unflatten(-1, (-1, self.classes))
+            with torch.autocast(image.device.type, enabled=False):
+                slabs.append(logits.float().softmax(-1) @ values)
+        found = torch.cat(slabs, 1).movedim((-1, -2), (1, 2)).flatten(1, 2)
+        return crop_to(depth_to_space(found, values.shape[1]), image)
+
+    def _features(self, image: Tensor) -> Tensor:
         if min(image.shape[2:]) < self.minimum_size:
             shape = " x ".join(map(str, image.shape[2:]))
             raise InputError(f"the segmenter needs images of {self.minimum_size} voxels along each axis, not {shape}")
-        found = self.last(self.body.features(space_to_depth(pad_to_even(image))))
-        return crop_to(depth_to_space(found, self.classes), image)
+        return self.body.features(space_to_depth(pad_to_even(image)))
+
+
+def _by_block(weights: Tensor, classes: int) -> Tensor:
+    """Weights (classes 2^D, ...) with all classes of a block's first voxel first, then those of the next."""
+    return weights.unflatten(0, (classes, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def space_to_depth(x: Tensor) -> Tensor:

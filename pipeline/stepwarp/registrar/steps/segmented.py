@@ -68,8 +68,7 @@ class Segmented(Step):
         return f"Segmented into {self.segmenter.classes - 1} structures"
 
     def _coded(self, image: Tensor) -> Tensor:
-        logits = self.segmenter(image)
+        coded = self.segmenter.expected(image, self.codes)
         with torch.autocast(image.device.type, enabled=False):
-            coded = torch.einsum("bk...,kc->bc...", logits.float().softmax(1), self.codes)
             coded = self.weight**0.5 * coded * (image > BRAIN)
             return smoothing.gaussian(coded.contiguous(), self.smooth)
