@@ -32,7 +32,7 @@ WEIGHTS = ("brain-t1", "brain-t1-labels")
 THREADS = 2
 BUDGETS = (5, 10, 20, 40)
 #: Presets, with the share of their iterations.
-_SETTINGS = (("fast", 0.4), ("fast", 1.0), ("default", 1.0), ("best", 1.0), ("best", 2.0))
+_SETTINGS = (("fast", 0.4), ("fast", 1.0), ("default", 1.0), ("best", 0.6), ("best", 1.0), ("best", 2.0))
 
 
 def settings() -> Iterator[tuple[str, dict[str, Any]]]:
