@@ -53,7 +53,7 @@ def _card(name: str) -> str:
         "recipe": f"`{settings['name']}`, {card.training['iteration']} iterations, seed {card.seed}, "
         f"{settings['precision']}",
         "training took": f"{card.seconds / 60:.0f} min on {card.machine}",
-        "on the held-out training pairs": measured,
+        **({"on the held-out training pairs": measured} if measured else {}),
         "expects": ranges,
         "file": f"`{path.name}`, {path.stat().st_size / 2**20:.1f} MiB, {parameters(registrar.step):,} parameters",
         "SHA-256": f"`{SHIPPED[name]}`",

@@ -48,7 +48,7 @@ def guided() -> Guided:
 
 
 def test_the_image_comes_with_a_direction_for_each_structure():
-    step = Segmented(Bands(), guided(), codes=16, weight=2.0, smooth=0)
+    step = Segmented(Bands(), guided(), codes=16, weight=2.0)
     seen = step.informed(bands())
     assert seen.data.shape == (1, 17, *GRID.shape)
     assert torch.equal(seen.data[:, :1], bands().data)
@@ -64,7 +64,7 @@ def test_the_image_comes_with_a_direction_for_each_structure():
 def test_where_the_segmenter_doubts_the_codes_are_in_between():
     doubting, sure = Bands(), Bands()
     nn.init.zeros_(doubting.sure)
-    both = [Segmented(each, guided(), smooth=0) for each in (doubting, sure)]
+    both = [Segmented(each, guided()) for each in (doubting, sure)]
     inside = bands().data[0, 0] > 0
     doubted = both[0].informed(bands()).data[0, 1:][:, inside]
     torch.testing.assert_close(doubted, both[1].codes.mean(0)[:, None].expand_as(doubted))
@@ -118,7 +118,7 @@ def test_structures_lead_where_brightness_does_not():
 
     alone, led = (
         matched(Repeat(guided(), 12)),
-        matched(Segmented(Knows(), Repeat(guided(), 12), weight=8.0, smooth=1.0)),
+        matched(Segmented(Knows(), Repeat(guided(), 12), weight=8.0)),
     )
     assert led < 0.5 * alone
 
@@ -132,7 +132,7 @@ def test_no_gradient_reaches_the_segmenter_through_the_steps():
 
 
 def test_other_steps_can_be_shown_the_same():
-    step = Segmented(Bands(), TwoStep(guided(), guided()), codes=4, weight=3.0, smooth=1.0).eval()
+    step = Segmented(Bands(), TwoStep(guided(), guided()), codes=4, weight=3.0).eval()
     other = step.around(step.step.first)
     assert other.step is step.step.first
     assert other.segmenter is step.segmenter

@@ -120,7 +120,6 @@ class SegmentedConfig(Strict):
     inner: StepConfig
     codes: int = Field(default=8, ge=1, le=256)
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    smooth: float = Field(default=2.0, ge=0, le=10)
 
     @field_validator("inner")
     @classmethod
@@ -131,7 +130,7 @@ class SegmentedConfig(Strict):
         return inner
 
     def build(self, dims: int) -> Step:
-        return Segmented(self.segmenter.build(dims), self.inner.build(dims), self.codes, self.weight, self.smooth)
+        return Segmented(self.segmenter.build(dims), self.inner.build(dims), self.codes, self.weight)
 
 
 def leaves(config: StepConfig) -> Iterator[StepConfig]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import smoothing
 from stepwarp.networks.segmenter import Segmenter
 from stepwarp.registrar.steps.maps import Images, Map
 from stepwarp.registrar.steps.step import Step
@@ -22,23 +21,20 @@ class Segmented(Step):
     """A step on images of 1 + `codes` channels: the image, and its soft segmentation.
 
     The segmentation is written in few channels: each structure has a random direction in `codes` dimensions, the
-    background is 0, and a voxel shows the mean of the directions by their probabilities, blurred by a Gaussian of
-    `smooth` voxels. Two such codes differ by about as much, squared, as the probabilities do (Johnson and
-    Lindenstrauss 1984), and `weight` times their squared difference is what a `Guided` step lowers with the image's own
-    dissimilarity. Each image is segmented once, however many steps follow; what is moved by them moves its codes too.
+    background is 0, and a voxel shows the mean of the directions by their probabilities. Two such codes differ by about
+    as much, squared, as the probabilities do (Johnson and Lindenstrauss 1984), and `weight` times their squared
+    difference is what a `Guided` step lowers with the image's own dissimilarity. Each image is segmented once, however
+    many steps follow; what is moved by them moves its codes too.
 
     segmenter: trained by label maps, apart from the steps: no gradient reaches it through them."""
 
     codes: Tensor
 
-    def __init__(
-        self, segmenter: Segmenter, step: Step, codes: int = 8, weight: float = 1.0, smooth: float = 2.0
-    ) -> None:
+    def __init__(self, segmenter: Segmenter, step: Step, codes: int = 8, weight: float = 1.0) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.step = step
         self.weight = weight
-        self.smooth = smooth
         # Named, since a step from a file is first built on no device.
         directions = torch.randn(segmenter.classes, codes, device="cpu", generator=torch.Generator().manual_seed(_SEED))
         directions[0] = 0
@@ -53,22 +49,16 @@ class Segmented(Step):
 
     def around(self, step: Step) -> Segmented:
         """Another step that is shown the same, by the same network."""
-        other = Segmented(self.segmenter, step, self.codes.shape[1], self.weight, self.smooth)
+        other = Segmented(self.segmenter, step, self.codes.shape[1], self.weight)
         other.codes = self.codes
         return other.train(self.training)
 
     @torch.no_grad()
     def informed(self, images: Images) -> Images:
         """Images (B, 1, *grid) with their codes, (B, 1 + codes, *grid)."""
-        coded = [self._coded(image) for image in images.data.split(1)]
-        return Images(torch.cat([images.data, torch.cat(coded)], 1), images.grid)
+        coded = [self.segmenter.expected(image, self.codes) * (image > BRAIN) for image in images.data.split(1)]
+        return Images(torch.cat([images.data, self.weight**0.5 * torch.cat(coded)], 1), images.grid)
 
     @property
     def title(self) -> str:
         return f"Segmented into {self.segmenter.classes - 1} structures"
-
-    def _coded(self, image: Tensor) -> Tensor:
-        coded = self.segmenter.expected(image, self.codes)
-        with torch.autocast(image.device.type, enabled=False):
-            coded = self.weight**0.5 * coded * (image > BRAIN)
-            return smoothing.gaussian(coded.contiguous(), self.smooth)
