@@ -18,6 +18,7 @@ from scipy.ndimage import zoom
 
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import nifti
+from stepwarp.files.foreign import foreign_field
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
 
 _ARRAY = "arr_0"
@@ -40,7 +41,7 @@ def read_learn2reg(path: str | Path, fixed: Grid, moving: Grid) -> Transform:
     """The displacement in a .nii, .nii.gz or .npz as a map of the fixed world to the moving world.
 
     Raises InputError for a damaged file, one of another shape than the fixed grid asks for, and values that are not
-    finite."""
+    finite, and one that another program wrote (which)."""
     path = Path(path)
     values = _from_npz(path, fixed) if nifti.suffix_of(path) == ".npz" else _from_nifti(path, fixed)
     broken = int((~np.isfinite(values)).any(0).sum())
@@ -67,7 +68,10 @@ def _same_index(fixed: Grid, moving: Grid) -> Affine:
 
 
 def _from_nifti(path: Path, fixed: Grid) -> np.ndarray:
-    _, values = nifti.read_nifti(path)
+    header, values = nifti.read_nifti(path)
+    foreign = foreign_field(path, header)
+    if foreign is not None:
+        raise InputError(foreign.refusal or f"{path}: is from {foreign.program}, with five axes. Export it again.")
     _require_shape(path, values.shape, (*fixed.shape, 3), fixed)
     return np.moveaxis(values, -1, 0)
 

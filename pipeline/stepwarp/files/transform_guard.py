@@ -19,6 +19,7 @@ import numpy as np
 
 from stepwarp.errors import InputError
 from stepwarp.files import nifti
+from stepwarp.files.foreign import refuse_foreign
 
 TEXT_SUFFIXES = (".tfm", ".txt")
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -255,6 +256,7 @@ def _of_several_files(path: Path) -> InputError:
 
 
 def _not_a_transform(path: Path) -> InputError:
+    refuse_foreign(path)
     return InputError(f"{path}: is not a transform of ITK, whatever its name says. Convert it to ITK's format.")
 
 

@@ -14,6 +14,7 @@ import torch
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import nifti
 from stepwarp.files.atomic import atomic_path
+from stepwarp.files.foreign import displacements, foreign_field, refuse_foreign
 from stepwarp.files.lps import flip_grid, flip_map, flip_vectors
 from stepwarp.files.placement import SHEAR_MM, Trust, affine_of, grid_of, straightened
 from stepwarp.files.transform_guard import HDF5_SUFFIXES, TEXT_SUFFIXES, check_transform
@@ -71,14 +72,17 @@ def read_transform(path: str | Path, *, trust: Trust | None = None) -> Transform
     """The transform in a file of ITK or ANTs: fixed world to moving world, RAS mm.
 
     .mat, .tfm, .txt: any linear transform of ITK -> Affine. .nii, .nii.gz: five axes (I, J, K, 1, 3), intent vector,
-    LPS mm -> DisplacementField (`trust` as for images). .h5, .hdf5, .tfm: a composite of these -> Composition, or its
-    only part. Raises InputError, one line, for anything else, and for files that are cut off or damaged."""
+    LPS mm -> DisplacementField (`trust` as for images); so are the maps of SPM (y_*.nii) and NiftyReg (-def, -disp),
+    which name themselves. .h5, .hdf5, .tfm: a composite of these -> Composition, or its only part. Raises InputError,
+    one line, for anything else (of other programs with the command that converts it), and for files that are cut off or
+    damaged."""
     path = Path(path)
     suffix = nifti.suffix_of(path)
     if suffix in nifti.SUFFIXES:
         return _read_displacement(path, trust)
     if suffix not in _AFFINE_SUFFIXES + HDF5_SUFFIXES:
         nifti.check_readable(path)
+        refuse_foreign(path)
         known = ", ".join((*_AFFINE_SUFFIXES, *HDF5_SUFFIXES, *nifti.SUFFIXES))
         raise InputError(f"{path}: a transform is read from {known}. Convert it.")
     check_transform(path)
@@ -94,11 +98,14 @@ def read_transform(path: str | Path, *, trust: Trust | None = None) -> Transform
 def _read_displacement(path: Path, trust: Trust | None) -> DisplacementField:
     name = str(path)
     header, values = nifti.read_nifti(path)
+    foreign = foreign_field(path, header)
+    if foreign is not None and foreign.vectors is None:
+        raise InputError(foreign.refusal)
     intent = int(header["intent_code"])
     if values.ndim != 5 or values.shape[3:] != (1, 3):
         size = " x ".join(map(str, values.shape))
         raise InputError(f"{name}: {size} is not the shape of a displacement field (I x J x K x 1 x 3). Convert it.")
-    if intent != _VECTOR:
+    if intent != _VECTOR and foreign is None:
         why = ", on whose sign readers disagree" if intent == _DISPLACEMENT else ""
         raise InputError(
             f"{name}: its intent code is {intent}{why}; a displacement field of ITK has {_VECTOR} (vector). If its "
@@ -106,14 +113,17 @@ def _read_displacement(path: Path, trust: Trust | None) -> DisplacementField:
         )
     shape = values.shape[:3]
     grid = grid_of(shape, affine_of(header, shape, name, trust), name)
-    return _field(values[:, :, :, 0].astype(np.float32), grid, name)
+    if foreign is not None and foreign.vectors is not None:
+        return _field(displacements(values[:, :, :, 0], foreign.vectors, grid), grid, name)
+    return _field(flip_vectors(values[:, :, :, 0].astype(np.float32)), grid, name)
 
 
-def _field(lps_vectors: np.ndarray, grid: Grid, name: str) -> DisplacementField:
-    broken = int((~np.isfinite(lps_vectors)).any(-1).sum())
+def _field(vectors: np.ndarray, grid: Grid, name: str) -> DisplacementField:
+    """From displacements (I, J, K, 3), RAS mm."""
+    broken = int((~np.isfinite(vectors)).any(-1).sum())
     if broken:
         raise InputError(f"{name}: {broken} displacements are NaN or infinite. Compute it again.")
-    return DisplacementField.from_millimetres(flip_vectors(lps_vectors), grid)
+    return DisplacementField.from_millimetres(vectors, grid)
 
 
 def _from_itk(transform: SimpleITK.Transform, name: str) -> Transform:
@@ -148,7 +158,8 @@ def _field_from_itk(image: SimpleITK.Image, name: str) -> DisplacementField:
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
     grid = grid_of(image.GetSize(), flip_grid(affine), name)
-    return _field(SimpleITK.GetArrayViewFromImage(image).transpose(2, 1, 0, 3).astype(np.float32), grid, name)
+    lps = SimpleITK.GetArrayViewFromImage(image).transpose(2, 1, 0, 3).astype(np.float32)
+    return _field(flip_vectors(lps), grid, name)
 
 
 def _to_itk(path: Path, part: Transform) -> SimpleITK.Transform:

@@ -12,6 +12,7 @@ import torch
 
 from stepwarp.errors import InputError
 from stepwarp.files import read_image, read_labels, read_landmarks, read_transform
+from stepwarp.files.foreign import foreign_field
 from stepwarp.files.nifti import SUFFIXES, read_nifti, suffix_of
 from stepwarp.files.placement import affine_of, grid_of, statements, straightened
 from stepwarp.files.tables import Space
@@ -83,7 +84,7 @@ def _examine_nifti(path: Path, kind: Kind | None) -> Examined:
         head, values = read_nifti(path)
     except InputError as error:
         return Examined(path, kind or "file", findings=(refusal(path, "readable", error),))
-    if values.ndim == 5 and int(head["intent_code"]) == _VECTOR:
+    if values.shape[-1] == 3 and _is_field(path, head, values.ndim):
         return _read_only(path, "transform", read_transform)
     name, shape = str(path), values.shape[:3]
     further = [n for n in values.shape[3:] if n != 1]
@@ -103,6 +104,16 @@ def _examine_nifti(path: Path, kind: Kind | None) -> Examined:
         check = "shear" if facts.get("shear_mm") else _placement_check(head)
         findings.append(refusal(path, check, error))
     return _examine_values(path, kind, values, grid, facts, findings)
+
+
+def _is_field(path: Path, head: Any, axes: int) -> bool:
+    """Whether a file of vectors is a transform: one of ITK, or one that names its program.
+
+    Of four axes only FSL's are sure: other programs leave their marks on any three volumes."""
+    if axes == 5 and int(head["intent_code"]) == _VECTOR:
+        return True
+    foreign = foreign_field(path, head) if axes in (4, 5) else None
+    return foreign is not None and (axes == 5 or foreign.program == "FSL")
 
 
 def _examine_other(path: Path, kind: Kind | None) -> Examined:
