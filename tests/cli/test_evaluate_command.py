@@ -16,13 +16,15 @@ RESULT = {
     "mean_asd_mm": 1.1,
     "labels_scored": 12,
     "surfaces_scored": 11,
+    "surfaces_penalised": 1,
+    "surface_penalty_mm": 300.0,
     "labels": {
         str(n): {
             "name": f"region {n}",
             "dice": n / 20,
             "jaccard": n / 30,
-            "hd95_mm": None if n == 0 else 5.0 - n / 10,
-            "asd_mm": None if n == 0 else 1.0,
+            "hd95_mm": 300.0 if n == 0 else 5.0 - n / 10,
+            "asd_mm": 300.0 if n == 0 else 1.0,
             "fixed_ml": 2.0,
             "moved_ml": 1.5,
         }
@@ -104,7 +106,14 @@ def test_no_transform_is_the_identity(run, calls, two_files):
 
 def test_summary_shows_the_means_what_was_lost_and_the_worst_first(run, calls, two_files):
     out = run("evaluate", "-f", two_files[0], "-m", two_files[1]).out
-    for text in ("mean Dice 0.6123", "HD95 3.200", "over 11 labels", "mean 2.000", "15.000 before", "3 voxels (0.3 %)"):
+    for text in (
+        "mean Dice 0.6123",
+        "HD95 3.200",
+        "over 12 labels, 1 lost counted as 300.000",
+        "mean 2.000",
+        "15.000 before",
+        "3 voxels (0.3 %)",
+    ):
         assert text in out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "lost by the transform 0" in lines

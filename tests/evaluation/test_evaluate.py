@@ -63,6 +63,7 @@ def test_everything_that_is_measured_is_json_and_has_its_key():
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert set(result) == {
         *("mask", "mean_dice", "mean_jaccard", "mean_hd95_mm", "mean_asd_mm", "labels_scored", "surfaces_scored"),
+        *("surfaces_penalised", "surface_penalty_mm"),
         *("labels", "labels_lost", "labels_created", "labels_missing_in", "tre_mm", "folds", "corner_folds", "ndv"),
         *("std_log_jacobian", "jacobian", "displacement_mm", "inverse_mm", "similarity"),
     }
@@ -108,10 +109,27 @@ def test_a_label_that_the_warp_loses_scores_zero_and_is_named():
     assert result["labels_missing_in"] == {"fixed": [8], "moving": [3]}
     assert set(result["labels"]) == {"1", "2"}
     lost = result["labels"]["2"]
-    assert (lost["dice"], lost["jaccard"], lost["hd95_mm"], lost["asd_mm"], lost["moved_ml"]) == (0, 0, None, None, 0)
+    worst = float(f"{np.linalg.norm(GRID.linear @ (np.array(SHAPE) - 1)):.6g}")  # the axes stand at right angles
+    assert (lost["dice"], lost["jaccard"], lost["hd95_mm"], lost["asd_mm"], lost["moved_ml"]) == (0, 0, worst, worst, 0)
     assert result["mean_dice"] == pytest.approx(result["labels"]["1"]["dice"] / 2, rel=1e-4)
-    assert (result["labels_scored"], result["surfaces_scored"]) == (2, 1)
-    assert result["mean_hd95_mm"] == result["labels"]["1"]["hd95_mm"]
+    assert (result["labels_scored"], result["surfaces_scored"], result["surfaces_penalised"]) == (2, 1, 1)
+    assert result["surface_penalty_mm"] == worst
+    for key in ("hd95_mm", "asd_mm"):
+        assert result[f"mean_{key}"] == pytest.approx((result["labels"]["1"][key] + worst) / 2, rel=1e-4)
+
+
+def test_losing_a_label_is_worse_than_misplacing_it():
+    ids = np.zeros(SHAPE, int)
+    ids[4:12, 4:12, 4:12], ids[0, 0, 0] = 1, 2
+    means = []
+    for voxels in (-1, 1):  # the second label is a voxel away from its place, or off the map
+        shift = Affine(nib.affines.from_matvec(np.eye(3), GRID.linear @ (voxels, 0, 0)))
+        result = evaluate(brain(), brain(1), shift, fixed_labels=labels_of(ids), moving_labels=labels_of(ids))
+        means.append((result["labels_lost"], result["mean_hd95_mm"], result["mean_asd_mm"]))
+    (kept, hd95, asd), (lost, hd95_lost, asd_lost) = means
+    assert (kept, lost) == ([], [2])
+    assert hd95_lost > hd95
+    assert asd_lost > asd
 
 
 def test_the_whole_transform_is_measured_on_the_fixed_grid():

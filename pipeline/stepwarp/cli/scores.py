@@ -63,7 +63,7 @@ def _label_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     overlap = f"mean Dice {result['mean_dice']:.4f}, Jaccard {result['mean_jaccard']:.4f}"
     rows = [(f"{result['labels_scored']} labels", overlap)]
     surfaces = f"HD95 {_mm(result['mean_hd95_mm'])}, average {_mm(result['mean_asd_mm'])}"
-    rows.append(("  surfaces (mm)", f"mean {surfaces}, over {result['surfaces_scored']} labels"))
+    rows.append(("  surfaces (mm)", f"mean {surfaces}, over {result['labels_scored']} labels{_penalty(result)}"))
     missing = result["labels_missing_in"]
     listed = {
         "  lost by the transform": result["labels_lost"],
@@ -72,6 +72,11 @@ def _label_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         "  only in the moving map": missing["fixed"],
     }
     return rows + [(name, ", ".join(map(str, labels))) for name, labels in listed.items() if labels]
+
+
+def _penalty(result: Mapping[str, Any]) -> str:
+    count = result["surfaces_penalised"]
+    return f", {count} lost counted as {_mm(result['surface_penalty_mm'])} (the fixed grid's diagonal)" if count else ""
 
 
 def _print_labels(console: Console, labels: Mapping[str, Mapping[str, Any]], everything: bool) -> None:

@@ -16,7 +16,7 @@ from stepwarp.evaluation.landmarks import target_registration_error
 from stepwarp.evaluation.overlap import Overlap, label_changes, label_ids, millilitres, overlaps
 from stepwarp.evaluation.regularity import inverse_consistency, non_diffeomorphic_volume, regularity
 from stepwarp.evaluation.similarity import similarities
-from stepwarp.evaluation.surfaces import SurfaceDistance, surface_distances
+from stepwarp.evaluation.surfaces import SurfaceDistance, largest_distance, surface_distances
 from stepwarp.files import Landmarks, require_grid_of
 from stepwarp.geometry import Affine, Grid, Image, LabelMap, Transform
 from stepwarp.losses.intensities import scale_intensities
@@ -52,8 +52,10 @@ def evaluate(
     else all. Labels and landmarks count wherever they lie. report: told the stages as they begin.
 
     Keys, absent without ground truth: mask {source, voxels}; mean_dice, mean_jaccard, mean_hd95_mm, mean_asd_mm,
-    labels_scored, surfaces_scored (a label that the warp lost scores 0 and has no surface: null, not in the mean),
-    labels {id: {name, dice, jaccard, hd95_mm, asd_mm, fixed_ml, moved_ml}}, labels_lost and labels_created by the warp,
+    labels_scored, surfaces_scored (that the warped map has), surfaces_penalised and surface_penalty_mm (a label that
+    the warp lost has a Dice of 0 and, in its own distances and in their means, the largest distance between two voxels
+    of the fixed grid, so that losing one is never better than misplacing it), labels {id: {name, dice, jaccard,
+    hd95_mm, asd_mm, fixed_ml, moved_ml}}, labels_lost and labels_created by the warp,
     labels_missing_in {fixed, moving} (held by the other map alone, not scored); tre_mm {count, mean, median, p75, p95,
     max, before_mean, left_out, landmarks {name: {before, after}}}; folds, corner_folds {count, share}, ndv
     {percent, ml}, std_log_jacobian, jacobian {min, p01, median, p99, max}, displacement_mm {mean, p95, max}, all of the
@@ -133,15 +135,19 @@ def _of_labels(
     changes = label_changes(moving, warped)
     overlap = overlaps(fixed, warped, ignored)
     surfaces = surface_distances(fixed, warped, scored, lambda done, total: report("surfaces", done, total))
-    measured = [surface for surface in surfaces.values() if surface is not None]
+    worst = largest_distance(fixed.grid)
+    lost = [n for n in scored if surfaces[n] is None]
+    distances = {n: surfaces[n] or SurfaceDistance(worst, worst) for n in scored}
     return {
         "mean_dice": float(np.mean([overlap[n].dice for n in scored])),
         "mean_jaccard": float(np.mean([overlap[n].jaccard for n in scored])),
-        "mean_hd95_mm": float(np.mean([s.hd95_mm for s in measured])) if measured else None,
-        "mean_asd_mm": float(np.mean([s.asd_mm for s in measured])) if measured else None,
+        "mean_hd95_mm": float(np.mean([distances[n].hd95_mm for n in scored])),
+        "mean_asd_mm": float(np.mean([distances[n].asd_mm for n in scored])),
         "labels_scored": len(scored),
-        "surfaces_scored": len(measured),
-        "labels": {str(n): _of_label(n, names, overlap[n], surfaces[n], fixed.grid) for n in scored},
+        "surfaces_scored": len(scored) - len(lost),
+        "surfaces_penalised": len(lost),
+        "surface_penalty_mm": worst,
+        "labels": {str(n): _of_label(n, names, overlap[n], distances[n], fixed.grid) for n in scored},
         "labels_lost": sorted(set(changes.lost) - ignored),
         "labels_created": sorted(set(changes.created) - ignored),
         "labels_missing_in": {"fixed": sorted(in_moving - in_fixed), "moving": sorted(in_fixed - in_moving)},
@@ -149,14 +155,14 @@ def _of_labels(
 
 
 def _of_label(
-    label: int, names: Mapping[int, str], overlap: Overlap, surface: SurfaceDistance | None, grid: Grid
+    label: int, names: Mapping[int, str], overlap: Overlap, surface: SurfaceDistance, grid: Grid
 ) -> dict[str, Any]:
     return {
         **({"name": names[label]} if label in names else {}),
         "dice": overlap.dice,
         "jaccard": overlap.jaccard,
-        "hd95_mm": None if surface is None else surface.hd95_mm,
-        "asd_mm": None if surface is None else surface.asd_mm,
+        "hd95_mm": surface.hd95_mm,
+        "asd_mm": surface.asd_mm,
         "fixed_ml": millilitres(overlap.fixed, grid),
         "moved_ml": millilitres(overlap.warped, grid),
     }

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
 
 from stepwarp.errors import InputError
-from stepwarp.geometry import LabelMap
+from stepwarp.geometry import Grid, LabelMap
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ def border_points(labels: LabelMap, wanted: Iterable[int]) -> dict[int, np.ndarr
     found, starts = np.unique(of[order], return_index=True)
     points = at[order] @ labels.grid.linear.T
     return dict(zip(found.tolist(), np.split(points, starts[1:]), strict=True)) if len(found) else {}
+
+
+def largest_distance(grid: Grid) -> float:
+    """Between two voxels of a grid, mm: no surface distance on it is larger, so a lost surface counts as this."""
+    return float(pdist(grid.corners()).max())
 
 
 def _differs_from_a_neighbour(ids: np.ndarray) -> np.ndarray:

@@ -183,7 +183,7 @@ def _definitions(board: Board) -> str:
     sentences = [
         "Every method got the same two images and was judged by the same code from the transform files that it left.",
         "Labels are carried to the fixed grid once, by nearest neighbour. A label is scored if both maps hold it and "
-        "it is not ignored; one that the warp loses scores a Dice of 0 and has no surface to measure a distance to.",
+        "it is not ignored; one that the warp loses has a Dice of 0 and the fixed grid's diagonal as HD95 and ASD.",
         "Landmarks of the fixed image are mapped and compared with those of the moving one. Labels and landmarks count "
         "wherever they lie.",
         "Folds, Jacobian, inverse consistency and similarity are taken on the fixed grid inside the same mask"

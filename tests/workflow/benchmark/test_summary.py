@@ -53,6 +53,26 @@ def test_a_row_holds_what_the_case_holds():
     assert "mean_hd95_mm" not in flat
 
 
+def test_means_over_other_structures_are_not_given():
+    means = {"mean_hd95_mm": 1.0, "mean_asd_mm": 0.5, "labels_scored": 2}
+    before = done("p1", "ours", 0.7, surfaces_scored=1, **means)
+    now = done("p1", "theirs", 0.7, surfaces_scored=1, surfaces_penalised=1, **means)
+    now["evaluation"]["labels"]["2"]["hd95_mm"] = 300.0
+    assert {"mean_hd95_mm", "mean_asd_mm"}.isdisjoint(row(before))
+    assert row(now)["mean_hd95_mm"] == 1.0
+    found = summarise(
+        [before, now],
+        manifest={"name": "a", "split": None, "pairs": ["p1"], "label_groups": {"both": [1, 2]}},
+        titles={"ours": "Ours", "theirs": "Theirs"},
+        baseline="theirs",
+        environment={},
+    )
+    assert "mean_hd95_mm" not in found["groups"]["both"]["ours"]
+    assert found["groups"]["both"]["theirs"]["mean_hd95_mm"]["mean"] == 151
+    assert any("judge them again" in note for note in found["notes"])
+    assert any("diagonal of the fixed grid" in note and "1 by theirs" in note for note in found["notes"])
+
+
 def test_methods_are_summarised_over_their_finished_cases():
     methods = summary()["methods"]
     assert list(methods) == ["ours", "theirs", "away"]

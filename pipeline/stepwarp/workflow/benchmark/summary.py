@@ -30,6 +30,8 @@ _FOUND: Mapping[str, tuple[tuple[str, ...], float]] = {
 }
 #: Metrics of a label that are averaged over a group of labels, and what the average is called.
 _OF_LABELS = {"dice": "mean_dice", "hd95_mm": "mean_hd95_mm"}
+#: Metrics that a label has only while its surface is there.
+_OF_SURFACES = ("mean_hd95_mm", "mean_asd_mm")
 #: By the first of these that a case has it is put before a better one.
 _WORST_BY = ("mean_dice", "tre_mm", "lncc_after")
 
@@ -89,9 +91,16 @@ def row(case: Mapping[str, Any]) -> dict[str, Any]:
         value: Any = case
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
+        if value is not None and not (metric in _OF_SURFACES and _leaves_out_lost(case)):
             flat[metric] = value * factor
     return flat
+
+
+def _leaves_out_lost(case: Mapping[str, Any]) -> bool:
+    """Whether a case was judged when distances of lost labels did not count: its means are over other structures."""
+    evaluation = case.get("evaluation", {})
+    lost = evaluation.get("surfaces_scored", 0) < evaluation.get("labels_scored", 0)
+    return lost and "surfaces_penalised" not in evaluation
 
 
 def csv_of(summary: Mapping[str, Any]) -> str:
@@ -168,8 +177,8 @@ def _group_row(case: Mapping[str, Any], labels: set[int]) -> dict[str, Any]:
     inside = [score for label, score in scores.items() if int(label) in labels]
     flat: dict[str, Any] = {"pair": case["pair"]}
     for key, metric in _OF_LABELS.items():
-        values = [score[key] for score in inside if score.get(key) is not None]
-        if values:
+        values = [score.get(key) for score in inside]
+        if values and None not in values:  # else the mean would be over other structures than another method's
             flat[metric] = float(np.mean(values))
     return flat
 
@@ -186,6 +195,10 @@ def _notes(cases: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
     """What makes cases less comparable than they look."""
     runs = [case["run"] for case in cases if "run" in case]
     notes = []
+    if any(map(_leaves_out_lost, cases)):
+        notes.append("cases judged before lost labels counted have no HD95 and ASD here: judge them again")
+    if penalised := _penalised(cases):
+        notes.append(penalised)
     if not any(case["method"] == baseline and case["status"] == "done" for case in cases):
         notes.append(f"the baseline {baseline} has no finished case: nothing is compared with it")
     for key in ("cpu", "cores", "device", "threads", "seed", "stepwarp"):
@@ -193,6 +206,15 @@ def _notes(cases: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
         if len(values) > 1:
             notes.append(f"the cases were run with different {key}: {', '.join(values)}")
     return notes
+
+
+def _penalised(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Which methods lost labels, how many in all; nothing where none was lost."""
+    counts: dict[str, int] = {}
+    for case in cases:
+        counts[case["method"]] = counts.get(case["method"], 0) + case.get("evaluation", {}).get("surfaces_penalised", 0)
+    said = ", ".join(f"{count} by {method}" for method, count in counts.items() if count)
+    return f"labels lost, with the diagonal of the fixed grid for their HD95 and ASD: {said}" if said else ""
 
 
 def _against(summary: Mapping[str, Any]) -> list[str]:
