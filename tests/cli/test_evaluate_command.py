@@ -121,7 +121,7 @@ def test_summary_shows_the_means_what_was_lost_and_the_worst_first(run, calls, t
     assert "only in the moving map 88" in lines
     assert "left out tip" in lines
     assert "note: look [twice]" in lines
-    assert lines.index("0 region 0 0.000 0.000 - - 2.00 1.50") + 1 == lines.index(
+    assert lines.index("0 region 0 0.000 0.000 300.000 300.000 2.00 1.50") + 1 == lines.index(
         "1 region 1 0.050 0.033 4.900 1.000 2.00 1.50"
     )
     assert "region 10" not in out
