@@ -74,7 +74,11 @@ def test_voxels_need_their_grid(tmp_path):
         ("\n\n", ("no line of column names",)),
         ("x_ras,y_ras,z_ras\n", ("no landmark",)),
         ("x_ras,y_ras\n1,2\n", ("x_ras, y_ras, z_ras",)),
-        ("x_ras;y_ras;z_ras\n1;2;3\n", ("needs columns",)),
+        ("x_ras;y_ras;z_ras\n1,5;2.5;3\n", ("line 2", "'1,5'")),
+        ("x_ras,y_ras,z_ras\n1_0,2,3\n", ("line 2", "'1_0'")),
+        ("x_ras,y_ras,z_ras\n1,infinity,3\n", ("line 2", "'infinity'")),
+        ("x_ras,y_ras,z_ras\n1,\uff12,3\n", ("line 2", "y_ras")),
+        ("x_ras,y_ras,z_ras\nn/a,n/a,n/a\n", ("no landmark that is placed",)),
         ("# a\nx_ras,y_ras,z_ras\n1,2,3\n\n1,two,3\n", ("line 5", "y_ras", "'two'")),
         ("x_ras,y_ras,z_ras\n1,nan,3\n", ("line 2", "'nan'")),
         ("x_ras,y_ras,z_ras\n1,,3\n", ("line 2", "''")),
@@ -163,14 +167,113 @@ def test_markups(tmp_path):
         (markups(control={"position": [1, 2]}), ("point 1", "no position")),
         (markups(control={"position": [1, 2, None]}), ("point 1", "None")),
         (markups(control={"position": [1, 2, float("nan")]}), ("point 1", "nan")),
-        (markups(control={"positionStatus": "undefined"}), ("point 1", "no position")),
+        (markups(control={"positionStatus": "undefined"}), ("no landmark that is placed",)),
+        (markups(control={"position": [True, 2, 3]}), ("point 1", "True")),
     ],
 )
 def test_malformed_markups(tmp_path, text, words):
     refused(written(tmp_path, text, "a.mrk.json"), *words)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "name;x_ras;y_ras;z_ras\nA;1,5;-2,25;3\n"),
+        ("a.csv", "name\tx_ras\ty_ras\tz_ras\nA\t1.5\t-2.25\t3\n"),
+        ("a.tsv", "name\tx_ras\ty_ras\tz_ras\tsize\nA\t1.5\t-2.25\t3\t5\n"),
+        ("a.csv", "label,l,p,s,defined,description\nA,-1.5,2.25,3,1,\n"),
+    ],
+)
+def test_tables_as_spreadsheets_bids_and_slicer_write_them(tmp_path, name, text):
+    found = read_landmarks(written(tmp_path, text, name))
+    assert found.names == ("A",)
+    np.testing.assert_array_equal(found.points, [[1.5, -2.25, 3]])
+
+
+MISSING = {
+    "a.csv": "name,x_ras,y_ras,z_ras\nA,1,2,3\nB,n/a,n/a,n/a\nC,4,5,6\n",
+    "b.csv": "label,r,a,s,defined\nA,1,2,3,1\nB,0,0,0,0\nC,4,5,6,1\n",
+    "a.tsv": "name\tx_ras\ty_ras\tz_ras\nA\t1\t2\t3\nB\t\t\t\nC\t4\t5\t6\n",
+    "a.fcsv": "# CoordinateSystem = RAS\n"
+    + "".join(
+        f"{n},{xyz},0,0,0,1,1,1,0,{n},,,{status},0\n"
+        for n, xyz, status in (("A", "1,2,3", 2), ("B", "0,0,0", 3), ("C", "4,5,6", 2))
+    ),
+    "a.mrk.json": json.dumps(
+        {
+            "markups": [
+                {
+                    "coordinateSystem": "RAS",
+                    "controlPoints": [
+                        {"label": "A", "position": [1, 2, 3]},
+                        {"label": "B", "position": [0, 0, 0], "positionStatus": "missing"},
+                        {"label": "C", "position": [4, 5, 6]},
+                    ],
+                }
+            ]
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_landmark_that_is_marked_missing_stays_missing(tmp_path, name):
+    found = read_landmarks(written(tmp_path, MISSING[name], name))
+    assert found.names == ("A", "C")
+    assert found.missing == ((1, "B"),)
+    np.testing.assert_array_equal(found.points, [[1, 2, 3], [4, 5, 6]])
+    for target in ("of_the_same_kind" + name[1:], "plain.csv", "plain.tsv", "plain.fcsv", "plain.mrk.json"):
+        write_landmarks(tmp_path / target, found.moved(found.points + 1))
+        back = read_landmarks(tmp_path / target)
+        assert (back.names, back.missing) == (found.names, found.missing)
+        np.testing.assert_array_equal(back.points, [[2, 3, 4], [5, 6, 7]])
+
+
 # --- what is written
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (
+            "a.csv",
+            "# by hand\n# space: LPS\nX,y,z,t,label,comment\n1.0,2.0,3.0,3,207,left hip\n",
+            "# by hand\n# space: LPS\nX,y,z,t,label,comment\n0.0,1.0,4.0,3,207,left hip\n",
+        ),
+        ("a.csv", "p,z_ras,name,y_ras,x_ras\n-0.9,3,=A,2,1\n", "p,z_ras,name,y_ras,x_ras\n-0.9,4.0,'=A,3.0,2.0\n"),
+        ("a.csv", "name;x_ras;y_ras;z_ras\nA;1,5;2,5;3\n", "name;x_ras;y_ras;z_ras\nA;2,5;3,5;4,0\n"),
+        (
+            "a.tsv",
+            "name\tx_ras\ty_ras\tz_ras\tsize\nA\t1\t2\t3\t5\n",
+            "name\tx_ras\ty_ras\tz_ras\tsize\nA\t2.0\t3.0\t4.0\t5\n",
+        ),
+        (
+            "a.csv",
+            "name,x_ras,y_ras,z_ras,x_lps,y_lps,z_lps\nA,1,2,3,-1,-2,3\n",
+            "name,x_ras,y_ras,z_ras,x_lps,y_lps,z_lps\nA,2.0,3.0,4.0,-2.0,-3.0,4.0\n",
+        ),
+        ("a.csv", "name,x_ras,y_ras,z_ras,i,j,k,q\nA,1,2,3,7,8,9,.5\n", "name,x_ras,y_ras,z_ras,q\nA,2.0,3.0,4.0,.5\n"),
+        ("a.csv", "i,j,k,q\n1,2,3,x\n", "x_ras,y_ras,z_ras,q\n2.0,3.0,4.0,x\n"),
+        (
+            "a.fcsv",
+            FCSV.format("RAS"),
+            FCSV.format("RAS").replace(",1,2,3,0,", ",2.0,3.0,4.0,0,"),
+        ),
+    ],
+)
+def test_what_else_the_file_held_is_written_again(tmp_path, name, text, expected):
+    found = read_landmarks(written(tmp_path, text, name), grid=Grid((9, 9, 9), np.eye(4)))
+    write_landmarks(tmp_path / f"moved_{name}", found.moved(found.points + 1))
+    assert (tmp_path / f"moved_{name}").read_text() == expected
+
+
+def test_what_else_slicers_markups_hold_is_written_again(tmp_path):
+    text = markups(coordinateSystem="RAS", display={"color": [1, 0, 0]}, control={"description": "seen twice"})
+    found = read_landmarks(written(tmp_path, text, "a.mrk.json"))
+    write_landmarks(tmp_path / "b.mrk.json", found.moved(found.points + 1))
+    expected = json.loads(text)
+    expected["markups"][0]["controlPoints"][0]["position"] = [2, 3, 4]
+    assert json.loads((tmp_path / "b.mrk.json").read_text()) == expected
 
 
 @pytest.mark.parametrize("name", FORMATS)

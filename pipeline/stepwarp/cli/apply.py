@@ -30,7 +30,7 @@ def apply(
         path_option(
             "--input",
             "-i",
-            help="An image, a label map, or landmarks (.csv, .fcsv, .mrk.json); repeat it for several.",
+            help="An image, a label map, or landmarks (.csv, .tsv, .fcsv, .mrk.json); repeat it for several.",
         ),
     ],
     output: Annotated[
@@ -69,7 +69,7 @@ def apply(
     space: Annotated[
         Literal["ras", "lps"] | None,
         typer.Option(
-            help="World of x, y, z in a .csv that does not say it; the output is in the same. ITK and ANTs use lps.",
+            help="World of x, y, z in a table that does not say it; the output is in the same. ITK and ANTs use lps.",
             show_default="refuse such files",
         ),
     ] = None,

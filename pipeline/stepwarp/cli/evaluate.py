@@ -40,7 +40,7 @@ def evaluate(
         typer.Option(metavar="LABELS", help="Ids or names that are not scored, separated by commas; 0 never is."),
     ] = "",
     fixed_landmarks: Annotated[
-        Path | None, path_option(help="Points in the fixed image (.csv, .fcsv, .mrk.json), matched by name.")
+        Path | None, path_option(help="Points in the fixed image (.csv, .tsv, .fcsv, .mrk.json), matched by name.")
     ] = None,
     moving_landmarks: Annotated[Path | None, path_option(help="The same points in the moving image.")] = None,
     unreliable_landmarks: Annotated[

@@ -47,7 +47,8 @@ def evaluate(
 
     inverse: moving world to fixed world. Labels: each on its image's grid; a label is scored if both maps hold it and
     it is neither 0 nor in `ignore_labels`. Landmarks pair up by name; unreliable_landmarks: names, or numbers counted
-    from 1 in the order of the fixed ones, that are left out. mask: non-zero where regularity, displacement, inverse
+    from 1 in the order of the fixed ones, that are left out, as are those that either side
+    lists without a position. mask: non-zero where regularity, displacement, inverse
     residual and similarity are measured; by default the fixed image's voxels that are not 0, if 0 is its background,
     else all. Labels and landmarks count wherever they lie. report: told the stages as they begin.
 
@@ -176,7 +177,8 @@ def _listed(labels: LabelMap, ids: frozenset[int]) -> str:
 def _of_landmarks(
     fixed: Landmarks, moving: Landmarks, transform: Transform, unreliable: tuple[str, ...]
 ) -> dict[str, Any]:
-    left_out = [_landmark_name(text, fixed) for text in unreliable]
+    missing = [name for landmarks in (fixed, moving) for _, name in landmarks.missing]
+    left_out = list(dict.fromkeys([*(_landmark_name(text, fixed) for text in unreliable), *missing]))
     names, at, towards = _matched(fixed, moving, frozenset(left_out))
     before = target_registration_error(Affine.identity(3), at, towards)
     after = target_registration_error(transform, at, towards)
@@ -196,13 +198,14 @@ def _of_landmarks(
 
 def _landmark_name(text: str, landmarks: Landmarks) -> str:
     """The name that a name, or a number counted from 1, means."""
-    if text in landmarks.names:
+    names, _ = landmarks.listed()
+    if text in names:
         return text
-    if text.isdecimal() and 1 <= int(text) <= len(landmarks):
-        return landmarks.names[int(text) - 1]
+    if text.isdecimal() and 1 <= int(text) <= len(names):
+        return names[int(text) - 1]
     raise InputError(
         f"landmark '{text}' is to be left out, but the fixed image has none of that name or number; it has "
-        f"{', '.join(landmarks.names)}."
+        f"{', '.join(names)}."
     )
 
 

@@ -1,10 +1,11 @@
-"""Landmarks: named world points, in CSV files and those of 3D Slicer.
+"""Landmarks: named world points, in tables (.csv, .tsv) and in the files of 3D Slicer.
 
 A file that does not say which world its numbers are in is not guessed at: tools disagree, and a wrong guess mirrors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,27 @@ from stepwarp.errors import InputError, OutputError
 from stepwarp.files import slicer
 from stepwarp.files.atomic import write_text
 from stepwarp.files.lps import flip_vectors
-from stepwarp.files.tables import Space, csv_text, guarded, parse_table, read_text, to_ras
+from stepwarp.files.point_tables import PointTable, point_table
+from stepwarp.files.slicer import Markups
+from stepwarp.files.tables import Space, csv_text, guarded, parse_table, read_text
 from stepwarp.geometry import Grid
 
-_SUFFIXES = (".mrk.json", ".fcsv", ".csv")
+LANDMARK_SUFFIXES = (".mrk.json", ".fcsv", ".csv", ".tsv")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LARGEST_FILE = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Named points of one image. names: N texts. points: (N, 3) float64, RAS mm."""
+    """Named points of one image. names: N texts. points: (N, 3) float64, RAS mm.
+
+    missing: place among all, and name, of each that its file lists without a position. source: what else the file held,
+    which is written again with the points."""
 
     names: tuple[str, ...]
     points: np.ndarray
+    missing: tuple[tuple[int, str], ...] = ()
+    source: PointTable | Markups | None = None
 
     def __post_init__(self) -> None:
         points = np.array(self.points, dtype=np.float64)
@@ -37,6 +46,18 @@ class Landmarks:
     def __len__(self) -> int:
         return len(self.names)
 
+    def listed(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """All names and points (M, 3) in the file's order, NaN for those that are missing."""
+        names, points = list(self.names), list(self.points)
+        for place, name in self.missing:
+            names.insert(place, name)
+            points.insert(place, np.full(3, np.nan))
+        return tuple(names), np.reshape(points, (-1, 3))
+
+    def moved(self, points: np.ndarray) -> Landmarks:
+        """The same landmarks at other points (N, 3), RAS mm."""
+        return replace(self, points=points)
+
     def count_outside(self, grid: Grid) -> int:
         """How many points lie in none of a grid's voxels."""
         index = self.points @ grid.inverse_affine[:3, :3].T + grid.inverse_affine[:3, 3]
@@ -44,72 +65,85 @@ class Landmarks:
 
 
 def read_landmarks(path: str | Path, space: Space | None = None, grid: Grid | None = None) -> Landmarks:
-    """The landmarks of a .csv, or of 3D Slicer's .fcsv or .mrk.json, as RAS mm.
+    """The landmarks of a .csv or .tsv, or of 3D Slicer's .fcsv or .mrk.json, as RAS mm.
 
-    In a .csv the columns say what the numbers are: x_ras, y_ras, z_ras or x_lps, y_lps, z_lps are mm; x, y, z are mm
-    in the world that `space` or a first line `# space: LPS` (or RAS) states; i, j, k, used where there is none of
-    these, are voxels of `grid`. Names come from the first column there is of name, label, afid and id, else they count
-    from 1.
+    Cells are separated by commas, semicolons or tabs; with the latter two a fraction may begin with a comma. The
+    columns say what the numbers are: x_ras, y_ras, z_ras or x_lps, y_lps, z_lps (r, a, s or l, p, s in Slicer's tables)
+    are mm; x, y, z are mm in the world that `space` or a first line `# space: LPS` (or RAS) states; i, j, k, used where
+    there is none of these, are voxels of `grid`. Names come from the first column there is of name, label, afid and id,
+    else they count from 1. One without a position (empty or n/a; Slicer's undefined and missing) is in `missing`.
 
     Raises InputError, naming file, line and problem, for a file that states no world where `space` is None, one that
     contradicts `space`, and one that is malformed or holds no landmark."""
     path = Path(path)
     suffix = _suffix(path)
     if suffix is None:
-        raise InputError(f"{path}: landmarks are read from {', '.join(_SUFFIXES)}. Convert it.")
+        raise InputError(f"{path}: landmarks are read from {', '.join(LANDMARK_SUFFIXES)}. Convert it.")
     text, file = read_text(path, _LARGEST_FILE, "list of landmarks"), str(path)
-    if suffix == ".csv":
-        names, points = _parse_csv(text, file, space, grid)
-    elif suffix == ".fcsv":
-        names, points = slicer.parse_fcsv(text, file, space)
+    source: PointTable | Markups
+    if suffix == ".mrk.json":
+        names, points, source = slicer.parse_markups(text, file, space)
     else:
-        names, points = slicer.parse_markups(text, file, space)
-    if not names:
-        raise InputError(f"{path}: holds no landmark.")
-    return Landmarks(names, points)
+        parse_fcsv = suffix == ".fcsv"
+        source = (
+            slicer.parse_fcsv(text, file, space) if parse_fcsv else point_table(parse_table(text, file), space, grid)
+        )
+        names, points = source.table.names(), source.points
+    placed = np.isfinite(points).all(1)
+    if not placed.any():
+        raise InputError(f"{path}: holds no landmark{' that is placed' if names else ''}.")
+    missing = tuple((n, name) for n, name in enumerate(names) if not placed[n])
+    return Landmarks(tuple(n for n, there in zip(names, placed, strict=True) if there), points[placed], missing, source)
 
 
 def write_landmarks(path: str | Path, landmarks: Landmarks, space: Space = "ras", overwrite: bool = False) -> None:
-    """Write a .csv, or 3D Slicer's .fcsv or .mrk.json, atomically.
+    """Write a .csv or .tsv, or 3D Slicer's .fcsv or .mrk.json, atomically.
 
-    A .csv has the columns name, x_ras, y_ras, z_ras; with space="lps" it has x, y, z, t, label, name in LPS mm as
-    antsApplyTransformsToPoints wants it (to read it back, state the space). Slicer's files are LPS and say so. A name
-    that a spreadsheet would run as a formula gets an apostrophe before it, which `read_landmarks` takes off.
+    Landmarks that were read from a file of the same kind are written as that file with other positions: its columns and
+    their order, its comments, its world. Others: a table has the columns name, x_ras, y_ras, z_ras; a .csv with
+    space="lps" has x, y, z, t, label, name in LPS mm as antsApplyTransformsToPoints wants it (to read it back, state
+    the space), without those that are missing. Slicer's files are LPS and say so. A name that a spreadsheet would run
+    as a formula gets an apostrophe before it, which `read_landmarks` takes off.
 
     Raises OutputError for another suffix and as `atomic_path` does."""
     path = Path(path)
     suffix = _suffix(path)
     if suffix is None:
-        raise OutputError(f"{path}: landmarks are written as {', '.join(_SUFFIXES)}. Choose such a name.")
-    if suffix == ".csv":
-        text = _ants_csv(landmarks) if space == "lps" else _plain_csv(landmarks)
+        raise OutputError(f"{path}: landmarks are written as {', '.join(LANDMARK_SUFFIXES)}. Choose such a name.")
+    names, points = landmarks.listed()
+    if keeps_source(path, landmarks):
+        text = _as_read(suffix, landmarks.source, points)
+    elif suffix == ".csv" and space == "lps":
+        text = _ants_csv(landmarks)
+    elif suffix in _DELIMITERS:
+        text = _plain_table(names, points, _DELIMITERS[suffix])
     elif suffix == ".fcsv":
-        text = slicer.fcsv_text(landmarks.names, landmarks.points)
+        text = slicer.fcsv_text(names, points)
     else:
-        text = slicer.markups_text(landmarks.names, landmarks.points)
+        text = slicer.markups_text(names, points)
     write_text(path, text, overwrite)
 
 
-def _parse_csv(text: str, file: str, space: Space | None, grid: Grid | None) -> tuple[tuple[str, ...], np.ndarray]:
-    table = parse_table(text, file)
-    stated: Space
-    for stated in ("ras", "lps"):
-        columns = [f"{axis}_{stated}" for axis in "xyz"]
-        if table.has(columns):
-            return table.names(), to_ras(table.numbers(columns), stated, space, file)
-    if table.has("xyz"):
-        return table.names(), to_ras(table.numbers("xyz"), table.stated_space("space"), space, file)
-    if not table.has("ijk"):
-        found = ", ".join(table.columns)
-        raise InputError(f"{file}: needs columns x_ras, y_ras, z_ras (or x, y, z; or i, j, k), it has {found}.")
-    if grid is None:
-        raise InputError(f"{file}: has voxel indices (i, j, k) only. Give the image that they belong to.")
-    return table.names(), table.numbers("ijk") @ grid.linear.T + grid.affine[:3, 3]
+def keeps_source(path: str | Path, landmarks: Landmarks) -> bool:
+    """Whether what else the landmarks' file held is written to a file of this name: it is of the same kind."""
+    suffix, source = _suffix(Path(path)), landmarks.source
+    if isinstance(source, PointTable):
+        return suffix == ".fcsv" if source.table.header is None else suffix in _DELIMITERS
+    return isinstance(source, Markups) and suffix == ".mrk.json"
 
 
-def _plain_csv(landmarks: Landmarks) -> str:
-    rows = ((guarded(name), *point) for name, point in zip(landmarks.names, landmarks.points.tolist(), strict=True))
-    return csv_text([("name", "x_ras", "y_ras", "z_ras"), *rows])
+def _as_read(suffix: str, source: PointTable | Markups | None, points: np.ndarray) -> str:
+    if isinstance(source, PointTable):
+        same = _suffix(Path(source.table.file)) == suffix
+        return source.text(points, None if same else _DELIMITERS[suffix])
+    assert source is not None
+    return source.text(points)
+
+
+def _plain_table(names: Sequence[str], points: np.ndarray, delimiter: str) -> str:
+    positions = [p.tolist() if np.isfinite(p).all() else ("n/a",) * 3 for p in points]
+    rows = ((guarded(name), *position) for name, position in zip(names, positions, strict=True))
+    return csv_text([("name", "x_ras", "y_ras", "z_ras"), *rows], delimiter)
 
 
 def _ants_csv(landmarks: Landmarks) -> str:
@@ -120,4 +154,4 @@ def _ants_csv(landmarks: Landmarks) -> str:
 
 
 def _suffix(path: Path) -> str | None:
-    return next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), None)
+    return next((suffix for suffix in LANDMARK_SUFFIXES if path.name.lower().endswith(suffix)), None)

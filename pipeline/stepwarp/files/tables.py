@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ Space = Literal["ras", "lps"]
 
 #: How files state their world; the digits are those of 3D Slicer.
 _STATEMENTS: dict[str, Space] = {"ras": "ras", "0": "ras", "lps": "lps", "1": "lps"}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+#: What stands where there is no position (n/a: BIDS).
+_NOTHING = ("", "n/a", "na", "nan")
+_DELIMITERS = (",", ";", "\t")
 _NAME_COLUMNS = ("name", "label", "afid", "id")
 #: A cell that starts so is run by spreadsheets as a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -27,21 +32,39 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells by lower-case column, each row with its line in the file, and the comments at the file's head."""
+    """Rows of cells by lower-case column, each row with its line in the file, and the comments at the file's head.
+
+    As the file has them, to write it again: head, its lines of comments; header, the names of the columns, None where a
+    comment names them; cells, those of each row; and what separates them."""
 
     file: str
     comments: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[tuple[int, dict[str, str]], ...]
+    head: str
+    header: tuple[str, ...] | None
+    cells: tuple[tuple[str, ...], ...]
+    delimiter: str
 
     def has(self, columns: Iterable[str]) -> bool:
         return set(columns) <= set(self.columns)
 
-    def numbers(self, columns: Iterable[str]) -> np.ndarray:
-        """(rows, columns) float64; InputError names the line of the first cell that is no finite number."""
+    def points(self, columns: Iterable[str]) -> np.ndarray:
+        """(rows, 3) float64 of three columns. A row without a position, where all three cells are empty or n/a, or
+        that says so in Slicer's column `defined`, is NaN; InputError names the line of another that is no number."""
         columns = list(columns)
-        cells = [[number(row[c], f"{self.file}, line {line}, {c}") for c in columns] for line, row in self.rows]
-        return np.array(cells, dtype=np.float64).reshape(-1, len(columns))
+        comma = self.has_decimal_commas(columns)
+        result = np.full((len(self.rows), len(columns)), np.nan)
+        for n, (line, row) in enumerate(self.rows):
+            if not (all(row[c].lower() in _NOTHING for c in columns) or row.get("defined", "1") in ("0", "false")):
+                where = f"{self.file}, line {line}"
+                result[n] = [number(_with_point(row[c]) if comma else row[c], f"{where}, {c}") for c in columns]
+        return result
+
+    def has_decimal_commas(self, columns: Iterable[str]) -> bool:
+        """Whether fractions in these columns begin with a comma, which then is no separator; never both."""
+        texts = [row[c] for _, row in self.rows for c in columns]
+        return self.delimiter != "," and any("," in text for text in texts) and not any("." in text for text in texts)
 
     def names(self) -> tuple[str, ...]:
         """From the first column there is of name, label, afid and id; without one, 1, 2, 3 ..."""
@@ -70,18 +93,22 @@ def read_text(path: Path, largest: int, what: str) -> str:
 
 
 def parse_table(text: str, file: str) -> Table:
-    """Comments (lines that start with #), a line of column names, rows of as many cells."""
+    """Comments (lines that start with #), a line of column names, rows of as many cells.
+
+    Cells are separated by commas, semicolons or tabs, whatever there is most of in the line of names."""
     comments, body = _split_comments(text)
-    lines = _rows(body, len(comments), file)
+    names = body.partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=names.count)
+    lines = _rows(body, delimiter, len(comments), file)
     if not lines:
         raise InputError(f"{file}: has no line of column names.")
     (line, header), *rows = lines
-    columns = tuple(cell.lower() for cell in header)
+    columns = tuple(cell.strip().lower() for cell in header)
     _refuse_twice(columns, f"{file}, line {line}")
     for line, cells in rows:
         if len(cells) != len(columns):
             raise InputError(f"{file}, line {line}: has {len(cells)} cells where {len(columns)} are expected.")
-    return Table(file, _texts(comments), columns, _by_column(columns, rows))
+    return _table(file, comments, columns, tuple(header), rows, delimiter)
 
 
 def parse_headless(text: str, file: str, default_columns: str) -> Table:
@@ -91,22 +118,28 @@ def parse_headless(text: str, file: str, default_columns: str) -> Table:
     named = next((value for key, _, value in stated if key.strip().lower() == "columns"), default_columns)
     columns = tuple(cell.strip().lower() for cell in named.split(","))
     _refuse_twice(columns, file)
-    rows = _rows(body, len(comments), file)
+    rows = _rows(body, ",", len(comments), file)
     for line, cells in rows:
         if len(cells) < len(columns):
             raise InputError(f"{file}, line {line}: has {len(cells)} cells where {len(columns)} are expected.")
-    return Table(file, _texts(comments), columns, _by_column(columns, rows))
+    return _table(file, comments, columns, None, rows, ",")
 
 
 def number(value: object, where: str) -> float:
-    """A finite number from a cell or a JSON value; InputError with `where` otherwise."""
-    try:
-        parsed = float(value)  # type: ignore[arg-type]  # what does not convert is the error sought
-    except (TypeError, ValueError):
-        parsed = math.nan
+    """A finite number from a cell or a JSON value; InputError with `where` otherwise.
+
+    Digits are 0 to 9: what else Python takes for a number (1_0, infinity, digits of other scripts) is none here."""
+    is_text = isinstance(value, str) and _NUMBER.fullmatch(value) is not None
+    is_plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    parsed = _as_float(value) if is_text or is_plain else math.nan
     if not math.isfinite(parsed):
         raise InputError(f"{where}: {value!r} is not a finite number.")
     return parsed
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number, with a decimal point or comma."""
+    return _NUMBER.fullmatch(_with_point(cell.strip())) is not None
 
 
 def space_named(value: str, where: str) -> Space:
@@ -129,10 +162,10 @@ def to_ras(points: np.ndarray, stated: Space | None, given: Space | None, where:
     return flip_vectors(points) if (stated or given) == "lps" else points
 
 
-def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Lines of comma-separated cells, quoted where needed; floats in the digits that restore them exactly."""
+def csv_text(rows: Iterable[Iterable[object]], delimiter: str = ",") -> str:
+    """Lines of separated cells, quoted where needed; floats in the digits that restore them exactly."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n", delimiter=delimiter).writerows(rows)
     return text.getvalue()
 
 
@@ -152,13 +185,37 @@ def _split_comments(text: str) -> tuple[list[str], str]:
     return lines[:end], "".join(lines[end:])
 
 
-def _rows(body: str, first: int, file: str) -> list[tuple[int, list[str]]]:
+def _rows(body: str, delimiter: str, first: int, file: str) -> list[tuple[int, list[str]]]:
     """Cells of each line that is not blank, with its number in a file whose `first` lines came before."""
-    reader = csv.reader(io.StringIO(body, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(body, newline=""), strict=True, delimiter=delimiter)
     try:
-        return [(first + reader.line_num, [c.strip() for c in cells]) for cells in reader if any(map(str.strip, cells))]
+        return [(first + reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise InputError(f"{file}, line {first + reader.line_num}: is not a line of cells ({error}).") from error
+
+
+def _table(
+    file: str,
+    comments: list[str],
+    columns: tuple[str, ...],
+    header: tuple[str, ...] | None,
+    rows: list[tuple[int, list[str]]],
+    delimiter: str,
+) -> Table:
+    by_column = tuple((n, {c: cell.strip() for c, cell in zip(columns, cells, strict=False)}) for n, cells in rows)
+    cells = tuple(tuple(cells) for _, cells in rows)
+    return Table(file, _texts(comments), columns, by_column, "".join(comments), header, cells, delimiter)
+
+
+def _as_float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]  # numbers and their texts only
+    except OverflowError:  # an integer of JSON beyond all floats
+        return math.inf
+
+
+def _with_point(cell: str) -> str:
+    return cell.replace(",", ".")
 
 
 def _texts(comments: list[str]) -> tuple[str, ...]:
@@ -169,7 +226,3 @@ def _refuse_twice(columns: tuple[str, ...], where: str) -> None:
     twice = {column for column in columns if column and columns.count(column) > 1}
     if twice:
         raise InputError(f"{where}: names the column {', '.join(sorted(twice))} twice.")
-
-
-def _by_column(columns: tuple[str, ...], rows: list[tuple[int, list[str]]]) -> tuple[tuple[int, dict[str, str]], ...]:
-    return tuple((line, dict(zip(columns, cells, strict=False))) for line, cells in rows)

@@ -26,6 +26,8 @@ from stepwarp.files import (
     write_landmarks,
     write_volume,
 )
+from stepwarp.files.landmarks import LANDMARK_SUFFIXES, keeps_source
+from stepwarp.files.point_tables import PointTable
 from stepwarp.geometry import Grid, LabelMap, Volume
 from stepwarp.workflow.journey import Journey, Map, Side, load, plan
 
@@ -33,7 +35,6 @@ Interpolation = Literal["auto", "linear", "nearest"]
 Space = Literal["ras", "lps"]
 Kind = Literal["image", "labels", "landmarks"]
 
-_LANDMARK_SUFFIXES = (".csv", ".fcsv", ".mrk.json")
 _VOLUME_SUFFIXES = (".nii", ".nii.gz")
 
 #: Of the voxels that are not 0, the share without an equal neighbour. Measured: label maps of 50 to 140 labels have
@@ -143,11 +144,12 @@ class _Carrier:
 
     def _carry_landmarks(self, path: Path, output: Path) -> Applied:
         landmarks = read_landmarks(path, self.space, self.journey.left)
-        sent = Landmarks(landmarks.names, self.send.transform(landmarks.points))
+        sent = landmarks.moved(self.send.transform(landmarks.points))
         write_landmarks(output, sent, self.space or "ras", self.overwrite)
         how = f"{len(sent)} landmarks; {self.journey.words}: each point goes through {self.send}"
         outside = _outside(landmarks, self.journey.left)
-        return Applied(path, output, "landmarks", how, (*self.journey.notes, *self.send.notes, *outside))
+        notes = (*self.journey.notes, *self.send.notes, *outside, *_not_carried(sent, output))
+        return Applied(path, output, "landmarks", how, notes)
 
 
 class _NearestImage(Volume):
@@ -166,7 +168,7 @@ def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite
         if output.resolve() in taken:
             raise InputError(f"{output}: is an input or another output as well. Choose another name.")
         taken.add(output.resolve())
-        suffixes = _LANDMARK_SUFFIXES if _is_landmarks(path) else _VOLUME_SUFFIXES
+        suffixes = LANDMARK_SUFFIXES if _is_landmarks(path) else _VOLUME_SUFFIXES
         if not output.name.lower().endswith(suffixes):
             raise InputError(f"{output}: what {path} becomes is written as {', '.join(suffixes)}. Choose such a name.")
         if output.exists() and not overwrite:
@@ -175,7 +177,7 @@ def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite
 
 
 def _is_landmarks(path: Path) -> bool:
-    return path.name.lower().endswith(_LANDMARK_SUFFIXES)
+    return path.name.lower().endswith(LANDMARK_SUFFIXES)
 
 
 def _refuse_wrong_side(volume: Volume, journey: Journey) -> None:
@@ -235,3 +237,16 @@ def _outside(landmarks: Landmarks, grid: Grid | None) -> tuple[str, ...]:
         f"{count} of {len(landmarks)} landmarks lie outside the image they should belong to: check --from and --space"
     )
     return (text,) if count else ()
+
+
+def _not_carried(landmarks: Landmarks, output: Path) -> tuple[str, ...]:
+    """Notes on landmarks without a position, and on what their file held and the new one does not."""
+    notes = []
+    if landmarks.missing:
+        notes.append(f"without a position, and still so: {', '.join(name for _, name in landmarks.missing)}")
+    source = landmarks.source
+    if not keeps_source(output, landmarks):
+        notes.append(f"{output.name} holds names and positions; further columns are kept in a file of the input's kind")
+    elif isinstance(source, PointTable) and source.left_out:
+        notes.append(f"the columns {', '.join(source.left_out)} say where the points were, and are left out")
+    return tuple(notes)

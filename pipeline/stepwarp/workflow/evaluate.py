@@ -112,6 +112,7 @@ def evaluate_files(
         report=lambda stage, done, total: progress(Step(stage, done, total)),
     )
     result["inverse_mm"]["source"] = read.inverse_source
+    notes += [note for side, found in zip(images, points, strict=True) for note in _missing(side, found)]
     notes += [*_outside("fixed", points[0], images), *_outside("moving", points[1], images)]
     return {"stepwarp": stepwarp.__version__, "inputs": inputs, "transform": list(read.files), **result, "notes": notes}
 
@@ -188,6 +189,11 @@ def _short_by(grid: Grid, points: np.ndarray) -> float:
     index = points @ grid.inverse_affine[:3, :3].T + grid.inverse_affine[:3, 3]
     beyond = index - index.clip(0, np.array(grid.shape) - 1)
     return float(np.linalg.norm(beyond @ grid.linear.T, axis=1).max())
+
+
+def _missing(side: Side, landmarks: Landmarks | None) -> list[str]:
+    names = [] if landmarks is None else [name for _, name in landmarks.missing]
+    return [f"the {side} landmarks give no position for {', '.join(names)}: left out"] if names else []
 
 
 def _outside(side: Side, landmarks: Landmarks | None, images: Mapping[Side, Image]) -> list[str]:

@@ -22,7 +22,7 @@ from stepwarp.workflow.doctor.findings import Examined, Finding, Kind, refusal
 
 VOLUMES = (*SUFFIXES, ".mgz", ".mgh", ".hdr", ".img")
 _TRANSFORMS = (".mat", ".tfm", ".h5", ".hdf5")
-_LANDMARKS = (".csv", ".fcsv", ".json")
+_LANDMARKS = (".csv", ".tsv", ".fcsv", ".json")
 _WEIGHTS = (".safetensors", ".trch", ".pt")
 _VECTOR = 1007
 #: What a registration of this many voxels may take of memory (bytes each), measured.
