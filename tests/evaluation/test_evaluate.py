@@ -168,6 +168,17 @@ def test_similarity_before_is_that_of_the_two_worlds_as_they_are():
     assert evaluate(fixed, moving, Affine.identity(3))["similarity"]["after"] == result["before"]
 
 
+def test_landmarks_that_either_side_lists_without_a_position_are_left_out():
+    fixed = Landmarks(("AC", "tip"), MARKS.points[[0, 2]], missing=((1, "PC"),))
+    moving = Landmarks(("AC", "PC"), SHIFT(MARKS.points)[:2], missing=((0, "tip"),))
+    tre = evaluate(brain(), brain(1), SHIFT, fixed_landmarks=fixed, moving_landmarks=moving)["tre_mm"]
+    assert (list(tre["landmarks"]), tre["left_out"]) == (["AC"], ["PC", "tip"])
+    assert tre["mean"] == pytest.approx(0, abs=1e-4)
+    options = {"fixed_landmarks": fixed, "moving_landmarks": Landmarks(("AC", "tip"), SHIFT(MARKS.points)[[0, 2]])}
+    numbered = evaluate(brain(), brain(1), SHIFT, **options, unreliable_landmarks=["3"])["tre_mm"]
+    assert numbered["left_out"] == ["tip", "PC"]
+
+
 def test_landmarks_pair_up_by_name_and_unreliable_ones_are_left_out():
     errors = np.array([[0, 0, 9], [0, 3, 4], [0, 0, 0]])
     moving = Landmarks(("tip", "PC", "AC"), SHIFT(MARKS.points)[::-1] + errors)

@@ -44,6 +44,7 @@ def test_every_form_of_table_says_the_same(tmp_path, name):
         ("a.json", "[1, 2]", "object of names"),
         ("a.json", '{"4": 7}', "object of names"),
         ("a.json", '{"four": "x"}', "'four' is not the id"),
+        ("a.json", '{"1_0": "x"}', "'1_0' is not the id"),
         ("a.json", "{}", "names no label"),
         ("a.csv", "x,y\n1,2\n", "needs a column of ids.*x, y"),
         ("a.csv", "id,name\n1.5,x\n", r"row 2: '1\.5'"),

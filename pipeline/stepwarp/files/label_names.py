@@ -60,7 +60,7 @@ def find_labels(texts: Iterable[str], names: Mapping[int, str]) -> tuple[int, ..
         ids_of.setdefault(name.lower(), []).append(label)
     found: list[int] = []
     for text in (text.strip() for text in texts):
-        if re.fullmatch(r"-?\d+", text):
+        if re.fullmatch(r"-?[0-9]+", text):
             found.append(int(text))
         elif text.lower() in ids_of:
             found += ids_of[text.lower()]
@@ -118,7 +118,6 @@ def _from_lines(text: str, path: Path) -> list[tuple[str, int, str]]:
 
 
 def _id(text: str, where: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{where}: '{text}' is not the id of a label, a whole number.") from None
+    if not re.fullmatch(r"[-+]?[0-9]{1,18}", text.strip()):
+        raise InputError(f"{where}: '{text}' is not the id of a label, a whole number.")
+    return int(text)
