@@ -50,7 +50,8 @@ def evaluate(
     it is neither 0 nor in `ignore_labels`. Landmarks pair up by name; unreliable_landmarks: names, or numbers counted
     from 1 in the order of the fixed ones, that are left out. mask: non-zero where regularity, displacement, inverse
     residual and similarity are measured; by default the fixed image's voxels that are not NaN, if some are, those that
-    are not 0, if 0 is its background, else all. Labels and landmarks count wherever they lie. report: told the stages as they begin.
+    are not 0, if 0 is its background, else all. Labels and landmarks count wherever they lie. report: told the stages
+    as they begin.
 
     Keys, absent without ground truth: mask {source, voxels}; mean_dice, mean_jaccard, mean_hd95_mm, mean_asd_mm,
     labels_scored, surfaces_scored (a label that the warp lost scores 0 and has no surface: null, not in the mean),

@@ -59,6 +59,7 @@ class Voxels:
         Raises InputError for infinite values, and where not all are whole."""
         values, broken = self._rounded
         if broken:
+            self._refuse_infinite(int(np.isinf(self.values).sum()))
             raise InputError(
                 f"{self.name}: {broken} of {values.size} voxels are not whole numbers, so it is no label map. Give "
                 "labels, not probabilities, and resample them by nearest neighbour."
@@ -110,12 +111,12 @@ class Voxels:
         values = self.values
         if values.dtype.kind in "iu":
             return values, 0
-        self._refuse_infinite(int(np.isinf(values).sum()))
         values = np.where(np.isnan(values), 0, values)
         whole = np.rint(values)
         # Steps of one or more are too coarse for a whole number to be known from them.
         allowed = self.resolution if self.resolution < 0.5 else 0.0
-        return whole, int((np.abs(values - whole) > allowed).sum())
+        with np.errstate(invalid="ignore"):  # an infinite value is no whole number
+            return whole, int((~(np.abs(values - whole) <= allowed)).sum())
 
     def _refuse_infinite(self, count: int, more: str = "") -> None:
         if count:

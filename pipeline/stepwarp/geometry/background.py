@@ -22,7 +22,7 @@ def background(values: Tensor, missing: Tensor | None = None) -> float:
     half of them, NaN if that is what is missing there, else 0.
 
     missing: bool, where there is no value at all. The air of a scanner has noise and no most frequent value: if half of
-    the faces lie near their median, and this near the darkest of the image and not near 0, it is the median."""
+    the faces lie near their median, and that near the darkest of the image and not near 0, it is the median of these."""
     outermost = faces(values)
     half = outermost.numel() / 2
     if missing is not None:
@@ -36,7 +36,8 @@ def background(values: Tensor, missing: Tensor | None = None) -> float:
     low, high = _range(values)
     middle, noise = float(outermost.median()), _NOISE * (high - low)
     near = (outermost - middle).abs() <= noise
-    return middle if near.sum() >= half and abs(middle - low) <= noise < abs(middle) else 0.0
+    noisy = near.sum() >= half and abs(middle - low) <= noise < abs(middle)
+    return outermost[near].median().item() if noisy else 0.0
 
 
 def _range(values: Tensor) -> tuple[float, float]:

@@ -15,8 +15,8 @@ _FEW = 4096
 
 def kind_of(values: np.ndarray) -> Literal["image", "labels", "unsure"]:
     """What whole numbers (i, j, k) are. Labels lie in patches or stand alone, and may have any sign; two values are a
-    mask, whatever its shape, and a single one says nothing. Unsure of what is neither like a label map nor like an image: few voxels beside each
-    other that all differ, and ids that each occur once."""
+    mask, whatever its shape, and a single one says nothing. Unsure of what is like neither, of few voxels beside each
+    other that all differ, and of ids that each occur once."""
     found, counts = np.unique(values, return_counts=True)
     if len(found) <= 2:
         return "labels" if len(found) == 2 else "image"

@@ -125,6 +125,8 @@ def _examine_values(
         findings += header.grid_findings(grid, name)
     findings += _memory_findings(voxels.stored.size, name)
     digest = hashlib.blake2b(np.ascontiguousarray(voxels.values.T.astype(np.float64)).data, digest_size=16).hexdigest()
+    if kind == "mask":
+        return Examined(path, kind, facts, (*findings, *_mask_findings(voxels)), grid, digest)
     try:
         if kind == "labels" or (kind is None and _look_like_labels(voxels)):
             labels = voxels.labels()
@@ -136,10 +138,10 @@ def _examine_values(
     try:
         data, _ = voxels.intensities()
     except InputError as error:
-        findings.append(refusal(path, "values", error))
+        findings.append(refusal(path, "constant" if _are_finite(voxels) else "finite", error))
         return Examined(path, "image", facts, tuple(findings), grid, digest)
     facts |= {"lowest": float(data.min()), "highest": float(data.max())}
-    findings += _notes_on_gaps(voxels, "background, and NaN in what apply writes")
+    findings += _notes_on_gaps(voxels, "background and stay NaN in what apply writes")
     findings += content.intensity_findings(data, name)
     if grid is not None:
         subject = content.subject_of(data, grid, name)
@@ -153,13 +155,26 @@ def _look_like_labels(voxels: Voxels) -> bool:
     return voxels.are_whole and kind_of(voxels.labels().numpy()) == "labels"
 
 
+def _are_finite(voxels: Voxels) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(voxels.values.astype(np.float32)).all())
+
+
+def _mask_findings(voxels: Voxels) -> Iterator[Finding]:
+    try:
+        if not voxels.mask().any():
+            yield Finding(
+                "error", "empty", voxels.name, "The mask is empty.", "Its non-zero voxels are those that count."
+            )
+    except InputError as error:
+        yield refusal(Path(voxels.name), "finite", error)
+
+
 def _notes_on_gaps(voxels: Voxels, meaning: str) -> Iterator[Finding]:
     if voxels.have_gaps:
         count = int(np.isnan(voxels.values).sum())
-        text = f"{count} of {voxels.values.size} voxels are NaN."
-        yield Finding(
-            "note", "nan", voxels.name, text, f"Nothing, if they are what was not computed: it is read as {meaning}."
-        )
+        text = f"{count} of {voxels.values.size} voxels are NaN: they count as {meaning}."
+        yield Finding("note", "nan", voxels.name, text, "Nothing, where they are what was not computed.")
 
 
 def _refused_by_reader(path: Path, check: str) -> Finding:
