@@ -22,7 +22,7 @@ def background(values: Tensor, missing: Tensor | None = None) -> float:
     half of them, NaN if that is what is missing there, else 0.
 
     missing: bool, where there is no value at all. The air of a scanner has noise and no most frequent value: if half of
-    the faces lie near their median, and that near the darkest of the image and not near 0, it is the median of these."""
+    the faces lie near their median, and that near the darkest of the image and not near 0, it is their median."""
     outermost = faces(values)
     half = outermost.numel() / 2
     if missing is not None:
