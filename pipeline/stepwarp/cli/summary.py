@@ -67,7 +67,7 @@ def _for_ants(record: Mapping[str, Any]) -> str:
     from stepwarp.workflow.outputs import AFFINE, WARP
     from stepwarp.workflow.subjects import ants_options
 
-    return ants_options(record, [name for name in (WARP, AFFINE) if name in record["outputs"]])
+    return ants_options(record, [WARP, AFFINE] if "regularity" in record["measures"] else [AFFINE])
 
 
 def _network(network: Mapping[str, Any]) -> str:
