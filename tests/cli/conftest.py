@@ -24,6 +24,7 @@ def run(monkeypatch, capsys):
 
 
 RECORD = {
+    "inputs": {"moving": {"outside": -1000.0}},
     "verdict": {"status": "pass", "reasons": ["no voxel folds"]},
     "measures": {
         "similarity_affine": {"lncc": 0.3, "ncc": 0.6, "mutual_information": 0.1},

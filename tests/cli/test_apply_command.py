@@ -26,7 +26,9 @@ def test_options_reach_the_workflow(run, calls, two_files, tmp_path):
     text = (
         f"-t {tmp_path} -t x.mat -i {a} -i {b} -o c -o d --from fixed --to moving --inverse -r {a} -n nearest --labels"
     )
-    assert run("apply", *text.split(), *["--space", "lps", "--trust", "qform", "--force"]).code == 0
+    assert (
+        run("apply", *text.split(), *["--space", "lps", "--trust", "qform", "--outside", "-1024", "--force"]).code == 0
+    )
     assert calls == [
         {
             "transforms": [str(tmp_path), "x.mat"],
@@ -40,6 +42,7 @@ def test_options_reach_the_workflow(run, calls, two_files, tmp_path):
             "labels": True,
             "space": "lps",
             "trust": "qform",
+            "outside": -1024.0,
             "overwrite": True,
         }
     ]

@@ -38,6 +38,7 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "escalate": True,
             "trace": False,
             "trust": None,
+            "outside": None,
         }
     ]
 
@@ -45,7 +46,9 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
 def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
     mask = two_files[0]
     text = f"--fixed-mask {mask} --moving-mask {mask} --preset best --affine-only --transform rigid --similarity mi"
-    text += " --device cpu --threads 3 --seed 7 --time-budget 12.5 --trust sform --no-escalation --force"
+    text += (
+        " --device cpu --threads 3 --seed 7 --time-budget 12.5 --trust sform --outside -1000 --no-escalation --force"
+    )
     assert register(run, two_files, tmp_path / "out", *text.split()).code == 0
     assert fake_register.saved == [(tmp_path / "out", True)]
     assert fake_register.calls[0] | {"fixed": None, "moving": None} == {
@@ -67,6 +70,7 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "escalate": False,
         "trace": False,
         "trust": "sform",
+        "outside": -1000.0,
     }
 
 
@@ -104,6 +108,7 @@ def test_summary_tells_what_a_user_wants_to_know(run, fake_register, two_files, 
         "0.300 after the affine, 0.900 at the end",
         "2 by one-sided",
         "9.8 (affine 2.5",
+        "antsApplyTransforms -t 1Warp.nii.gz -t 0GenericAffine.mat --default-value -1000",
     ):
         assert text in result.out
     assert str(tmp_path / "out dir" / "report.html") in result.out

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import as_image, as_labels, read_image, read_labels, sha256, write_volume
+from stepwarp.files import as_image, as_labels, as_mask, read_image, read_labels, read_mask, sha256, write_volume
 from stepwarp.geometry import Grid, Image, LabelMap
 
 SHAPE = (8, 9, 10)
@@ -129,6 +129,71 @@ def test_labels_stored_as_whole_floats_are_labels(tmp_path):
     values = np.zeros(SHAPE, np.float32)
     values[1] = -7
     assert read_labels(saved(tmp_path, nifti(values))).data.dtype == torch.int16
+
+
+def scaled(tmp_path, values, dtype):
+    """Floats as nibabel and SPM store them in integers: with a factor that they choose."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    image = nib.Nifti1Image(np.asarray(values, np.float64), OBLIQUE, header)
+    return saved(tmp_path, image, "scaled.nii.gz")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16])
+def test_labels_stored_with_a_factor_are_labels(tmp_path, dtype):
+    values = np.random.default_rng(1).choice([0, 13, 58, 117], SHAPE)
+    path = scaled(tmp_path, values, dtype)
+    assert (nib.load(path).get_fdata() != values).any()
+    np.testing.assert_array_equal(read_labels(path).data, values)
+    np.testing.assert_array_equal(as_labels(nib.load(path)).data, values)
+    np.testing.assert_array_equal(read_mask(path).data, values != 0)
+
+
+def test_fractions_stored_with_a_factor_are_none(tmp_path):
+    path = scaled(tmp_path, np.linspace(0, 1, 720).reshape(SHAPE), np.int16)
+    refused(path, "not whole numbers", read=read_labels)
+    np.testing.assert_array_equal(read_mask(path).data.flatten(), [0] + [1] * 719)
+    coarse = patched(saved(tmp_path, nifti(np.arange(720, dtype=np.int16).reshape(SHAPE)), "a.nii"), scl_slope=1.7)
+    refused(coarse, "not whole numbers", read=read_labels)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (1, 5), (2, -3)])
+def test_large_ids_keep_all_their_digits(tmp_path, slope, intercept):
+    ids = np.full(SHAPE, 2**62 - 2**20 + 1, np.int64) + np.arange(720).reshape(SHAPE)
+    if slope == 2:
+        ids //= 4
+    path = patched(saved(tmp_path, nifti(ids), "a.nii"), scl_slope=slope, scl_inter=intercept)
+    expected = ids * slope + intercept
+    np.testing.assert_array_equal(read_labels(path).data, expected)
+    np.testing.assert_array_equal(as_labels(nib.load(path)).data, expected)
+    write_volume(tmp_path / "b.nii.gz", read_labels(path))
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj), expected)
+
+
+def test_ids_beyond_64_bits_are_refused(tmp_path):
+    refused(saved(tmp_path, nifti(np.full(SHAPE, 2**63, np.uint64))), "64 bits", read=read_labels)
+
+
+def test_any_number_but_0_counts_in_a_mask(tmp_path):
+    values = np.zeros(SHAPE, np.float32)
+    values[1], values[2], values[3] = 0.3, -2, np.nan
+    inside = np.zeros(SHAPE, bool)
+    inside[1:3] = True
+    np.testing.assert_array_equal(read_mask(saved(tmp_path, nifti(values))).data, inside)
+    np.testing.assert_array_equal(as_mask(Image(torch.from_numpy(values), Grid(SHAPE, OBLIQUE))).data, inside)
+
+
+def test_nan_is_missing_in_an_image_and_no_label(tmp_path):
+    values = np.full(SHAPE, np.nan, np.float32)
+    values[2:6] = 3
+    values[4] = 5
+    image = read_image(saved(tmp_path, nifti(values)))
+    assert torch.equal(image.missing, torch.from_numpy(np.isnan(values)))
+    np.testing.assert_array_equal(image.data, np.nan_to_num(values))
+    np.testing.assert_array_equal(read_labels(tmp_path / "image.nii.gz").data, np.nan_to_num(values))
+    write_volume(tmp_path / "again.nii.gz", image)
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "again.nii.gz").dataobj), values)
+    refused(saved(tmp_path, nifti(np.full(SHAPE, np.nan, np.float32))), "NaN everywhere")
 
 
 def test_a_label_map_of_one_value_is_one(tmp_path):
@@ -287,12 +352,13 @@ def test_colours_and_complex_numbers(tmp_path, values):
     refused(saved(tmp_path, nifti(values.astype(np.complex64))), "complex")
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
 def test_voxels_that_are_not_finite(tmp_path, values, bad):
     values[1, 2, 3:5] = bad
     path = saved(tmp_path, nifti(values))
     refused(path, "2 of 720 voxels")
     refused(path, "2 of 720 voxels", read=read_labels)
+    refused(path, "2 of 720 voxels", read=read_mask)
 
 
 def test_values_beyond_float32(tmp_path):

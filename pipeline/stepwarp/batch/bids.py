@@ -18,6 +18,7 @@ from stepwarp.batch.plan import Case
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import write_text
 from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, JACOBIAN, MOVED, WARP
+from stepwarp.workflow.subjects import ants_options
 
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|acq|run|rec|tpl)-([A-Za-z0-9]+)(?=_|\.)")
 _SUFFIX = re.compile(r"_([A-Za-z0-9]+)\.[^/]*$")
@@ -130,7 +131,7 @@ def _sidecar(names: Names, record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "Sources": [Path(record["inputs"][role]["path"]).name for role in ("moving", "fixed")],
         "SpatialReference": Path(record["inputs"]["fixed"]["path"]).name,
-        "antsApplyTransforms": " ".join(f"-t {name}" for name in order),
+        "antsApplyTransforms": ants_options(record, order),
         "Verdict": record["verdict"],
         "GeneratedBy": {"Name": "stepwarp", "Version": record["version"]},
     }

@@ -14,6 +14,7 @@ from stepwarp.config import LinearKind, SimilarityName
 from stepwarp.config import preset as load_preset
 from stepwarp.files import Trust, sha256
 from stepwarp.workflow.outputs import RECORD
+from stepwarp.workflow.subjects import check_outside, recorded_outside
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Settings:
     refine: bool = True
     escalate: bool = True
     trust: Trust | None = None
+    outside: float | None = None
 
     def check(self) -> None:
         """InputError for what would let every pair fail: choices that contradict each other, unusable weights."""
@@ -41,6 +43,7 @@ class Settings:
         from stepwarp.workflow.register import check_network
 
         check_network(self.weights, self.steps, self.refine, self.affine_only)
+        check_outside(self.outside)
         if self.weights is not None:
             read_network(self.weights, self.steps, torch.device("cpu"))
 
@@ -59,6 +62,7 @@ class Settings:
             "refine": self.refine,
             "escalate": self.escalate,
             "trust": self.trust,
+            "outside": self.outside,
         }
 
     def identity(self) -> dict[str, Any]:
@@ -66,7 +70,8 @@ class Settings:
         path = self._weights_path()
         options = {key: value for key, value in self.options().items() if key != "network"}
         recipe = load_preset(self.preset).model_dump(mode="json")
-        return options | {"preset": recipe, "weights": None if path is None else sha256(path)}
+        options |= {"preset": recipe, "outside": recorded_outside(self.outside)}
+        return options | {"weights": None if path is None else sha256(path)}
 
     def _weights_path(self) -> str | None:
         if self.weights is None:

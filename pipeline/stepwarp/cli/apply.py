@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from stepwarp.cli.checks import check_files
-from stepwarp.cli.options import ForceOption, TrustOption, VerboseOption, path_option
+from stepwarp.cli.options import ForceOption, OutsideOption, TrustOption, VerboseOption, path_option
 
 Side = Literal["fixed", "moving"]
 
@@ -74,6 +74,7 @@ def apply(
         ),
     ] = None,
     trust: TrustOption = None,
+    outside: OutsideOption = None,
     force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON on stdout.")] = False,
     verbose: VerboseOption = False,
@@ -111,6 +112,7 @@ def apply(
         labels=labels,
         space=space,
         trust=trust,
+        outside=outside,
         overwrite=force,
     )
     if as_json:

@@ -16,6 +16,7 @@ from stepwarp.cli.options import (
     ForceOption,
     NoEscalationOption,
     NoRefineOption,
+    OutsideOption,
     PresetOption,
     SeedOption,
     StepsOption,
@@ -94,6 +95,7 @@ def batch(
         ),
     ] = None,
     trust: TrustOption = None,
+    outside: OutsideOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     workers: Annotated[
@@ -175,6 +177,7 @@ def batch(
         refine=not no_refine,
         escalate=not no_escalation,
         trust=trust,
+        outside=outside,
     )
     asked = Batch.of(
         manifest,

@@ -32,6 +32,15 @@ TrustOption = Annotated[
         show_default="refuse such files",
     ),
 ]
+OutsideOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="VALUE",
+        help="What images become where the moving image ends, such as -1000 for the air of a CT; nan for nothing. "
+        "Label maps become 0.",
+        show_default="the most frequent value on the faces of the image if it covers half of them, else 0",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that exist already.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show where an unexpected error comes from.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the record as JSON on stdout and nothing else.")]

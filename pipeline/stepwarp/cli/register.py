@@ -17,6 +17,7 @@ from stepwarp.cli.options import (
     ForceOption,
     NoEscalationOption,
     NoRefineOption,
+    OutsideOption,
     PresetOption,
     SeedOption,
     StepsOption,
@@ -83,6 +84,7 @@ def register(
         ),
     ] = None,
     trust: TrustOption = None,
+    outside: OutsideOption = None,
     force: ForceOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print registration.json on stdout and nothing else.")
@@ -149,6 +151,7 @@ def register(
             escalate=not no_escalation,
             trace=trace is not None,
             trust=trust,
+            outside=outside,
             progress=progress,
         )
         registration.save(out, overwrite=force, progress=progress)

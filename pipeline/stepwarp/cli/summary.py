@@ -26,6 +26,7 @@ def print_registration(record: Mapping[str, Any], folder: Path) -> None:
     apply = f"stepwarp apply -t {shlex.quote(str(folder))} -i MOVING_LABELS -o ON_FIXED_GRID"
     console.print(f"{'look at':<20}{escape(str(folder / 'report.html'))}")
     console.print(f"{'carry further':<20}{escape(apply)}")
+    console.print(f"{'with ANTs':<20}antsApplyTransforms {_for_ants(record)}")
 
 
 def print_demonstration(demonstration: Demonstration) -> None:
@@ -60,6 +61,13 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(("seconds", f"{sum(seconds.values()):.1f} ({stages})"))
     rows.append(("memory", f"{max(stage['peak_mib'] for stage in record['stages'])} MiB at most"))
     return rows
+
+
+def _for_ants(record: Mapping[str, Any]) -> str:
+    from stepwarp.workflow.outputs import AFFINE, WARP
+    from stepwarp.workflow.subjects import ants_options
+
+    return ants_options(record, [WARP, AFFINE] if "regularity" in record["measures"] else [AFFINE])
 
 
 def _network(network: Mapping[str, Any]) -> str:

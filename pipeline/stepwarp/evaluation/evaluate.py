@@ -19,7 +19,8 @@ from stepwarp.evaluation.similarity import similarities
 from stepwarp.evaluation.surfaces import SurfaceDistance, largest_distance, surface_distances
 from stepwarp.files import Landmarks, require_grid_of
 from stepwarp.geometry import Affine, Grid, Image, LabelMap, Transform
-from stepwarp.losses.intensities import scale_intensities
+from stepwarp.geometry.background import faces
+from stepwarp.losses.intensities import scale_intensities, scaled_outside
 
 #: Told the stage, and how many of how many parts of it are done.
 Report = Callable[[str, int, int], None]
@@ -47,10 +48,10 @@ def evaluate(
 
     inverse: moving world to fixed world. Labels: each on its image's grid; a label is scored if both maps hold it and
     it is neither 0 nor in `ignore_labels`. Landmarks pair up by name; unreliable_landmarks: names, or numbers counted
-    from 1 in the order of the fixed ones, that are left out, as are those that either side
-    lists without a position. mask: non-zero where regularity, displacement, inverse
-    residual and similarity are measured; by default the fixed image's voxels that are not 0, if 0 is its background,
-    else all. Labels and landmarks count wherever they lie. report: told the stages as they begin.
+    from 1 in the order of the fixed ones, that are left out, as are those that either side lists without a position.
+    mask: non-zero where regularity, displacement, inverse residual and similarity are measured; by default the fixed
+    image's voxels that are not NaN, if some are, those that are not 0, if 0 is its background, else all. Labels and
+    landmarks count wherever they lie. report: told the stages as they begin.
 
     Keys, absent without ground truth: mask {source, voxels}; mean_dice, mean_jaccard, mean_hd95_mm, mean_asd_mm,
     labels_scored, surfaces_scored (that the warped map has), surfaces_penalised and surface_penalty_mm (a label that
@@ -94,6 +95,8 @@ def evaluate(
 def measured_in(fixed: Image, mask: LabelMap | None = None) -> tuple[Tensor, str]:
     """Where `evaluate` measures, a bool tensor on the fixed grid, and in words where that is."""
     if mask is None:
+        if fixed.missing is not None:
+            return ~fixed.missing, "voxels of the fixed image that are not NaN"
         zero_around = _has_zero_background(fixed.data)
         return fixed.data != 0 if zero_around else torch.ones_like(fixed.data, dtype=torch.bool), _WORDS[zero_around]
     require_grid_of(mask, fixed)
@@ -105,8 +108,7 @@ def measured_in(fixed: Image, mask: LabelMap | None = None) -> tuple[Tensor, str
 
 def _has_zero_background(values: Tensor) -> bool:
     """Whether 0 is the lowest value and that of most voxels on the faces of the image, as after skull-stripping."""
-    faces = torch.cat([values.select(axis, end).flatten() for axis in range(values.ndim) for end in (0, -1)])
-    return bool(values.min() == 0) and float((faces == 0).float().mean()) > 0.5
+    return bool(values.min() == 0) and float((faces(values) == 0).float().mean()) > 0.5
 
 
 def _pair(fixed: Any, moving: Any, what: str) -> tuple[Any, Any] | None:
@@ -248,7 +250,8 @@ def _of_field(transform: Transform, grid: Grid, inside: Tensor) -> dict[str, Any
 
 
 def _of_images(fixed: Image, moving: Image, transform: Transform, inside: Tensor) -> dict[str, Any]:
-    a, b = scale_intensities(fixed), scale_intensities(moving)
+    a = scale_intensities(fixed)
+    b = scale_intensities(moving).surrounded(scaled_outside(moving))
     maps = {"before": Affine.identity(3), "after": transform}
     return {when: similarities(a, b.warp(map_, onto=a.grid), inside) for when, map_ in maps.items()}
 

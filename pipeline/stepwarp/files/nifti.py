@@ -5,6 +5,7 @@ header does not account for, nothing is allocated before the header makes sense,
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
+import torch
 from isal import igzip, igzip_lib
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files.atomic import atomic_path
+from stepwarp.files.voxels import Voxels
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -111,7 +114,13 @@ def check_number_type(dtype: np.dtype, name: str) -> None:
 
 
 def read_nifti(path: Path) -> tuple[Nifti1Header, np.ndarray]:
-    """The header as it is, and the values with the header's scaling applied, in the header's shape and Fortran order.
+    """As `read_voxels`, but the values with the header's scaling applied."""
+    header, voxels = read_voxels(path)
+    return header, voxels.values
+
+
+def read_voxels(path: Path) -> tuple[Nifti1Header, Voxels]:
+    """The header as it is, and the voxels in the header's shape and Fortran order.
 
     Raises InputError, with one line that names the file, for whatever keeps the file from being exactly what its header
     says: truncated, damaged, misnamed, too large, followed by further bytes, of an unknown type."""
@@ -129,21 +138,28 @@ def read_nifti(path: Path) -> tuple[Nifti1Header, np.ndarray]:
         # Asking for one byte more also makes gzip verify its checksum.
         if stream.read(1):
             raise InputError(f"{path}: holds more data than its header accounts for. Write the file again.")
-    return header, _scaled(values, header, path)
+    return header, Voxels(values, *_scaling(header, path), str(path))
 
 
 def write_nifti(
-    path: Path, values: Tensor, affine: np.ndarray, *, intent: str = "none", overwrite: bool = False
+    path: Path,
+    values: Tensor,
+    affine: np.ndarray,
+    *,
+    missing: Tensor | None = None,
+    intent: str = "none",
+    overwrite: bool = False,
 ) -> None:
     """Write values (i, j, k, ...) at an affine (4, 4) to RAS+ mm: sform and qform equal, code 1, gzip if so named.
 
-    Equal values give equal bytes. Raises OutputError as `atomic_path` does, for a name without .nii or .nii.gz, and
-    for values that are not finite, which other readers would turn into 0."""
+    missing: bool, the shape of floating-point values: where NaN is written. Equal values give equal bytes. Raises
+    OutputError as `atomic_path` does, for a name without .nii or .nii.gz, and for other values that are not finite,
+    which other readers would turn into 0."""
     if suffix_of(path) not in SUFFIXES:
         raise OutputError(f"{path}: volumes are written as {' or '.join(SUFFIXES)}. Choose such a name.")
     if values.is_floating_point() and not values.isfinite().all():
         raise OutputError(f"{path}: would hold values that are not finite. Nothing was written.")
-    values = values.detach().cpu()
+    values = values.detach().cpu() if missing is None else torch.where(missing, math.nan, values.detach()).cpu()
     header = _new_header(path, values, affine, intent)
     first_axis_fastest = values.permute(*reversed(range(values.ndim))).contiguous().numpy()
     with atomic_path(path, overwrite) as temporary, temporary.open("wb") as file:
@@ -216,13 +232,14 @@ def _data_offset(header: Nifti1Header, path: Path) -> int:
     return int(offset)
 
 
-def _scaled(values: np.ndarray, header: Nifti1Header, path: Path) -> np.ndarray:
-    slope, intercept = np.float64(header["scl_slope"]), np.float64(header["scl_inter"])
-    if slope == 0 or np.isnan(slope) or (slope, intercept) == (1, 0):  # 0 and, by habit, NaN mean unscaled
-        return values
-    if not np.isfinite([slope, intercept]).all():
+def _scaling(header: Nifti1Header, path: Path) -> tuple[float, float]:
+    """Slope and intercept."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or math.isnan(slope):  # both by habit mean unscaled
+        return 1.0, 0.0
+    if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise InputError(f"{path}: its intensity scaling is not finite. Write the file again.")
-    return values * slope + intercept
+    return slope, intercept
 
 
 def _read_exactly(stream: BinaryIO, length: int, path: Path) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stepwarp.files.lps import flip_grid, flip_vectors
 from stepwarp.geometry import Grid, Image, Transform
@@ -27,16 +29,33 @@ def point_error(paths: Sequence[Path], transform: Transform, points: np.ndarray)
 
 def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, written: Path) -> float:
     """The largest difference between the written moved image and SimpleITK's resampling of the moving image through
-    the written transforms, as a share of the moving image's intensity range; on a sparse lattice."""
+    the written transforms, as a share of the moving image's intensity range; on a sparse lattice.
+
+    Left out is what is read from voxels that are missing: SimpleITK knows no such voxels."""
     import SimpleITK as sitk
 
     moved = sitk.ReadImage(str(written), sitk.sitkFloat32)
     sparse = moved[::_STRIDE, ::_STRIDE, ::_STRIDE]
-    resampled = sitk.Resample(_to_sitk(moving), sparse, _chain(paths), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    chain, outside = _chain(paths), 0.0 if math.isnan(moving.outside) else moving.outside
+    resampled = sitk.Resample(_to_sitk(moving), sparse, chain, sitk.sitkLinear, outside, sitk.sitkFloat32)
     difference = np.abs(sitk.GetArrayViewFromImage(resampled) - sitk.GetArrayViewFromImage(sparse)).T
-    decided = _away_from_edges(sparse, transform, moving.grid)
+    decided = _away_from_edges(sparse, transform, moving.grid) & _known(moving, sparse, chain)
     spread = float(moving.data.max() - moving.data.min())
     return float(difference[decided].max(initial=0.0)) / spread
+
+
+def _known(moving: Image, sparse, chain) -> np.ndarray:
+    """Which voxels of the sparse image are read from voxels alone of which something is known."""
+    import SimpleITK as sitk
+
+    if moving.missing is None and not math.isnan(moving.outside):
+        return np.ones(sparse.GetSize(), bool)
+    missing = torch.zeros_like(moving.data) if moving.missing is None else moving.missing.float()
+    nothing = float(math.isnan(moving.outside))
+    unknown = sitk.Resample(
+        _to_sitk(Image(missing, moving.grid)), sparse, chain, sitk.sitkLinear, nothing, sitk.sitkFloat32
+    )
+    return sitk.GetArrayViewFromImage(unknown).T == 0
 
 
 def _chain(paths: Sequence[Path]):

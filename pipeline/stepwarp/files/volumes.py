@@ -1,15 +1,17 @@
-"""Images and label maps from files and from nibabel, each checked before anything is computed with it."""
+"""Images, label maps and masks from files and from nibabel, each checked before anything is computed with it."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import nibabel
 import numpy as np
 import torch
 from nibabel.analyze import AnalyzeImage
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.nifti1 import Nifti1Pair
 from nibabel.spatialimages import SpatialImage
 from torch import Tensor
@@ -17,65 +19,86 @@ from torch import Tensor
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import nifti
 from stepwarp.files.placement import Trust, affine_of, grid_of
+from stepwarp.files.voxels import Voxels
 from stepwarp.geometry import Grid, Image, LabelMap, Volume
 
 #: What besides NIfTI's single files is read, by nibabel.
 _OTHER_SUFFIXES = (".mgz", ".mgh", ".hdr", ".img")
-_LABEL_TYPES = (np.uint8, np.int16, np.int32, np.int64)
 
 
 def read_image(path: str | Path, *, trust: Trust | None = None) -> Image:
     """A 3D image: intensities float32 (i, j, k) in the file's own voxel order, on its grid in RAS+ mm.
 
     trust: which statement of the header says where the voxels lie, for a file whose statements are missing or
-    contradict each other. Four axes are accepted if the fourth has one entry.
+    contradict each other. Four axes are accepted if the fourth has one entry. Voxels that are NaN are `missing`.
 
     Raises InputError, one line, for every file that cannot be used exactly as it is: see `files.nifti` for the bytes
-    and `files.placement` for the affine; besides, NaN or infinite voxels, several volumes, a single slice, colours,
-    and an image of one constant value."""
-    values, grid, name = _read(Path(path), trust)
-    return Image(_intensities(values, name), grid, name)
+    and `files.placement` for the affine; besides, infinite voxels, several volumes, a single slice, colours, and
+    an image that is constant, or NaN everywhere."""
+    return _image(*_read(Path(path), trust))
 
 
 def read_labels(path: str | Path, *, trust: Trust | None = None) -> LabelMap:
     """A 3D label map: (i, j, k) in the smallest of uint8, int16, int32 and int64 that holds all labels, on its grid.
 
-    Raises InputError as `read_image` does, except that one constant value is a label map, and values that are not
-    whole numbers are none."""
-    values, grid, name = _read(Path(path), trust)
-    return LabelMap(_labels(values, name), grid, name)
+    What the file's own scaling cannot tell from a whole number is one; NaN is 0. Raises InputError as `read_image`
+    does, except that one constant value is a label map, and values that are not whole numbers are none."""
+    voxels, grid = _read(Path(path), trust)
+    return LabelMap(voxels.labels(), grid, voxels.name)
+
+
+def read_mask(path: str | Path, *, trust: Trust | None = None) -> LabelMap:
+    """A 3D mask, uint8 (i, j, k) on its grid: 1 where the file holds anything but 0 (or NaN), whatever its numbers.
+
+    Raises InputError as `read_image` does, except for a constant."""
+    voxels, grid = _read(Path(path), trust)
+    return LabelMap(voxels.mask(), grid, voxels.name)
+
+
+def read_either(path: str | Path, *, trust: Trust | None = None) -> tuple[Voxels, Grid]:
+    """The voxels of a volume of which it is not known yet what it is, and its grid. Raises InputError as `read_image`
+    does, but says nothing of the values."""
+    return _read(Path(path), trust)
 
 
 def as_image(source: str | Path | SpatialImage | Image, *, trust: Trust | None = None) -> Image:
     """The image that a path, an image of nibabel, or an Image is; checked as by `read_image`."""
     if isinstance(source, Image):
-        return source
-    if isinstance(source, SpatialImage):
-        values, grid, name = _from_nibabel(source, source.get_filename() or "the given image", trust)
-        return Image(_intensities(values, name), grid, name)
-    return read_image(_path(source), trust=trust)
+        return _checked(source)
+    return _image(*_voxels_of(source, "the given image", trust))
 
 
 def as_labels(source: str | Path | SpatialImage | LabelMap, *, trust: Trust | None = None) -> LabelMap:
     """The label map that a path, an image of nibabel, or a LabelMap is; checked as by `read_labels`."""
     if isinstance(source, LabelMap):
         return source
-    if isinstance(source, SpatialImage):
-        values, grid, name = _from_nibabel(source, source.get_filename() or "the given label map", trust)
-        return LabelMap(_labels(values, name), grid, name)
-    return read_labels(_path(source), trust=trust)
+    voxels, grid = _voxels_of(source, "the given label map", trust)
+    return LabelMap(voxels.labels(), grid, voxels.name)
+
+
+def as_mask(source: str | Path | SpatialImage | Volume, *, trust: Trust | None = None) -> LabelMap:
+    """The mask that a path, an image of nibabel, or a volume is, 0 and 1; checked as by `read_mask`."""
+    if isinstance(source, Volume):
+        inside = (source.data != 0) & ~source.data.isnan()
+        inside = inside if source.missing is None else inside & ~source.missing
+        return LabelMap(inside.to(torch.uint8), source.grid, source.name)
+    voxels, grid = _voxels_of(source, "the given mask", trust)
+    return LabelMap(voxels.mask(), grid, voxels.name)
 
 
 def write_volume(path: str | Path, volume: Volume, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
     """Write .nii or .nii.gz, atomically: sform and qform equal, code 1, mm.
 
-    dtype: what a voxel is stored as; an image's default is float32, a label map's its own type. Intensities are
-    rounded to the nearest integer for an integer type.
+    dtype: what a voxel is stored as; the default is float32 for what is interpolated, else the values' own type.
+    Intensities are rounded to the nearest integer for an integer type. What is missing is NaN, in an integer type
+    `filling`.
 
     Raises OutputError if the file exists and `overwrite` is false, cannot be written, or a value does not fit."""
     path = Path(path)
-    default = volume.data.dtype if isinstance(volume, LabelMap) else torch.float32
-    nifti.write_nifti(path, _converted(volume.data, dtype or default, path), volume.grid.affine, overwrite=overwrite)
+    default = torch.float32 if volume.interpolation == "linear" else volume.data.dtype
+    data = _converted(volume.data, dtype or default, path)
+    missing = volume.missing if data.is_floating_point() else None
+    nifti.write_nifti(path, data, volume.grid.affine, missing=missing, overwrite=overwrite)
 
 
 def require_grid_of(volume: Volume, image: Volume) -> None:
@@ -99,14 +122,37 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path, trust: Trust | None) -> tuple[np.ndarray, Grid, str]:
-    """Values (i, j, k) of the file's type, their grid, and what to call them in messages."""
+def _image(voxels: Voxels, grid: Grid) -> Image:
+    data, missing = voxels.intensities()
+    return Image(data, grid, voxels.name, missing=missing)
+
+
+def _checked(image: Image) -> Image:
+    """An image that was made in Python, with its NaN as missing."""
+    if image.data.isfinite().all():
+        return image
+    data, missing = Voxels(image.data.cpu().numpy(), 1, 0, image.name).intensities()
+    return replace(image, data=data, missing=missing)
+
+
+def _voxels_of(source: object, unnamed: str, trust: Trust | None) -> tuple[Voxels, Grid]:
+    """What a path or an image of nibabel holds."""
+    if isinstance(source, SpatialImage):
+        return _from_nibabel(source, source.get_filename() or unnamed, trust)
+    if isinstance(source, str | Path):
+        return _read(Path(source), trust)
+    raise InputError(f"{type(source).__name__}: is neither a path nor an image. Give a path or an image of nibabel.")
+
+
+def _read(path: Path, trust: Trust | None) -> tuple[Voxels, Grid]:
+    """The voxels (i, j, k) and their grid."""
     name = str(path)
     suffix = nifti.suffix_of(path)
     if suffix in nifti.SUFFIXES:
-        header, values = nifti.read_nifti(path)
-        shape = _three_axes(values.shape, name)
-        return values.reshape(shape, order="F"), grid_of(shape, affine_of(header, shape, name, trust), name), name
+        header, voxels = nifti.read_voxels(path)
+        shape = _three_axes(voxels.stored.shape, name)
+        voxels = replace(voxels, stored=voxels.stored.reshape(shape, order="F"))
+        return voxels, grid_of(shape, affine_of(header, shape, name, trust), name)
     nifti.check_readable(path)
     if suffix not in _OTHER_SUFFIXES:
         known = ", ".join((*nifti.SUFFIXES, *_OTHER_SUFFIXES))
@@ -119,16 +165,24 @@ def _read(path: Path, trust: Trust | None) -> tuple[np.ndarray, Grid, str]:
     return _from_nibabel(image, name, trust)
 
 
-def _from_nibabel(image: SpatialImage, name: str, trust: Trust | None) -> tuple[np.ndarray, Grid, str]:
+def _from_nibabel(image: SpatialImage, name: str, trust: Trust | None) -> tuple[Voxels, Grid]:
     shape = _three_axes(image.shape, name)
     nifti.check_number_type(image.get_data_dtype(), name)
     nifti.check_shape(shape, image.get_data_dtype().itemsize, name)
     affine = _affine_of_image(image, shape, name, trust)
     try:
-        values = np.asanyarray(image.dataobj).reshape(shape, order="F")
+        stored, slope, intercept = _stored(image.dataobj)
+        stored = stored.reshape(shape, order="F")
     except Exception as error:  # nibabel raises whatever its parsers run into
         raise _unreadable(name, error) from error
-    return values, grid_of(shape, affine, name), name
+    return Voxels(stored, slope, intercept, name), grid_of(shape, affine, name)
+
+
+def _stored(data: Any) -> tuple[np.ndarray, float, float]:
+    """The numbers of a nibabel image as its file holds them, with slope and intercept: nibabel scales in floats."""
+    if isinstance(data, ArrayProxy):
+        return np.asanyarray(data.get_unscaled()), float(data.slope), float(data.inter)
+    return np.asanyarray(data), 1.0, 0.0
 
 
 def _affine_of_image(image: SpatialImage, shape: tuple[int, ...], name: str, trust: Trust | None) -> np.ndarray:
@@ -151,41 +205,6 @@ def _three_axes(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     return tuple(shape[:3])
 
 
-def _intensities(values: np.ndarray, name: str) -> Tensor:
-    # A float64 beyond float32 becomes infinite here and is counted below.
-    with np.errstate(over="ignore", invalid="ignore"):
-        data = torch.from_numpy(values.astype(np.float32, order="K")).contiguous()
-    low, high = torch.aminmax(data)
-    if not (low.isfinite() and high.isfinite()):
-        raise _not_finite(int((~data.isfinite()).sum()), data.numel(), name)
-    if low == high:
-        raise InputError(f"{name}: is {float(low):g} everywhere, there is nothing to align. Check how it was made.")
-    return data
-
-
-def _labels(values: np.ndarray, name: str) -> Tensor:
-    if values.dtype.kind == "f":
-        finite = np.isfinite(values)
-        if not finite.all():
-            raise _not_finite(int((~finite).sum()), values.size, name)
-        broken = int((values != np.rint(values)).sum())
-        if broken:
-            raise InputError(
-                f"{name}: {broken} of {values.size} voxels are not whole numbers, so it is no label map. Give labels, "
-                "not probabilities, and resample them by nearest neighbour."
-            )
-    low, high = int(values.min()), int(values.max())
-    fitting = (t for t in _LABEL_TYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
-    dtype = next(fitting, None)
-    if dtype is None:
-        raise InputError(f"{name}: labels from {low} to {high} do not fit into 64 bits. Renumber them.")
-    return torch.from_numpy(values.astype(dtype, order="K")).contiguous()
-
-
-def _not_finite(count: int, total: int, name: str) -> InputError:
-    return InputError(f"{name}: {count} of {total} voxels are NaN or infinite. Replace them, for example by 0.")
-
-
 def _converted(data: Tensor, dtype: torch.dtype, path: Path) -> Tensor:
     if not dtype.is_floating_point and dtype != data.dtype:
         limits = torch.iinfo(dtype)
@@ -193,12 +212,6 @@ def _converted(data: Tensor, dtype: torch.dtype, path: Path) -> Tensor:
             raise OutputError(f"{path}: values from {data.min():g} to {data.max():g} do not fit into {dtype}.")
         data = data.round() if data.is_floating_point() else data
     return data.to(dtype)
-
-
-def _path(source: object) -> Path:
-    if isinstance(source, str | Path):
-        return Path(source)
-    raise InputError(f"{type(source).__name__}: is neither a path nor an image. Give a path or an image of nibabel.")
 
 
 def _unreadable(name: str, error: Exception) -> InputError:

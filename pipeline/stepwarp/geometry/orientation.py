@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from nibabel.orientations import inv_ornt_aff, io_orientation
+from torch import Tensor
 
 from stepwarp.geometry.grid import Grid
 from stepwarp.geometry.volume import Volume
@@ -20,8 +22,13 @@ def canonical(volume: V) -> V:
     if volume.grid.ndim != 3:
         return volume
     orientation = io_orientation(volume.grid.affine)
-    data = volume.data.permute(*np.argsort(orientation[:, 0]).astype(int).tolist())
-    flipped = [axis for axis, start in enumerate(np.argsort(orientation[:, 0])) if orientation[start, 1] < 0]
-    data = data.flip(flipped).contiguous()
+    order = np.argsort(orientation[:, 0]).astype(int).tolist()
+    flipped = [axis for axis, start in enumerate(order) if orientation[start, 1] < 0]
+
+    def turned(values: Tensor) -> Tensor:
+        return values.permute(*order).flip(flipped).contiguous()
+
+    data = turned(volume.data)
     affine = volume.grid.affine @ inv_ornt_aff(orientation, volume.grid.shape)
-    return type(volume)(data, Grid(tuple(data.shape), affine), volume.name)
+    missing = None if volume.missing is None else turned(volume.missing)
+    return replace(volume, data=data, grid=Grid(tuple(data.shape), affine), missing=missing)

@@ -2,46 +2,94 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from stepwarp.geometry import sampling
+from stepwarp.geometry.background import background
 from stepwarp.geometry.grid import Grid, float64
 from stepwarp.geometry.transform import Affine, Composition, DisplacementField, Transform
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Scalar values on a grid. data: (*grid.shape). name: what messages call it, usually its file."""
+    """Scalar values on a grid. data: (*grid.shape), finite. name: what messages call it, usually its file.
+
+    outside: what is read beyond the grid; NaN for nothing at all. missing: bool (*grid.shape), the voxels that the file
+    says nothing about (NaN); `data` holds `filling` there. None where there are no such voxels."""
 
     data: Tensor
     grid: Grid
     name: str = "volume"
+    outside: float = 0.0
+    missing: Tensor | None = None
 
     interpolation: ClassVar[sampling.Interpolation]
 
     def __post_init__(self) -> None:
-        if tuple(self.data.shape) != self.grid.shape:
-            raise ValueError(f"{self.name}: values of shape {tuple(self.data.shape)} do not fit {self.grid}")
+        for values in (self.data, self.missing):
+            if values is not None and tuple(values.shape) != self.grid.shape:
+                raise ValueError(f"{self.name}: values of shape {tuple(values.shape)} do not fit {self.grid}")
+
+    @property
+    def filling(self) -> float:
+        """What stands for nothing at all: 0, or the lowest value where that is lower."""
+        return min(0.0, float(self.data.min()))
 
     def warp(self, transform: Transform, onto: Grid | None = None) -> Self:
         """This volume pulled back: at each voxel x of `onto` (own grid by default), its value at transform(x).
 
-        The one place where voxels are interpolated, and once: an affine after a field is one read, not two."""
+        The one place where voxels are interpolated, and once: an affine after a field is one read, not two. What is
+        missing has no influence on what is not: a voxel whose nearest one is missing is missing, any other one is read
+        from those of its neighbours that are not."""
         onto = self.grid if onto is None else onto
         affine, field = _split(transform, onto)
         matrix = float64(onto.index_map_to(self.grid, affine.matrix))
+
+        def read(values: Tensor, interpolation: sampling.Interpolation = self.interpolation) -> Tensor:
+            displacement = field.displacement.to(values.device)
+            return sampling.warp(values[None, None], displacement, matrix, interpolation)[0, 0]
+
         data = self.data.float() if self.interpolation == "linear" else self.data
-        warped = sampling.warp(data[None, None], field.displacement.to(data.device), matrix, self.interpolation)
-        return type(self)(warped[0, 0], onto, self.name)
+        if self.missing is None and self.outside == 0:
+            return type(self)(read(data), onto, self.name)
+        missing = None
+        if self.missing is None:
+            values = read(data)
+        else:
+            known = (~self.missing).float()
+            weight = read(known)
+            values = read(torch.where(self.missing, 0, data))
+            values = values / weight.clamp_min(1e-6) if self.interpolation == "linear" else values
+            missing = (read(known, "nearest") == 0) | (weight == 0)
+        inside = read(torch.ones_like(self.data, dtype=torch.float32)) > 0
+        return self._without(values, onto, inside, missing)
+
+    def _without(self, values: Tensor, grid: Grid, inside: Tensor, missing: Tensor | None) -> Self:
+        """The values read on a grid, with what is outside and what is missing as such."""
+        if missing is not None:
+            missing = missing & inside
+        if math.isnan(self.outside):
+            missing = ~inside if missing is None else missing | ~inside
+        else:
+            values = torch.where(inside, values, torch.tensor(self.outside, dtype=values.dtype))
+        if missing is not None:
+            values = torch.where(missing, torch.tensor(self.filling, dtype=values.dtype), values)
+        return type(self)(values, grid, self.name, self.outside, missing)
 
 
 class Image(Volume):
-    """Intensities, read by linear interpolation; 0 outside."""
+    """Intensities, read by linear interpolation; 0 outside, unless said otherwise."""
 
     interpolation = "linear"
+
+    def surrounded(self, outside: float | None = None) -> Self:
+        """The same image with another value beyond its grid: by default its own background."""
+        return replace(self, outside=background(self.data, self.missing) if outside is None else float(outside))
 
 
 class LabelMap(Volume):

@@ -13,7 +13,7 @@ import torch
 import stepwarp
 from stepwarp.errors import InputError
 from stepwarp.evaluation.evaluate import evaluate
-from stepwarp.files import Landmarks, Trust, read_image, read_labels, read_landmarks, sha256
+from stepwarp.files import Landmarks, Trust, read_image, read_labels, read_landmarks, read_mask, sha256
 from stepwarp.files.label_names import find_labels, read_label_names
 from stepwarp.files.learn2reg import is_learn2reg, read_learn2reg
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform
@@ -91,7 +91,7 @@ def evaluate_files(
             None if p is None else read_landmarks(p, space, image.grid)
             for p, image in zip((fixed_landmarks, moving_landmarks), images.values(), strict=True)
         ]
-        inside = None if mask is None else read_labels(mask, trust=trust)
+        inside = None if mask is None else read_mask(mask, trust=trust)
     with clock.stage("transform"):
         hashes: dict[Side, str] = {side: inputs[side]["sha256"] for side in images}
         read = _read_transform(transforms, images, hashes, trust)

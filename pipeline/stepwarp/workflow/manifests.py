@@ -14,7 +14,16 @@ from stepwarp.data.formats import read_foreign
 from stepwarp.data.manifest import Manifest, PairEntry, Role, ScanEntry, label_names, located, manifest_text
 from stepwarp.data.mni152 import mni152
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import Landmarks, read_image, read_labels, read_landmarks, sha256, write_landmarks, write_text
+from stepwarp.files import (
+    Landmarks,
+    read_image,
+    read_labels,
+    read_landmarks,
+    read_mask,
+    sha256,
+    write_landmarks,
+    write_text,
+)
 from stepwarp.geometry import Grid, LabelMap
 from stepwarp.geometry.grid import SAME_GRID_MM
 from stepwarp.registrar.progress import Progress, Step, silent
@@ -163,7 +172,7 @@ def _read(role: Role, path: Path, grid: Grid | None, entry: ScanEntry) -> tuple[
         return read_image(path).grid, ""
     if role == "landmarks":
         return grid, _outside(read_landmarks(path, entry.landmark_space, grid), grid)
-    return grid, _apart(read_labels(path), grid)
+    return grid, _apart(read_mask(path) if role == "mask" else read_labels(path), grid)
 
 
 def _apart(labels: LabelMap, grid: Grid | None) -> str:

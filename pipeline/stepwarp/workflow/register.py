@@ -26,7 +26,15 @@ from stepwarp.workflow.device import chosen_device, device_name, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
 from stepwarp.workflow.network import read_network
 from stepwarp.workflow.search import Found, Plan, search
-from stepwarp.workflow.subjects import MaskSource, Source, Subject, described_inputs, prepare
+from stepwarp.workflow.subjects import (
+    MaskSource,
+    Source,
+    Subject,
+    check_outside,
+    described_inputs,
+    prepare,
+    recorded_outside,
+)
 from stepwarp.workflow.trace import TraceStep, save_trace
 
 
@@ -104,6 +112,7 @@ def register(
     escalate: bool = True,
     trace: bool = False,
     trust: files.Trust | None = None,
+    outside: float | None = None,
     progress: Progress = silent,
 ) -> Registration:
     """Find the transform that maps points of the fixed image to their matches in the moving image.
@@ -113,7 +122,9 @@ def register(
     the linear stage may do: rigid, similarity or affine. similarity: instead of the preset's: lncc, ncc, ssd, or for
     different contrasts mi or mind. Masks: non-zero where an image may be trusted; the rest has no influence.
     device: auto, cpu or cuda. threads: all cores by default. time_budget: seconds after which no further iteration
-    starts. trust: which statement of a self-contradicting header to believe.
+    starts. trust: which statement of a self-contradicting header to believe. outside: what the moved image becomes
+    where the moving one ends (NaN for nothing); by default the moving image's own background, the most frequent value
+    on its faces if it covers half of them, else 0. It has no influence on the search.
 
     network: weights to go on with from the affine: a file, the name of shipped ones, or a `Registrar`; the preset's
     levels that are coarser than its finest grid are then left out. What it finds is dropped, and the verdict says so,
@@ -128,6 +139,7 @@ def register(
     deadline = None if time_budget is None else started + time_budget
     recipe = _recipe(preset, similarity, transform, time_budget)
     check_network(network, network_steps, refine, affine_only)
+    check_outside(outside)
     place = chosen_device(device)
     used_threads = use_threads(threads)
     torch.manual_seed(seed)
@@ -135,7 +147,7 @@ def register(
     with clock.stage("read"):
         net = None if network is None else read_network(network, network_steps, place)
         a = prepare(fixed, fixed_mask, trust)
-        b = prepare(moving, moving_mask, trust)
+        b = prepare(moving, moving_mask, trust, outside)
     about = {
         "version": stepwarp.__version__,
         "inputs": described_inputs(a, b),
@@ -149,6 +161,7 @@ def register(
             "refine": refine,
             "escalate": escalate,
             "trust": trust,
+            "outside": recorded_outside(outside),
             **recipe.model_dump(),
         },
         "seed": seed,

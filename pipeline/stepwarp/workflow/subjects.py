@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel
+import torch
 from nibabel.spatialimages import SpatialImage
 
 from stepwarp import files
 from stepwarp.errors import InputError
-from stepwarp.geometry import Image, LabelMap
+from stepwarp.geometry import Image, Volume
 from stepwarp.geometry.orientation import canonical
 from stepwarp.losses.intensities import scale_intensities
 from stepwarp.workflow.verdict import foreground
 
 #: A mask that leaves less of the subject than this may be one of what to leave out.
 _LEAST_TRUSTED = 0.1
+_LARGEST = torch.finfo(torch.float32).max
 
 Source = str | Path | SpatialImage | Image
-MaskSource = str | Path | SpatialImage | LabelMap
+MaskSource = str | Path | SpatialImage | Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +46,14 @@ class Subject:
         return round(float((self.mask.data[subject] == 0).float().mean()), 5)
 
 
-def prepare(source: Source, mask_source: MaskSource | None, trust: files.Trust | None) -> Subject:
-    """Read an image and its mask, and bring them into the form that is registered. Raises InputError as the readers,
-    and for a mask that is empty or not on the image's grid."""
-    image = files.as_image(source, trust=trust)
+def prepare(
+    source: Source, mask_source: MaskSource | None, trust: files.Trust | None, outside: float | None = None
+) -> Subject:
+    """Read an image and its mask, and bring them into the form that is registered.
+
+    outside: what the image as read holds beyond its grid, by default its own background; the search reads its own.
+    Raises InputError as the readers, and for a mask that is empty or not on the image's grid."""
+    image = files.as_image(source, trust=trust).surrounded(outside)
     mask = None if mask_source is None else canonical(_read_mask(mask_source, image, trust))
     return Subject(source, mask_source, image, scale_intensities(canonical(image), mask), mask)
 
@@ -57,6 +65,25 @@ def described_inputs(fixed: Subject, moving: Subject) -> dict[str, Any]:
         if subject.mask is not None:
             described[role] = _described_file(subject.mask_source) | {"excluded_of_subject": subject.masked_out}
     return described
+
+
+def check_outside(value: float | None) -> None:
+    """InputError for a value that no voxel can hold; NaN is one for nothing at all."""
+    if value is not None and not (math.isnan(value) or abs(value) <= _LARGEST):
+        raise InputError(f"--outside {value:g}: is not a number that a voxel can hold. Give another one, or nan.")
+
+
+def recorded_outside(value: float | None) -> float | str | None:
+    """The value outside as JSON can hold it."""
+    return "nan" if value is not None and math.isnan(value) else value
+
+
+def ants_options(record: Mapping[str, Any], transforms: Iterable[str]) -> str:
+    """The transforms and the value outside as antsApplyTransforms takes them. It has 0 there by default, and reads NaN
+    as 0, so that neither is said."""
+    outside = record["inputs"]["moving"].get("outside", 0)
+    said = [] if outside in (0, "nan") else [f"--default-value {outside:.9g}"]
+    return " ".join([*(f"-t {name}" for name in transforms), *said])
 
 
 def mask_remarks(fixed: Subject, moving: Subject) -> tuple[list[str], list[str]]:
@@ -78,6 +105,7 @@ def _described_image(subject: Subject) -> dict[str, Any]:
         "spacing_mm": [round(float(s), 6) for s in grid.spacing],
         "orientation": "".join(nibabel.aff2axcodes(grid.affine)),
         "affine": grid.affine.tolist(),
+        "outside": recorded_outside(subject.image.outside),
     }
 
 
@@ -89,8 +117,8 @@ def _described_file(source: Any) -> dict[str, Any]:
 
 def _read_mask(source: MaskSource, image: Image, trust: files.Trust | None) -> Image:
     """The mask of an image as 0 and 1 on the image's grid."""
-    mask = files.as_labels(source, trust=trust)
+    mask = files.as_mask(source, trust=trust)
     files.require_grid_of(mask, image)
-    if not (mask.data != 0).any():
+    if not mask.data.any():
         raise InputError(f"{mask.name}: the mask is empty. Non-zero voxels are the ones that count.")
-    return Image((mask.data != 0).float(), image.grid, mask.name)
+    return Image(mask.data.float(), image.grid, mask.name)

@@ -78,7 +78,11 @@ def test_files_that_cannot_be_read(brain):
 def test_voxels_that_cannot_be_used(brain):
     values = values_of(brain)
     values[3, 4, 5] = np.nan
-    assert found(changed(brain, "nan.nii", values)) == {("error", "finite")}
+    assert ("note", "nan") in found(changed(brain, "nan.nii", values))
+    assert found(changed(brain, "nothing.nii", np.full_like(values, np.nan))) == {("error", "finite")}
+    values[3, 4, 5] = np.inf
+    assert found(changed(brain, "infinite.nii", values)) == {("error", "finite")}
+    values[3, 4, 5] = 0
     assert found(changed(brain, "flat.nii", np.full_like(values, 7))) == {("error", "constant")}
     assert found(changed(brain, "four.nii", np.stack([values, values], -1))) == {("error", "dimensions")}
     assert found(changed(brain, "slice.nii", values[:, :, :1])) == {("error", "dimensions")}

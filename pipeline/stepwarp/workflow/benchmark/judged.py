@@ -109,7 +109,7 @@ def draw(pair: Pair, title: str, folder: Path, path: Path) -> None:
     from stepwarp.workflow.benchmark.results import read_result
 
     transform, _ = read_result(folder)
-    fixed, moving = read_image(pair.fixed.image), read_image(pair.moving.image)
+    fixed, moving = read_image(pair.fixed.image), read_image(pair.moving.image).surrounded()
     labels = [read_labels(scan.labels) if scan.labels else None for scan in (pair.fixed, pair.moving)]
     inside, _ = measured_in(fixed, _mask(pair))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +125,9 @@ def draw(pair: Pair, title: str, folder: Path, path: Path) -> None:
 
 
 def _mask(pair: Pair) -> LabelMap | None:
-    from stepwarp.files import read_labels
+    from stepwarp.files import read_mask
 
-    return read_labels(pair.fixed.mask) if pair.fixed.mask else None
+    return read_mask(pair.fixed.mask) if pair.fixed.mask else None
 
 
 def _unreliable(pair: Pair) -> frozenset[str]:

@@ -19,8 +19,6 @@ from stepwarp.geometry.sampling import average_pool
 from stepwarp.losses.intensities import scale_intensities
 from stepwarp.workflow.doctor.findings import Finding
 
-#: Of neighbouring voxels inside, this share is equal in a label map (0.9 in those seen, 0.2 at most in images).
-_EQUAL_IN_LABELS = 0.6
 #: Fewer values than this, or more of the tissue at the highest one, and contrast is lost.
 _FEWEST_VALUES, _CLIPPED = 32, 5e-3
 #: Neighbouring voxels of an image correlate by more than this.
@@ -49,17 +47,9 @@ class Subject:
     inner_to_outer: float | None
 
 
-def looks_like_labels(values: np.ndarray) -> bool:
-    """Whether the voxels (i, j, k) are whole numbers that neighbours mostly share, though not all of them are one."""
-    if not (np.isfinite(values).all() and (values == np.rint(values)).all()) or values.min() == values.max():
-        return False
-    inside = values[1:] != 0
-    return bool(inside.any()) and float((values[1:] == values[:-1])[inside].mean()) > _EQUAL_IN_LABELS
-
-
-def label_facts(values: np.ndarray) -> dict[str, Any]:
+def label_facts(labelled: Tensor) -> dict[str, Any]:
     """How many labels there are, and which: the first twenty."""
-    labels = np.unique(values).astype(np.int64).tolist()
+    labels = np.unique(labelled.numpy()).tolist()
     return {"labels": len(labels), "label_ids": labels[:20]}
 
 

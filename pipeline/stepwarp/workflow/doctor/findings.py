@@ -12,7 +12,7 @@ from stepwarp.geometry import Grid
 
 #: error: stepwarp refuses the file. warning: it works with it, and the result may be wrong. note: good to know.
 Severity = Literal["error", "warning", "note"]
-Kind = Literal["image", "labels", "transform", "landmarks", "weights", "file"]
+Kind = Literal["image", "labels", "mask", "transform", "landmarks", "weights", "file"]
 
 
 @dataclass(frozen=True)

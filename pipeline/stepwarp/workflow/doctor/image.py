@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from stepwarp.errors import InputError
-from stepwarp.files import read_image, read_labels, read_landmarks, read_transform
+from stepwarp.files import Voxels, read_either, read_image, read_landmarks, read_transform
 from stepwarp.files.foreign import foreign_field
-from stepwarp.files.nifti import SUFFIXES, read_nifti, suffix_of
+from stepwarp.files.nifti import SUFFIXES, read_voxels, suffix_of
 from stepwarp.files.placement import affine_of, grid_of, statements, straightened
 from stepwarp.files.tables import Space
 from stepwarp.geometry import Grid
 from stepwarp.workflow.doctor import content, header
 from stepwarp.workflow.doctor.findings import Examined, Finding, Kind, refusal
+from stepwarp.workflow.kinds import kind_of
 
 VOLUMES = (*SUFFIXES, ".mgz", ".mgh", ".hdr", ".img")
 _TRANSFORMS = (".mat", ".tfm", ".h5", ".hdf5")
@@ -81,18 +82,19 @@ def _read_only(path: Path, kind: Kind, read: Callable[[Path], Any]) -> Examined:
 
 def _examine_nifti(path: Path, kind: Kind | None) -> Examined:
     try:
-        head, values = read_nifti(path)
+        head, voxels = read_voxels(path)
     except InputError as error:
         return Examined(path, kind or "file", findings=(refusal(path, "readable", error),))
-    if values.shape[-1] == 3 and _is_field(path, head, values.ndim):
+    stored = voxels.stored
+    if stored.shape[-1] == 3 and _is_field(path, head, stored.ndim):
         return _read_only(path, "transform", read_transform)
-    name, shape = str(path), values.shape[:3]
-    further = [n for n in values.shape[3:] if n != 1]
+    name, shape = str(path), stored.shape[:3]
+    further = [n for n in stored.shape[3:] if n != 1]
     facts: dict[str, Any] = {"stored_as": str(head.get_data_dtype())}
     if len(shape) < 3 or min(shape) == 1 or further:
         finding = _refused_by_reader(path, "dimensions")
-        return Examined(path, kind or "image", facts | {"shape": list(values.shape)}, (finding,))
-    values = values.reshape(shape, order="F")
+        return Examined(path, kind or "image", facts | {"shape": list(stored.shape)}, (finding,))
+    voxels = replace(voxels, stored=stored.reshape(shape, order="F"))
     facts |= header.header_facts(head, shape)
     findings = [*header.header_findings(head, shape, name)]
     grid = None
@@ -103,7 +105,7 @@ def _examine_nifti(path: Path, kind: Kind | None) -> Examined:
     except InputError as error:
         check = "shear" if facts.get("shear_mm") else _placement_check(head)
         findings.append(refusal(path, check, error))
-    return _examine_values(path, kind, values, grid, facts, findings)
+    return _examine_values(path, kind, voxels, grid, facts, findings)
 
 
 def _is_field(path: Path, head: Any, axes: int) -> bool:
@@ -119,52 +121,71 @@ def _is_field(path: Path, head: Any, axes: int) -> bool:
 def _examine_other(path: Path, kind: Kind | None) -> Examined:
     """A volume in another format, by way of the readers: the first problem is all that they tell."""
     try:
-        volume = read_labels(path) if kind == "labels" else read_image(path)
+        voxels, grid = read_either(path)
     except InputError as error:
         return Examined(path, kind or "file", findings=(refusal(path, "readable", error),))
-    return _examine_values(path, kind, volume.data.numpy(), volume.grid, {}, [])
+    return _examine_values(path, kind, voxels, grid, {}, [])
 
 
 def _examine_values(
-    path: Path, kind: Kind | None, values: np.ndarray, grid: Grid | None, facts: dict[str, Any], findings: list[Finding]
+    path: Path, kind: Kind | None, voxels: Voxels, grid: Grid | None, facts: dict[str, Any], findings: list[Finding]
 ) -> Examined:
     name = str(path)
     if grid is not None:
         facts = {**header.grid_facts(grid), **facts}
         findings += header.grid_findings(grid, name)
-    findings += _memory_findings(values.size, name)
-    digest = hashlib.blake2b(np.ascontiguousarray(values.T.astype(np.float64)).data, digest_size=16).hexdigest()
-    labels = kind == "labels" or (kind is None and content.looks_like_labels(values))
+    findings += _memory_findings(voxels.stored.size, name)
+    digest = hashlib.blake2b(np.ascontiguousarray(voxels.values.T.astype(np.float64)).data, digest_size=16).hexdigest()
+    if kind == "mask":
+        return Examined(path, kind, facts, (*findings, *_mask_findings(voxels)), grid, digest)
     try:
-        read = read_labels(path) if labels else None
-        if read is not None:
-            return Examined(path, "labels", facts | content.label_facts(values), tuple(findings), grid, digest)
+        if kind == "labels" or (kind is None and _look_like_labels(voxels)):
+            labels = voxels.labels()
+            findings += _notes_on_gaps(voxels, "0, no label")
+            return Examined(path, "labels", facts | content.label_facts(labels), tuple(findings), grid, digest)
     except InputError as error:
-        if grid is not None:  # else the reason is told already
-            findings.append(refusal(path, "labels", error))
+        findings.append(refusal(path, "labels", error))
         return Examined(path, "labels", facts, tuple(findings), grid, digest)
-    with np.errstate(over="ignore"):
-        data = torch.from_numpy(values.astype(np.float32))
-    facts |= {"lowest": _number(values.min()), "highest": _number(values.max())}
-    if not data.isfinite().all() or values.min() == values.max():
-        findings.append(_unusable_values(data, name))
+    try:
+        data, _ = voxels.intensities()
+    except InputError as error:
+        findings.append(refusal(path, "constant" if _are_finite(voxels) else "finite", error))
         return Examined(path, "image", facts, tuple(findings), grid, digest)
+    facts |= {"lowest": float(data.min()), "highest": float(data.max())}
+    findings += _notes_on_gaps(voxels, "background and stay NaN in what apply writes")
     findings += content.intensity_findings(data, name)
     if grid is not None:
         subject = content.subject_of(data, grid, name)
         facts |= content.subject_facts(subject)
         if not any(finding.check == "not-a-brain-t1" for finding in findings):
-            findings += content.subject_findings(subject, float(values.min()), name)
+            findings += content.subject_findings(subject, float(data.min()), name)
     return Examined(path, "image", facts, tuple(findings), grid, digest)
 
 
-def _unusable_values(data: torch.Tensor, name: str) -> Finding:
-    broken = int((~data.isfinite()).sum())
-    if broken:
-        text = f"{broken} of {data.numel()} voxels are NaN or infinite."
-        return Finding("error", "finite", name, text, "Replace them, for example by 0.")
-    text = f"It is {float(data.flatten()[0]):g} everywhere."
-    return Finding("error", "constant", name, text, "Check how it was made: there is nothing to align.")
+def _look_like_labels(voxels: Voxels) -> bool:
+    return voxels.are_whole and kind_of(voxels.labels().numpy()) == "labels"
+
+
+def _are_finite(voxels: Voxels) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(voxels.values.astype(np.float32)).all())
+
+
+def _mask_findings(voxels: Voxels) -> Iterator[Finding]:
+    try:
+        if not voxels.mask().any():
+            yield Finding(
+                "error", "empty", voxels.name, "The mask is empty.", "Its non-zero voxels are those that count."
+            )
+    except InputError as error:
+        yield refusal(Path(voxels.name), "finite", error)
+
+
+def _notes_on_gaps(voxels: Voxels, meaning: str) -> Iterator[Finding]:
+    if voxels.have_gaps:
+        count = int(np.isnan(voxels.values).sum())
+        text = f"{count} of {voxels.values.size} voxels are NaN: they count as {meaning}."
+        yield Finding("note", "nan", voxels.name, text, "Nothing, where they are what was not computed.")
 
 
 def _refused_by_reader(path: Path, check: str) -> Finding:
@@ -199,8 +220,3 @@ def _memory_findings(voxels: int, name: str) -> Iterator[Finding]:
             f"and {free / 2**30:.0f} GiB are free.",
             "Resample it to coarser voxels, or use a machine with more memory.",
         )
-
-
-def _number(value: Any) -> float | None:
-    """JSON knows no NaN."""
-    return float(value) if np.isfinite(value) else None

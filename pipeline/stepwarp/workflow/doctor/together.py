@@ -17,7 +17,7 @@ from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.doctor.findings import Examined, Finding, Kind, Report, refusal
 from stepwarp.workflow.doctor.image import VOLUMES, examine_file
 
-_KINDS: dict[Role, Kind] = {"image": "image", "labels": "labels", "mask": "labels", "landmarks": "landmarks"}
+_KINDS: dict[Role, Kind] = {"image": "image", "labels": "labels", "mask": "mask", "landmarks": "landmarks"}
 _LISTED = 4
 
 

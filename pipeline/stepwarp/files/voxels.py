@@ -1,0 +1,139 @@
+"""What the numbers of a file are: intensities, labels, or a mask. Whole numbers never pass through a float.
+
+Many programs store whatever they hold as 16-bit integers with a factor: the label 13 comes back as 13.0006. Numbers
+that a file cannot tell apart are the same, so these are labels as well, and what cannot be told from 0 is 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepwarp.errors import InputError
+
+#: What is left of a factor that a header holds in single precision.
+_SINGLE = float(np.finfo(np.float32).eps)
+_INTEGERS = (np.uint8, np.int16, np.int32, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """The numbers (i, j, k) of a volume. stored: as in the file, integers or floats; slope, intercept: of its header,
+    value = slope * stored + intercept. name: what messages call the file."""
+
+    stored: np.ndarray
+    slope: float
+    intercept: float
+    name: str
+
+    def intensities(self) -> tuple[Tensor, Tensor | None]:
+        """float32 values, finite, and where there is none: bool, or None if that is nowhere.
+
+        NaN, which other programs write outside of what they computed, is filled with 0, or with the lowest value where
+        that is lower. Raises InputError for infinite values, and for an image without any difference."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float32 becomes infinite and is counted
+            data = torch.from_numpy(self.values.astype(np.float32, order="K")).contiguous()
+        low, high = torch.aminmax(data)
+        missing = None
+        if not (low.isfinite() and high.isfinite()):
+            self._refuse_infinite(int(data.isinf().sum()), "or too large for single precision")
+            missing = data.isnan()
+            known = data[~missing]
+            if not known.numel():
+                raise InputError(f"{self.name}: is NaN everywhere, there is nothing to align. Check how it was made.")
+            data[missing] = min(0.0, float(known.min()))
+            low, high = torch.aminmax(data)
+        if low == high:
+            where = "everywhere" if missing is None else "wherever it is not NaN"
+            raise InputError(
+                f"{self.name}: is {float(low):g} {where}, there is nothing to align. Check how it was made."
+            )
+        return data, missing
+
+    def labels(self) -> Tensor:
+        """Whole numbers in the smallest of uint8, int16, int32 and int64 that holds them and 0; NaN is 0.
+
+        Raises InputError for infinite values, and where not all are whole."""
+        values, broken = self._rounded
+        if broken:
+            self._refuse_infinite(int(np.isinf(self.values).sum()))
+            raise InputError(
+                f"{self.name}: {broken} of {values.size} voxels are not whole numbers, so it is no label map. Give "
+                "labels, not probabilities, and resample them by nearest neighbour."
+            )
+        return integers(values, self.name)
+
+    def mask(self) -> Tensor:
+        """uint8: 1 where there is anything but 0, as exactly as the file can tell; NaN is 0."""
+        values = self.values
+        if values.dtype.kind == "f":
+            self._refuse_infinite(int(np.isinf(values).sum()))
+            inside = np.abs(values) > self.resolution  # false for NaN
+        else:
+            inside = values != 0
+        return torch.from_numpy(inside.astype(np.uint8, order="K")).contiguous()
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether these can be labels: whole numbers, apart from NaN."""
+        return not self._rounded[1]
+
+    @property
+    def have_gaps(self) -> bool:
+        """Whether there is a NaN."""
+        return self.values.dtype.kind == "f" and bool(np.isnan(self.values).any())
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """slope * stored + intercept: integers where all three are whole, else float64."""
+        if (self.slope, self.intercept) == (1, 0):
+            return self.stored
+        if self.stored.dtype.kind in "iu" and self.slope.is_integer() and self.intercept.is_integer():
+            ends = [int(n) * int(self.slope) + int(self.intercept) for n in (self.stored.min(), self.stored.max())]
+            if all(_fits(end, np.int64) for end in ends) and _fits(int(self.stored.max()), np.int64):
+                return self.stored.astype(np.int64) * int(self.slope) + int(self.intercept)
+        return self.stored * np.float64(self.slope) + np.float64(self.intercept)
+
+    @cached_property
+    def resolution(self) -> float:
+        """How far a value may be from the one that was meant: half a stored step, and the header's own rounding."""
+        if (self.slope, self.intercept) == (1, 0) or self.values.dtype.kind in "iu":
+            return 0.0
+        largest = float(np.nanmax(np.abs(self.values), initial=0)) + 2 * abs(self.intercept)
+        return (abs(self.slope) / 2 if self.stored.dtype.kind in "iu" else 0.0) + _SINGLE * largest
+
+    @cached_property
+    def _rounded(self) -> tuple[np.ndarray, int]:
+        """The whole numbers that the values are, NaN as 0, and how many of them are none."""
+        values = self.values
+        if values.dtype.kind in "iu":
+            return values, 0
+        values = np.where(np.isnan(values), 0, values)
+        whole = np.rint(values)
+        # Steps of one or more are too coarse for a whole number to be known from them.
+        allowed = self.resolution if self.resolution < 0.5 else 0.0
+        with np.errstate(invalid="ignore"):  # an infinite value is no whole number
+            return whole, int((~(np.abs(values - whole) <= allowed)).sum())
+
+    def _refuse_infinite(self, count: int, more: str = "") -> None:
+        if count:
+            what = f"infinite {more}".strip()
+            raise InputError(
+                f"{self.name}: {count} of {self.stored.size} voxels are {what}. Replace them, for example by 0."
+            )
+
+
+def integers(values: np.ndarray, name: str, including: int = 0) -> Tensor:
+    """Whole numbers in the smallest type that holds them all and one more; InputError where there is none."""
+    low, high = min(int(values.min()), including), max(int(values.max()), including)
+    dtype = next((t for t in _INTEGERS if _fits(low, t) and _fits(high, t)), None)
+    if dtype is None:
+        raise InputError(f"{name}: holds numbers from {low} to {high}, beyond 64 bits with a sign. Renumber them.")
+    return torch.from_numpy(values.astype(dtype, order="K")).contiguous()
+
+
+def _fits(number: int, dtype: type[np.integer]) -> bool:
+    return np.iinfo(dtype).min <= number <= np.iinfo(dtype).max

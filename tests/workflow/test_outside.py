@@ -1,0 +1,159 @@
+"""What images hold where they end, and where their file says nothing."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from stepwarp.errors import InputError
+from stepwarp.files import proof, read_image, write_affine, write_volume
+from stepwarp.geometry import Affine, Grid, Image
+from stepwarp.workflow.apply import apply
+from stepwarp.workflow.subjects import ants_options, described_inputs, prepare
+
+GRID = Grid((20, 22, 24), np.diag([2.0, 2.0, 2.0, 1.0]))
+#: Half a voxel and a bit: every voxel is interpolated, and the image ends inside the new grid.
+SHIFT = Affine(nib.affines.from_matvec(np.eye(3), (9.0, 5.0, -3.0)))
+
+
+def ball(radius):
+    index = np.stack(np.meshgrid(*map(np.arange, GRID.shape), indexing="ij"), -1)
+    return np.linalg.norm(index - (np.array(GRID.shape) - 1) / 2, axis=-1) < radius
+
+
+def texture():
+    return np.random.default_rng(0).uniform(50, 100, GRID.shape)
+
+
+def air(value, noise=0.0):
+    values = np.where(ball(8), texture(), value) + noise * np.random.default_rng(1).standard_normal(GRID.shape)
+    return values.astype(np.float32)
+
+
+@pytest.fixture
+def carry(tmp_path):
+    """What the voxels of a file become, as nibabel reads them, and how."""
+    write_affine(tmp_path / "shift.mat", SHIFT)
+
+    def carried(values, **options):
+        image = nib.Nifti1Image(values, GRID.affine)
+        image.set_qform(GRID.affine, 1)
+        nib.save(image, tmp_path / "in.nii.gz")
+        [done] = apply(
+            [tmp_path / "shift.mat"],
+            [tmp_path / "in.nii.gz"],
+            [tmp_path / "out.nii.gz"],
+            reference=tmp_path / "in.nii.gz",
+            overwrite=True,
+            **options,
+        )
+        return np.asarray(nib.load(tmp_path / "out.nii.gz").dataobj), done
+
+    return carried
+
+
+def by_simpleitk(values, outside, interpolator=sitk.sitkLinear):
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
+    image.SetSpacing((2.0, 2.0, 2.0))
+    shift = sitk.TranslationTransform(3, SHIFT.matrix[:3, 3].tolist())
+    return sitk.GetArrayFromImage(sitk.Resample(image, image, shift, interpolator, outside)).T
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (air(0.0), 0.0),
+        (air(-1000.0), -1000.0),
+        (air(-1000.3), np.float32(-1000.3)),
+        (air(7.5), 7.5),
+        (texture().astype(np.float32), 0.0),
+        (air(2.0, noise=1.0), 0.0),
+    ],
+    ids=["skull-stripped", "CT", "no whole number", "map", "no background", "noise about 0"],
+)
+def test_outside_is_the_background_of_the_image(carry, values, expected):
+    out, done = carry(values)
+    np.testing.assert_allclose(out, by_simpleitk(values, float(expected)), atol=1e-3)
+    assert f"{expected:g} outside" in done.how
+
+
+def test_noise_of_air_is_a_background(carry):
+    out, _ = carry(air(-1000.0, noise=10.0))
+    assert abs(out[-1].mean() + 1000) < 2
+    assert np.ptp(out[-1]) == 0
+
+
+def test_outside_as_asked_for(carry):
+    out, done = carry(air(0.0), outside=-5.5)
+    np.testing.assert_allclose(out, by_simpleitk(air(0.0), -5.5), atol=1e-4)
+    assert "-5.5 outside" in done.how
+    out, _ = carry(air(-1000.0).astype(np.int16), outside=-2000, interpolation="nearest")
+    np.testing.assert_array_equal(out, by_simpleitk(air(-1000.0).astype(np.int16), -2000, sitk.sitkNearestNeighbor))
+    assert out.dtype == np.int16
+    assert np.isnan(carry(air(0.0), outside=np.nan)[0][-1]).all()
+
+
+def test_labels_are_0_outside(carry):
+    out, _ = carry(np.where(ball(8), 3, 7).astype(np.uint8), outside=9)
+    np.testing.assert_array_equal(np.unique(out), [0, 3, 7])
+    with pytest.raises(InputError, match="--outside"):
+        carry(ball(8).astype(np.uint8), outside=9, labels=True)
+    with pytest.raises(InputError, match="not a number"):
+        carry(air(0.0), outside=np.inf)
+
+
+@pytest.mark.parametrize("interpolation", ["auto", "nearest"])
+def test_nan_stays_where_it_is_and_touches_nothing_else(carry, interpolation):
+    known = ball(8)
+    values = np.where(known, texture(), np.nan).astype(np.float32)
+    out, done = carry(values, interpolation=interpolation)
+    nearest = by_simpleitk(known.astype(np.uint8), 0, sitk.sitkNearestNeighbor)
+    np.testing.assert_array_equal(np.isfinite(out), nearest == 1)
+    whole = by_simpleitk(known.astype(np.float32), 0.0) == 1
+    way = sitk.sitkLinear if interpolation == "auto" else sitk.sitkNearestNeighbor
+    np.testing.assert_allclose(out[whole], by_simpleitk(np.nan_to_num(values), 0.0, way)[whole], atol=1e-3)
+    assert whole.any()
+    assert 50 <= np.nanmin(out) <= np.nanmax(out) <= 100  # no 0 was mixed in at the rim
+    assert "nan outside" in done.how
+
+
+def test_nan_in_a_label_map_is_no_label(carry):
+    values = np.where(ball(8), 3, np.nan)
+    values[9:11, 9:11, 9:11] = 2**24 + 1
+    out, _ = carry(values)
+    np.testing.assert_array_equal(np.unique(out), [0, 3, 2**24 + 1])
+    assert out.dtype == np.int32
+
+
+def test_a_nan_background_is_searched_like_one_of_0(tmp_path):
+    values = air(0.0)
+    images = [Image(torch.from_numpy(v), GRID) for v in (values, np.where(values == 0, np.nan, values))]
+    zero, absent = (prepare(image, None, None) for image in images)
+    assert torch.equal(zero.scaled.data, absent.scaled.data)
+    write_volume(tmp_path / "nan.nii.gz", absent.image)
+    back = read_image(tmp_path / "nan.nii.gz")
+    assert torch.equal(back.missing, torch.from_numpy(values == 0))
+
+
+@pytest.mark.parametrize("outside", [None, -300.0, np.nan])
+@pytest.mark.parametrize("background", [-1000.0, np.nan])
+def test_the_proof_compares_what_is_outside_and_leaves_out_what_is_missing(tmp_path, outside, background):
+    moving = prepare(Image(torch.from_numpy(air(background)), GRID), None, None, outside).image
+    write_affine(tmp_path / "a.mat", SHIFT)
+    moved = moving.warp(SHIFT, GRID)
+    write_volume(tmp_path / "moved.nii.gz", moved)
+    assert proof.voxel_error([tmp_path / "a.mat"], SHIFT, moving, tmp_path / "moved.nii.gz") < 1e-5
+    wrong = Image(moved.data + 10, GRID)
+    write_volume(tmp_path / "wrong.nii.gz", wrong)
+    assert proof.voxel_error([tmp_path / "a.mat"], SHIFT, moving, tmp_path / "wrong.nii.gz") > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(-1000.0, "-t a.mat --default-value -1000"), (0.0, "-t a.mat"), (np.nan, "-t a.mat")]
+)
+def test_the_record_and_the_line_for_ants_say_it(value, said):
+    subject = prepare(Image(torch.from_numpy(air(value)), GRID), None, None)
+    record = {"inputs": described_inputs(subject, subject)}
+    assert record["inputs"]["moving"]["outside"] == ("nan" if np.isnan(value) else value)
+    assert ants_options(record, ["a.mat"]) == said
