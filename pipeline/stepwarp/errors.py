@@ -38,6 +38,12 @@ class RegistrationError(StepwarpError):
     exit_code = 6
 
 
+class MemoryShortageError(StepwarpError, MemoryError):
+    """There is not enough memory for a file."""
+
+    exit_code = 8
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Python, numpy, CUDA and torch's CPU allocator each say it in their own way; the last only in words."""
     return (

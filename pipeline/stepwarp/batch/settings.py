@@ -12,7 +12,7 @@ from typing import Any
 import stepwarp
 from stepwarp.config import LinearKind, SimilarityName
 from stepwarp.config import preset as load_preset
-from stepwarp.files import Trust, sha256
+from stepwarp.files import TrustRules, sha256
 from stepwarp.workflow.outputs import RECORD
 from stepwarp.workflow.subjects import check_outside, recorded_outside
 
@@ -32,7 +32,7 @@ class Settings:
     steps: int | None = None
     refine: bool = True
     escalate: bool = True
-    trust: Trust | None = None
+    trust: tuple[str, ...] = ()
     outside: float | None = None
 
     def check(self) -> None:
@@ -44,6 +44,7 @@ class Settings:
 
         check_network(self.weights, self.steps, self.refine, self.affine_only)
         check_outside(self.outside)
+        TrustRules(self.trust)
         if self.weights is not None:
             read_network(self.weights, self.steps, torch.device("cpu"))
 
@@ -70,7 +71,7 @@ class Settings:
         path = self._weights_path()
         options = {key: value for key, value in self.options().items() if key != "network"}
         recipe = load_preset(self.preset).model_dump(mode="json")
-        options |= {"preset": recipe, "outside": recorded_outside(self.outside)}
+        options |= {"preset": recipe, "outside": recorded_outside(self.outside), "trust": list(self.trust)}
         return options | {"weights": None if path is None else sha256(path)}
 
     def _weights_path(self) -> str | None:

@@ -17,7 +17,7 @@ from stepwarp.batch.places import PICTURE
 from stepwarp.batch.plan import Job
 from stepwarp.batch.settings import damage
 from stepwarp.errors import InputError, OutputError, RegistrationError, StepwarpError, is_out_of_memory
-from stepwarp.files import sha256
+from stepwarp.files import TrustRules, sha256
 from stepwarp.workflow.benchmark.places import read_json
 from stepwarp.workflow.outputs import RECORD
 
@@ -83,12 +83,17 @@ def _register(job: Job) -> dict[str, Any]:
         fixed_mask=job.masks.get("fixed"),
         moving_mask=job.masks.get("moving"),
         threads=job.threads,
-        **job.options,
+        **job.options | {"trust": _trust(job)},
     )
     _check_inputs(job)
     found.record["batch"] = {"case": job.case, "key": job.key, "parts": job.parts}
     _save(found, job)
     return found.record
+
+
+def _trust(job: Job) -> tuple[str, ...]:
+    """What of the batch's rules is about this case's files."""
+    return TrustRules(job.options["trust"]).about([*job.images.values(), *job.masks.values()])
 
 
 def _check_place(job: Job) -> None:

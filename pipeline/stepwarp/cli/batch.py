@@ -176,7 +176,7 @@ def batch(
         steps=steps,
         refine=not no_refine,
         escalate=not no_escalation,
-        trust=trust,
+        trust=tuple(trust or ()),
         outside=outside,
     )
     asked = Batch.of(

@@ -8,7 +8,6 @@ import typer
 
 Preset = Literal["fast", "default", "best"]
 Device = Literal["auto", "cpu", "cuda"]
-Trust = Literal["sform", "qform", "base"]
 
 
 def path_option(*names: str, metavar: str = "FILE", **more: Any) -> Any:
@@ -25,10 +24,12 @@ ThreadsOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(min=0, metavar="N", help="Start of every random choice.")]
 TrustOption = Annotated[
-    Trust | None,
+    list[str] | None,
     typer.Option(
+        metavar="[FILE=]sform|qform|base",
         help="Where the voxels lie, for files whose sform and qform contradict each other or are both unset; "
-        "base: the voxel sizes alone.",
+        "base: the voxel sizes alone. FILE=: of that file alone (path or name; may be repeated). Files whose header is "
+        "in order are not touched.",
         show_default="refuse such files",
     ),
 ]

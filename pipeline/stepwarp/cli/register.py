@@ -150,7 +150,7 @@ def register(
             refine=not no_refine,
             escalate=not no_escalation,
             trace=trace is not None,
-            trust=trust,
+            trust=trust or (),
             outside=outside,
             progress=progress,
         )

@@ -24,7 +24,7 @@ from torch import Tensor
 from stepwarp.data.cache import Cache, checksum
 from stepwarp.data.manifest import Scan
 from stepwarp.errors import InputError
-from stepwarp.files import atomic_path, read_image, read_labels, require_grid_of, sha256
+from stepwarp.files import atomic_path, on_grid_of, read_image, read_labels, sha256
 from stepwarp.geometry import Affine, Grid, Image, LabelMap, Transform
 from stepwarp.geometry.orientation import canonical
 
@@ -220,7 +220,7 @@ class ReadScand(MapTransform):
         for key in self.key_iterator(read):
             read[key] = read_labels(read[key]) if key == "labels" else read_image(read[key])
         if "labels" in read:
-            require_grid_of(read["labels"], read["image"])
+            read["labels"] = on_grid_of(read["labels"], read["image"])
         return read
 
 

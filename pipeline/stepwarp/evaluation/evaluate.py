@@ -17,7 +17,7 @@ from stepwarp.evaluation.overlap import Overlap, label_changes, label_ids, milli
 from stepwarp.evaluation.regularity import inverse_consistency, non_diffeomorphic_volume, regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.evaluation.surfaces import SurfaceDistance, largest_distance, surface_distances
-from stepwarp.files import Landmarks, require_grid_of
+from stepwarp.files import Landmarks, on_grid_of
 from stepwarp.geometry import Affine, Grid, Image, LabelMap, Transform
 from stepwarp.geometry.background import faces
 from stepwarp.losses.intensities import scale_intensities, scaled_outside
@@ -70,8 +70,7 @@ def evaluate(
     result: dict[str, Any] = {"mask": {"source": source, "voxels": int(inside.sum())}}
     labels = _pair(fixed_labels, moving_labels, "labels")
     if labels is not None:
-        require_grid_of(labels[0], fixed)
-        require_grid_of(labels[1], moving)
+        labels = on_grid_of(labels[0], fixed), on_grid_of(labels[1], moving)
         result |= _of_labels(*labels, transform, frozenset(ignore_labels), label_names or {}, report)
     landmarks = _pair(fixed_landmarks, moving_landmarks, "landmarks")
     if landmarks is not None:
@@ -99,8 +98,7 @@ def measured_in(fixed: Image, mask: LabelMap | None = None) -> tuple[Tensor, str
             return ~fixed.missing, "voxels of the fixed image that are not NaN"
         zero_around = _has_zero_background(fixed.data)
         return fixed.data != 0 if zero_around else torch.ones_like(fixed.data, dtype=torch.bool), _WORDS[zero_around]
-    require_grid_of(mask, fixed)
-    inside = mask.data != 0
+    inside = on_grid_of(mask, fixed).data != 0
     if not inside.any():
         raise InputError(f"{mask.name}: the mask is empty. Non-zero voxels are the ones that count.")
     return inside, f"given: {mask.name}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,10 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
-from stepwarp.errors import InputError, OutputError
+from stepwarp.errors import InputError, MemoryShortageError, OutputError, is_out_of_memory
 from stepwarp.files.atomic import atomic_path
 from stepwarp.files.voxels import Voxels
+from stepwarp.limits import free_memory
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -32,7 +34,12 @@ _GZIP_MAGIC = b"\x1f\x8b"
 LARGEST_RATIO = 1032
 #: Measured on displacement fields and brains: levels 2 and 3 of ISA-L are no smaller, level 0 is up to a third larger.
 _GZIP_LEVEL = 1
-_HEADERS = {348: (Nifti1Header, b"n+1\0", 344), 540: (Nifti2Header, b"n+2\0\r\n\032\n", 4)}
+#: By the length of the header: its kind, where its magic is, and the magics that there are. That of a pair of files
+#: in a single one is wrong, but all else then says what it is.
+_HEADERS = {348: (Nifti1Header, 344, (b"n+1\0", b"ni1\0")), 540: (Nifti2Header, 4, (b"n+2\0\r\n\032\n",))}
+#: What may follow the voxels: padding by tapes and object stores, a line's end by transfers as text.
+_PADDING = b"\0\r\n\x1a"
+_CHUNK = 1 << 22
 
 
 def size_limit() -> int:
@@ -77,10 +84,12 @@ def check_gzip(path: Path) -> None:
             return
         with _reading(path):
             stream, unpacked = igzip.IGzipFile(fileobj=file), 0
-            while part := stream.read(1 << 22):
-                unpacked += len(part)
-                if unpacked > size_limit():
-                    raise InputError(f"{path}: unpacks to more than {size_limit() / 2**30:.3g} GiB. It may be a trap.")
+            with _garbage_behind_allowed(path):
+                while part := stream.read(_CHUNK):
+                    unpacked += len(part)
+                    if unpacked > size_limit():
+                        limit = f"{size_limit() / 2**30:.3g} GiB"
+                        raise InputError(f"{path}: unpacks to more than {limit}. It may be a trap.")
 
 
 def check_zip(path: Path) -> None:
@@ -123,7 +132,7 @@ def read_voxels(path: Path) -> tuple[Nifti1Header, Voxels]:
     """The header as it is, and the voxels in the header's shape and Fortran order.
 
     Raises InputError, with one line that names the file, for whatever keeps the file from being exactly what its header
-    says: truncated, damaged, misnamed, too large, followed by further bytes, of an unknown type."""
+    says: truncated, damaged, misnamed, too large, followed by further data, of an unknown type."""
     size = check_readable(path)
     with _opened(path) as (stream, compressed):
         header = _read_header(stream, path)
@@ -134,10 +143,9 @@ def read_voxels(path: Path) -> tuple[Nifti1Header, Voxels]:
         if start + length > size * (LARGEST_RATIO if compressed else 1):
             raise _truncated(path)
         _read_exactly(stream, start - int(header["sizeof_hdr"]), path)
-        values = np.frombuffer(_read_exactly(stream, length, path), dtype).reshape(shape, order="F")
-        # Asking for one byte more also makes gzip verify its checksum.
-        if stream.read(1):
-            raise InputError(f"{path}: holds more data than its header accounts for. Write the file again.")
+        with memory_for(path, length):
+            values = np.frombuffer(_read_exactly(stream, length, path), dtype).reshape(shape, order="F")
+        _read_rest(stream, path)
     return header, Voxels(values, *_scaling(header, path), str(path))
 
 
@@ -200,9 +208,9 @@ def _read_header(stream: BinaryIO, path: Path) -> Nifti1Header:
     length = next((n for n in _HEADERS if start in (n.to_bytes(4, "little"), n.to_bytes(4, "big"))), None)
     if length is None:
         raise InputError(f"{path}: is not a NIfTI file, whatever its name says. Convert it, for example with dcm2niix.")
-    kind, magic, position = _HEADERS[length]
+    kind, position, magics = _HEADERS[length]
     block = start + _read_exactly(stream, length - 4, path)
-    if block[position : position + len(magic)] != magic:
+    if not block.startswith(magics, position):
         raise InputError(f"{path}: is not a single-file NIfTI (magic {block[position : position + 4]!r}). Convert it.")
     # Unchecked: nibabel's checks repair what they find, and every field in use is checked here.
     return kind(block, check=False)
@@ -212,7 +220,8 @@ def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:
     axes, *sizes = (int(n) for n in header["dim"])
     if not 1 <= axes <= 7:
         raise InputError(f"{path}: its header gives {axes} axes; NIfTI has 1 to 7. Write the file again.")
-    return tuple(sizes[:axes])
+    # Some programs count axes that they leave at 0: behind the third that can only mean one entry.
+    return (*sizes[: min(axes, 3)], *(n or 1 for n in sizes[3:axes]))
 
 
 def _dtype(header: Nifti1Header, path: Path) -> np.dtype:
@@ -235,11 +244,62 @@ def _data_offset(header: Nifti1Header, path: Path) -> int:
 def _scaling(header: Nifti1Header, path: Path) -> tuple[float, float]:
     """Slope and intercept."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or math.isnan(slope):  # both by habit mean unscaled
+    if slope == 0 or not math.isfinite(slope):  # all of these mean unscaled to every reader
         return 1.0, 0.0
-    if not (math.isfinite(slope) and math.isfinite(intercept)):
+    if not math.isfinite(intercept):
         raise InputError(f"{path}: its intensity scaling is not finite. Write the file again.")
     return slope, intercept
+
+
+def _read_rest(stream: BinaryIO, path: Path) -> None:
+    """What follows the voxels: nothing, or padding. Reading to the end also makes gzip verify its checksum."""
+    with _garbage_behind_allowed(path):
+        while part := stream.read(_CHUNK):
+            if part.strip(_PADDING):
+                raise InputError(f"{path}: holds more data than its header accounts for. Write the file again.")
+
+
+@contextmanager
+def _garbage_behind_allowed(path: Path) -> Iterator[None]:
+    """Bytes that are no gzip, behind a gzip stream that is whole, do no harm; to igzip they look as if it were cut."""
+    try:
+        yield
+    except EOFError:
+        if not _is_whole_gzip(path):
+            raise
+
+
+def _is_whole_gzip(path: Path) -> bool:
+    """Whether a file begins with complete gzip streams, checksums included, whatever follows them."""
+    with path.open("rb") as file:
+        while True:
+            stream, rest = zlib.decompressobj(wbits=31), b""
+            while not stream.eof:
+                rest = rest or file.read(_CHUNK)
+                if not rest:
+                    return False
+                stream.decompress(rest, _CHUNK)
+                rest = stream.unconsumed_tail
+            rest = (stream.unused_data + file.read(_CHUNK)).lstrip(b"\0")
+            if not rest.startswith(_GZIP_MAGIC):
+                return True
+            file.seek(-len(rest), os.SEEK_CUR)
+
+
+@contextmanager
+def memory_for(name: object, needed: int) -> Iterator[None]:
+    """What a volume's memory, in bytes, is taken in: where there is not so much, a message says how much there is."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        free = free_memory()
+        there = "there is less" if free is None else f"{free / 2**30:.2g} GiB are free"
+        raise MemoryShortageError(
+            f"{name}: its voxels take {needed / 2**30:.3g} GiB of memory at a time, and {there}. Free some, resample "
+            "it to coarser voxels, or use a machine with more."
+        ) from error
 
 
 def _read_exactly(stream: BinaryIO, length: int, path: Path) -> bytes:

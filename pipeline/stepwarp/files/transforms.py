@@ -16,8 +16,9 @@ from stepwarp.files import nifti
 from stepwarp.files.atomic import atomic_path
 from stepwarp.files.foreign import displacements, foreign_field, refuse_foreign
 from stepwarp.files.lps import flip_grid, flip_map, flip_vectors
-from stepwarp.files.placement import SHEAR_MM, Trust, affine_of, grid_of, straightened
+from stepwarp.files.placement import affine_of, grid_of, straightened
 from stepwarp.files.transform_guard import HDF5_SUFFIXES, TEXT_SUFFIXES, check_transform
+from stepwarp.files.trust import Trust, TrustRules
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ def write_composite(path: str | Path, transform: Transform, overwrite: bool = Fa
     _write_with_itk(path, SimpleITK.CompositeTransform([_to_itk(path, part) for part in parts]), overwrite)
 
 
-def read_transform(path: str | Path, *, trust: Trust | None = None) -> Transform:
+#: Shear of a field's grid that moves no corner further than this (mm) is rounding.
+_SHEAR_MM = 0.01
+
+
+def read_transform(path: str | Path, *, trust: Trust | TrustRules | None = None) -> Transform:
     """The transform in a file of ITK or ANTs: fixed world to moving world, RAS mm.
 
     .mat, .tfm, .txt: any linear transform of ITK -> Affine. .nii, .nii.gz: five axes (I, J, K, 1, 3), intent vector,
@@ -95,7 +100,7 @@ def read_transform(path: str | Path, *, trust: Trust | None = None) -> Transform
     return _from_itk(transform, str(path))
 
 
-def _read_displacement(path: Path, trust: Trust | None) -> DisplacementField:
+def _read_displacement(path: Path, trust: Trust | TrustRules | None) -> DisplacementField:
     name = str(path)
     header, values = nifti.read_nifti(path)
     foreign = foreign_field(path, header)
@@ -211,7 +216,7 @@ def _require_suffix(path: Path, suffixes: tuple[str, ...], what: str) -> None:
 
 def _require_straight(path: Path, grid: Grid) -> None:
     shear = grid.distance_to(straightened(grid))
-    if shear > SHEAR_MM:
+    if shear > _SHEAR_MM:
         raise OutputError(f"{path}: the field's grid has {shear:.3g} mm of shear, which ITK does not know.")
 
 

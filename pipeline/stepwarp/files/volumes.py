@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import nibabel
 import numpy as np
@@ -18,19 +18,24 @@ from torch import Tensor
 
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import nifti
-from stepwarp.files.placement import Trust, affine_of, grid_of
+from stepwarp.files.placement import affine_of, grid_of
+from stepwarp.files.trust import Trust, TrustRules
 from stepwarp.files.voxels import Voxels
 from stepwarp.geometry import Grid, Image, LabelMap, Volume
 
 #: What besides NIfTI's single files is read, by nibabel.
 _OTHER_SUFFIXES = (".mgz", ".mgh", ".hdr", ".img")
 
+V = TypeVar("V", bound=Volume)
+Trusting = Trust | TrustRules | None
 
-def read_image(path: str | Path, *, trust: Trust | None = None) -> Image:
+
+def read_image(path: str | Path, *, trust: Trusting = None) -> Image:
     """A 3D image: intensities float32 (i, j, k) in the file's own voxel order, on its grid in RAS+ mm.
 
     trust: which statement of the header says where the voxels lie, for a file whose statements are missing or
-    contradict each other. Four axes are accepted if the fourth has one entry. Voxels that are NaN are `missing`.
+    contradict each other; it has no influence on others. Four axes are accepted if the fourth has one entry. Voxels
+    that are NaN are `missing`.
 
     Raises InputError, one line, for every file that cannot be used exactly as it is: see `files.nifti` for the bytes
     and `files.placement` for the affine; besides, infinite voxels, several volumes, a single slice, colours, and
@@ -38,7 +43,7 @@ def read_image(path: str | Path, *, trust: Trust | None = None) -> Image:
     return _image(*_read(Path(path), trust))
 
 
-def read_labels(path: str | Path, *, trust: Trust | None = None) -> LabelMap:
+def read_labels(path: str | Path, *, trust: Trusting = None) -> LabelMap:
     """A 3D label map: (i, j, k) in the smallest of uint8, int16, int32 and int64 that holds all labels, on its grid.
 
     What the file's own scaling cannot tell from a whole number is one; NaN is 0. Raises InputError as `read_image`
@@ -47,7 +52,7 @@ def read_labels(path: str | Path, *, trust: Trust | None = None) -> LabelMap:
     return LabelMap(voxels.labels(), grid, voxels.name)
 
 
-def read_mask(path: str | Path, *, trust: Trust | None = None) -> LabelMap:
+def read_mask(path: str | Path, *, trust: Trusting = None) -> LabelMap:
     """A 3D mask, uint8 (i, j, k) on its grid: 1 where the file holds anything but 0 (or NaN), whatever its numbers.
 
     Raises InputError as `read_image` does, except for a constant."""
@@ -55,20 +60,20 @@ def read_mask(path: str | Path, *, trust: Trust | None = None) -> LabelMap:
     return LabelMap(voxels.mask(), grid, voxels.name)
 
 
-def read_either(path: str | Path, *, trust: Trust | None = None) -> tuple[Voxels, Grid]:
+def read_either(path: str | Path, *, trust: Trusting = None) -> tuple[Voxels, Grid]:
     """The voxels of a volume of which it is not known yet what it is, and its grid. Raises InputError as `read_image`
     does, but says nothing of the values."""
     return _read(Path(path), trust)
 
 
-def as_image(source: str | Path | SpatialImage | Image, *, trust: Trust | None = None) -> Image:
+def as_image(source: str | Path | SpatialImage | Image, *, trust: Trusting = None) -> Image:
     """The image that a path, an image of nibabel, or an Image is; checked as by `read_image`."""
     if isinstance(source, Image):
         return _checked(source)
     return _image(*_voxels_of(source, "the given image", trust))
 
 
-def as_labels(source: str | Path | SpatialImage | LabelMap, *, trust: Trust | None = None) -> LabelMap:
+def as_labels(source: str | Path | SpatialImage | LabelMap, *, trust: Trusting = None) -> LabelMap:
     """The label map that a path, an image of nibabel, or a LabelMap is; checked as by `read_labels`."""
     if isinstance(source, LabelMap):
         return source
@@ -76,7 +81,7 @@ def as_labels(source: str | Path | SpatialImage | LabelMap, *, trust: Trust | No
     return LabelMap(voxels.labels(), grid, voxels.name)
 
 
-def as_mask(source: str | Path | SpatialImage | Volume, *, trust: Trust | None = None) -> LabelMap:
+def as_mask(source: str | Path | SpatialImage | Volume, *, trust: Trusting = None) -> LabelMap:
     """The mask that a path, an image of nibabel, or a volume is, 0 and 1; checked as by `read_mask`."""
     if isinstance(source, Volume):
         inside = (source.data != 0) & ~source.data.isnan()
@@ -101,11 +106,13 @@ def write_volume(path: str | Path, volume: Volume, overwrite: bool = False, dtyp
     nifti.write_nifti(path, data, volume.grid.affine, missing=missing, overwrite=overwrite)
 
 
-def require_grid_of(volume: Volume, image: Volume) -> None:
-    """InputError, with the distance in mm, unless a volume that belongs to an image lies on that image's grid."""
+def on_grid_of(volume: V, image: Volume) -> V:
+    """A volume that belongs to an image, on that image's grid: what the two headers round differently is no difference.
+
+    Raises InputError, with the distance in mm, if it lies elsewhere."""
     own, other = volume.grid, image.grid
-    if own == other:
-        return
+    if own.coincides_with(other):
+        return replace(volume, grid=other)
     away = float(np.linalg.norm(own.corners() - other.corners(), axis=1).max())
     if own.shape != other.shape:
         raise InputError(
@@ -135,7 +142,7 @@ def _checked(image: Image) -> Image:
     return replace(image, data=data, missing=missing)
 
 
-def _voxels_of(source: object, unnamed: str, trust: Trust | None) -> tuple[Voxels, Grid]:
+def _voxels_of(source: object, unnamed: str, trust: Trusting) -> tuple[Voxels, Grid]:
     """What a path or an image of nibabel holds."""
     if isinstance(source, SpatialImage):
         return _from_nibabel(source, source.get_filename() or unnamed, trust)
@@ -144,7 +151,7 @@ def _voxels_of(source: object, unnamed: str, trust: Trust | None) -> tuple[Voxel
     raise InputError(f"{type(source).__name__}: is neither a path nor an image. Give a path or an image of nibabel.")
 
 
-def _read(path: Path, trust: Trust | None) -> tuple[Voxels, Grid]:
+def _read(path: Path, trust: Trusting) -> tuple[Voxels, Grid]:
     """The voxels (i, j, k) and their grid."""
     name = str(path)
     suffix = nifti.suffix_of(path)
@@ -165,7 +172,7 @@ def _read(path: Path, trust: Trust | None) -> tuple[Voxels, Grid]:
     return _from_nibabel(image, name, trust)
 
 
-def _from_nibabel(image: SpatialImage, name: str, trust: Trust | None) -> tuple[Voxels, Grid]:
+def _from_nibabel(image: SpatialImage, name: str, trust: Trusting) -> tuple[Voxels, Grid]:
     shape = _three_axes(image.shape, name)
     nifti.check_number_type(image.get_data_dtype(), name)
     nifti.check_shape(shape, image.get_data_dtype().itemsize, name)
@@ -185,7 +192,7 @@ def _stored(data: Any) -> tuple[np.ndarray, float, float]:
     return np.asanyarray(data), 1.0, 0.0
 
 
-def _affine_of_image(image: SpatialImage, shape: tuple[int, ...], name: str, trust: Trust | None) -> np.ndarray:
+def _affine_of_image(image: SpatialImage, shape: tuple[int, ...], name: str, trust: Trusting) -> np.ndarray:
     if isinstance(image, Nifti1Pair):
         return affine_of(image.header, shape, name, trust)
     if isinstance(image, AnalyzeImage):

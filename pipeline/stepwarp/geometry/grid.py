@@ -12,6 +12,11 @@ from torch import Tensor
 #: Two grids are the same when no corner voxel lies further apart than this (mm): headers store float32.
 SAME_GRID_MM = 1e-3
 
+#: Nothing that is measured or written depends on less than this part of a voxel.
+_NEGLIGIBLE = 0.1
+#: What rounding to single precision leaves uncertain of the sum of three squares, such as those of a quaternion.
+_ROUNDED_SQUARES = 4e-7
+
 
 def float64(values: np.ndarray | Tensor) -> Tensor:
     """As a float64 tensor; an array is copied, because it may be read-only or strided as torch does not take it."""
@@ -114,6 +119,26 @@ class Grid:
         if self.shape != other.shape:
             return float("inf")
         return float(np.linalg.norm(self.corners() - other.corners(), axis=1).max())
+
+    def coincides_with(self, other: Grid) -> bool:
+        """Whether both are one lattice that two headers state with the noise that headers have: the shapes are equal,
+        and no corner lies further apart than a tenth of a voxel, or than a quaternion in single precision can tell."""
+        return self.distance_to(other) <= max(_NEGLIGIBLE * self.spacing.min(), self._quaternion_noise())
+
+    def _quaternion_noise(self) -> float:
+        """How far (mm) the furthest corner may be moved by storing the axes' turn as NIfTI's qform does.
+
+        It stores three parts of a quaternion, and the fourth is what is missing to a length of 1. Near half a turn that
+        is nearly nothing, and its square drowns in rounding: up to a tenth of a degree is lost."""
+        if self.ndim != 3:
+            return 0.0
+        left, _, right = np.linalg.svd(self.linear / self.spacing)
+        turn = left @ right
+        turn[:, 2] *= np.linalg.det(turn)
+        squared = max(0.0, (1 + float(np.trace(turn))) / 4)
+        low, high = (np.sqrt(max(0.0, squared + sign * _ROUNDED_SQUARES)) for sign in (-1, 1))
+        extent = np.linalg.norm((np.array(self.shape) - 1) * self.spacing)
+        return float(2 * max(high - np.sqrt(squared), np.sqrt(squared) - low) * extent)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Grid) and self.distance_to(other) < SAME_GRID_MM

@@ -8,7 +8,7 @@ is used as antsApplyTransforms and antsApplyTransformsToPoints use it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from stepwarp.errors import InputError, OutputError
 from stepwarp.evaluation.overlap import label_changes
 from stepwarp.files import (
     Landmarks,
-    Trust,
+    TrustRules,
     Voxels,
     read_either,
     read_image,
@@ -73,7 +73,7 @@ def apply(
     labels: bool = False,
     outside: float | None = None,
     space: Space | None = None,
-    trust: Trust | None = None,
+    trust: str | Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> list[Applied]:
     """Carry each input file to the output file at the same place of the list; say how.
@@ -89,6 +89,7 @@ def apply(
     outside: what images become where their own grid ends (NaN for nothing); by default their own background, the most
     frequent value on their faces if it covers half of them, else 0. Label maps become 0 there.
     space: the world of landmarks in a .csv that does not state it; they are written in the same one.
+    trust: see `files.TrustRules`.
 
     Each volume is interpolated once, however long the chain. Raises InputError for unusable files, for arguments that
     contradict each other, and for a volume of which nothing falls on its new grid; OutputError for what cannot be
@@ -108,11 +109,13 @@ def apply(
     if labels and outside is not None:
         raise InputError("--labels with --outside: label maps are 0 outside. Leave one out.")
     check_outside(outside)
-    grid = journey.grid if reference is None else read_image(reference, trust=trust).grid
+    rules = TrustRules.of(trust)
+    grid = journey.grid if reference is None else read_image(reference, trust=rules).grid
     if grid is None and False in kinds:
         raise InputError("volumes need a grid to land on. Name an image that has it with --reference.")
-    carrier = _Carrier(journey, grid, interpolation, labels, outside, space, trust, overwrite)
-    return [carrier.carry(*job) for job in jobs]
+    carrier = _Carrier(journey, grid, interpolation, labels, outside, space, rules, overwrite)
+    done = [carrier.carry(*job) for job in jobs]
+    return [*done[:-1], replace(done[-1], notes=(*done[-1].notes, *rules.notes()))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,7 @@ class _Carrier:
     labels: bool
     outside: float | None
     space: Space | None
-    trust: Trust | None
+    trust: TrustRules
     overwrite: bool
 
     @cached_property

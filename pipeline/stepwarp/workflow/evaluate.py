@@ -13,7 +13,7 @@ import torch
 import stepwarp
 from stepwarp.errors import InputError
 from stepwarp.evaluation.evaluate import evaluate
-from stepwarp.files import Landmarks, Trust, read_image, read_labels, read_landmarks, read_mask, sha256
+from stepwarp.files import Landmarks, TrustRules, read_image, read_labels, read_landmarks, read_mask, sha256
 from stepwarp.files.label_names import find_labels, read_label_names
 from stepwarp.files.learn2reg import is_learn2reg, read_learn2reg
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform
@@ -55,7 +55,7 @@ def evaluate_files(
     unreliable_landmarks: Iterable[str] = (),
     space: Space | None = None,
     mask: str | Path | None = None,
-    trust: Trust | None = None,
+    trust: str | Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """What `evaluation.evaluate` says of the files of one registration, JSON-ready.
@@ -66,11 +66,11 @@ def evaluate_files(
     landmarks in a .csv that does not state it; voxel indices are those of their image.
 
     Besides what `evaluate` returns: stepwarp (version), inputs {role: {path, sha256}}, transform [files], the key
-    inverse_mm.source, and notes [a sentence each] on what to look at.
+    inverse_mm.source, trusted [see `files.TrustRules.record`], and notes [a sentence each] on what to look at.
 
     Raises InputError for files that cannot be used, that do not fit their image (how many mm), a result that belongs
     to other images, and whatever `evaluate` refuses."""
-    clock = Clock(progress)
+    clock, rules = Clock(progress), TrustRules.of(trust)
     given = {
         "fixed": fixed,
         "moving": moving,
@@ -84,17 +84,17 @@ def evaluate_files(
     with clock.stage("read"):
         names = {} if label_names is None else read_label_names(label_names)
         ignored = find_labels(ignore_labels, names)
-        images: dict[Side, Image] = {"fixed": read_image(fixed, trust=trust), "moving": read_image(moving, trust=trust)}
+        images: dict[Side, Image] = {"fixed": read_image(fixed, trust=rules), "moving": read_image(moving, trust=rules)}
         inputs = {r: {"path": str(Path(p).resolve()), "sha256": sha256(p)} for r, p in given.items() if p is not None}
-        labels = [None if p is None else read_labels(p, trust=trust) for p in (fixed_labels, moving_labels)]
+        labels = [None if p is None else read_labels(p, trust=rules) for p in (fixed_labels, moving_labels)]
         points = [
             None if p is None else read_landmarks(p, space, image.grid)
             for p, image in zip((fixed_landmarks, moving_landmarks), images.values(), strict=True)
         ]
-        inside = None if mask is None else read_mask(mask, trust=trust)
+        inside = None if mask is None else read_mask(mask, trust=rules)
     with clock.stage("transform"):
         hashes: dict[Side, str] = {side: inputs[side]["sha256"] for side in images}
-        read = _read_transform(transforms, images, hashes, trust)
+        read = _read_transform(transforms, images, hashes, rules)
         notes = [*read.notes, *_notes_on_field(read, images["fixed"])]
     result = evaluate(
         images["fixed"],
@@ -114,11 +114,12 @@ def evaluate_files(
     result["inverse_mm"]["source"] = read.inverse_source
     notes += [note for side, found in zip(images, points, strict=True) for note in _missing(side, found)]
     notes += [*_outside("fixed", points[0], images), *_outside("moving", points[1], images)]
-    return {"stepwarp": stepwarp.__version__, "inputs": inputs, "transform": list(read.files), **result, "notes": notes}
+    about = {"stepwarp": stepwarp.__version__, "inputs": inputs, "transform": list(read.files)}
+    return {**about, **result, "trusted": rules.record(), "notes": [*notes, *rules.notes()]}
 
 
 def _read_transform(
-    transforms: Sequence[str | Path], images: Mapping[Side, Image], hashes: Mapping[Side, str], trust: Trust | None
+    transforms: Sequence[str | Path], images: Mapping[Side, Image], hashes: Mapping[Side, str], trust: TrustRules
 ) -> _Read:
     if not transforms:
         still = Affine.identity(3)

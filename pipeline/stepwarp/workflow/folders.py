@@ -76,7 +76,7 @@ class RegistrationFolder:
         for side, image in images.items():
             grid, recorded = self._grid(side), self.inputs[side]
             where = f"{self.folder}: is the registration of another {side} image than {image.name}"
-            if grid != image.grid:
+            if not grid.coincides_with(image.grid):
                 away = float(np.linalg.norm(grid.corners() - image.grid.corners(), axis=1).max())
                 raise InputError(f"{where}: {grid} against {image.grid}, corners up to {away:.3g} mm apart.")
             if recorded.get("sha256") not in (None, hashes[side]):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from stepwarp.errors import InputError
-from stepwarp.files import Trust, read_transform
+from stepwarp.files import TrustRules, read_transform
 from stepwarp.geometry import Composition, DisplacementField, Grid, Transform, inverse_residual
 from stepwarp.workflow.folders import Link, Result, Side, result_at
 
@@ -76,18 +76,19 @@ def _in_folder(link: Link, result: Result, source: Side | None, target: Side | N
     return Journey((lookup,), (send,), f"{source} to {target}", True, grid, left, default, notes)
 
 
-def load(links: tuple[Link, ...], trust: Trust | None) -> Map:
-    """The links' files as one map; a field whose inverse is in no file is inverted numerically."""
-    files = tuple(file for link in links for file in link.files())
+def load(links: tuple[Link, ...], trust: TrustRules) -> Map:
+    """The links' files as one map; a field whose inverse is in no file is inverted numerically. trust: for files that
+    are named one by one; those of a result say where they lie."""
+    files = [(file, trust if link.files() == (link,) else None) for link in links for file in link.files()]
     parts, notes = [], []
-    for file in files:
-        transform = read_transform(file.path, trust=trust)
+    for file, rules in files:
+        transform = read_transform(file.path, trust=rules)
         if file.inverted:
             inverted = transform.inverse()
             notes += _residual(file.path, transform, inverted)
             transform = inverted
         parts.append(transform)
-    return Map(Composition.of(*reversed(parts)), files, tuple(notes))
+    return Map(Composition.of(*reversed(parts)), tuple(file for file, _ in files), tuple(notes))
 
 
 def _link(text: str) -> Link:

@@ -25,7 +25,6 @@ from stepwarp.files import (
     write_text,
 )
 from stepwarp.geometry import Grid, LabelMap
-from stepwarp.geometry.grid import SAME_GRID_MM
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.demo import TISSUES, make_pair, save_pair
 from stepwarp.workflow.demo import Pair as DemoPair
@@ -181,8 +180,9 @@ def _apart(labels: LabelMap, grid: Grid | None) -> str:
     if labels.grid.shape != grid.shape:
         shapes = [" x ".join(map(str, shape)) for shape in (labels.grid.shape, grid.shape)]
         return f"has {shapes[0]} voxels, its image {shapes[1]}"
-    apart = labels.grid.distance_to(grid)
-    return f"lies up to {apart:.3g} mm from its image's grid" if apart > SAME_GRID_MM else ""
+    if labels.grid.coincides_with(grid):
+        return ""
+    return f"lies up to {labels.grid.distance_to(grid):.3g} mm from its image's grid"
 
 
 def _outside(landmarks: Landmarks, grid: Grid | None) -> str:

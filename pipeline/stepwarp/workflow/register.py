@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,7 +112,7 @@ def register(
     refine: bool = True,
     escalate: bool = True,
     trace: bool = False,
-    trust: files.Trust | None = None,
+    trust: str | Sequence[str] | None = None,
     outside: float | None = None,
     progress: Progress = silent,
 ) -> Registration:
@@ -122,7 +123,8 @@ def register(
     the linear stage may do: rigid, similarity or affine. similarity: instead of the preset's: lncc, ncc, ssd, or for
     different contrasts mi or mind. Masks: non-zero where an image may be trusted; the rest has no influence.
     device: auto, cpu or cuda. threads: all cores by default. time_budget: seconds after which no further iteration
-    starts. trust: which statement of a self-contradicting header to believe. outside: what the moved image becomes
+    starts. trust: which statement of a header to believe that makes none, or two that contradict
+    each other; one word for all files or FILE=statement for each. outside: what the moved image becomes
     where the moving one ends (NaN for nothing); by default the moving image's own background, the most frequent value
     on its faces if it covers half of them, else 0. It has no influence on the search.
 
@@ -143,14 +145,15 @@ def register(
     place = chosen_device(device)
     used_threads = use_threads(threads)
     torch.manual_seed(seed)
-    clock = Clock(progress)
+    clock, rules = Clock(progress), files.TrustRules.of(trust)
     with clock.stage("read"):
         net = None if network is None else read_network(network, network_steps, place)
-        a = prepare(fixed, fixed_mask, trust)
-        b = prepare(moving, moving_mask, trust, outside)
+        a = prepare(fixed, fixed_mask, rules)
+        b = prepare(moving, moving_mask, rules, outside)
     about = {
         "version": stepwarp.__version__,
         "inputs": described_inputs(a, b),
+        "trusted": rules.record(),
         "settings": {
             "preset": preset if isinstance(preset, str) else "custom",
             "transform": transform,
@@ -160,7 +163,7 @@ def register(
             "network_steps": network_steps,
             "refine": refine,
             "escalate": escalate,
-            "trust": trust,
+            "trust": list(rules.words),
             "outside": recorded_outside(outside),
             **recipe.model_dump(),
         },
@@ -174,7 +177,7 @@ def register(
     def registered(plan: Plan, clock: Clock) -> Registration:
         return _registration(a, b, search(plan, a, b, clock), clock, about)
 
-    plan = Plan(recipe, transform, affine_only, net, refine, trace, place, deadline)
+    plan = Plan(recipe, transform, affine_only, net, refine, trace, place, deadline, rules.notes())
     first = registered(plan, clock)
     if not escalate or first.record["verdict"]["status"] != "fail":
         return first

@@ -25,7 +25,8 @@ _AS_FINE = 1.01
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is to be done with a pair. deadline: a `time.monotonic()` after which no further iteration starts."""
+    """What is to be done with a pair. deadline: a `time.monotonic()` after which no further iteration starts. notes:
+    what the verdict says besides."""
 
     recipe: Preset
     transform: LinearKind
@@ -35,6 +36,7 @@ class Plan:
     trace: bool
     device: torch.device
     deadline: float | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,7 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
     tried = None if plan.network is None else pair.attempt(plan.network)
     tried, deformation, measures = pair.deform(tried)
     notes, checks = mask_remarks(fixed, moving)
+    notes = [*plan.notes, *notes]
     if tried is not None:
         notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
     verdict = judge(measures, notes, checks, multimodal=plan.recipe.deformable.similarity in MULTIMODAL)

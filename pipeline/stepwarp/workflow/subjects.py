@@ -47,7 +47,7 @@ class Subject:
 
 
 def prepare(
-    source: Source, mask_source: MaskSource | None, trust: files.Trust | None, outside: float | None = None
+    source: Source, mask_source: MaskSource | None, trust: files.TrustRules, outside: float | None = None
 ) -> Subject:
     """Read an image and its mask, and bring them into the form that is registered.
 
@@ -115,10 +115,9 @@ def _described_file(source: Any) -> dict[str, Any]:
     return {"path": None, "sha256": None}
 
 
-def _read_mask(source: MaskSource, image: Image, trust: files.Trust | None) -> Image:
+def _read_mask(source: MaskSource, image: Image, trust: files.TrustRules) -> Image:
     """The mask of an image as 0 and 1 on the image's grid."""
-    mask = files.as_mask(source, trust=trust)
-    files.require_grid_of(mask, image)
+    mask = files.on_grid_of(files.as_mask(source, trust=trust), image)
     if not mask.data.any():
         raise InputError(f"{mask.name}: the mask is empty. Non-zero voxels are the ones that count.")
     return Image(mask.data.float(), image.grid, mask.name)

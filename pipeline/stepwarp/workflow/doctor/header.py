@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 
-from stepwarp.files.placement import SAME_PLACE_MM, degrees_between, statements
+from stepwarp.files.placement import agree, degrees_between, statements
 from stepwarp.geometry import Grid
 from stepwarp.workflow.doctor.findings import Finding
 
@@ -20,6 +20,7 @@ _FEWEST = 16
 #: An axis further (degrees) from all axes of the world has no clear letter.
 _OBLIQUE = 35.0
 _SAME_SIZE = 0.01
+_WORTH_A_NOTE_MM = 0.01
 
 
 def header_facts(header: Nifti1Header, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -50,15 +51,15 @@ def header_findings(header: Nifti1Header, shape: tuple[int, ...], name: str) -> 
             f"Its {broken[0]} is unusable; the {next(iter(usable))} is taken, other readers may take the broken one.",
             "Copy the good statement over the broken one, for example with nibabel.",
         )
-    if len(usable) == 2:
+    if len(usable) == 2 and agree(usable["sform"], usable["qform"], shape):
         apart = Grid(shape, usable["sform"]).distance_to(Grid(shape, usable["qform"]))
-        if 0.01 < apart <= SAME_PLACE_MM:
+        if apart > _WORTH_A_NOTE_MM:
             yield Finding(
                 "note",
                 "qform-sform",
                 name,
                 f"Its sform and qform lie {apart:.3f} mm apart at the worst corner.",
-                "Nothing: readers that disagree on which to take differ by no more than this.",
+                "Nothing: that is rounding, and the sform is taken.",
             )
     if usable:
         sizes = np.linalg.norm(next(iter(usable.values()))[:3, :3], axis=0)
@@ -71,6 +72,18 @@ def header_findings(header: Nifti1Header, shape: tuple[int, ...], name: str) -> 
                 f"Its voxels are {_mm(said)} by pixdim and {_mm(sizes)} by the affine, which stepwarp takes.",
                 "Save it again with a library that writes both, or tools measure different volumes.",
             )
+
+
+def shear_findings(mm: float | None, name: str) -> Iterator[Finding]:
+    """What is taken out of the axes of a file that is read all the same."""
+    if mm is not None and mm > _WORTH_A_NOTE_MM:
+        yield Finding(
+            "note",
+            "shear",
+            name,
+            f"Its axes are not quite perpendicular, which moves a corner by {mm:.3f} mm.",
+            "Nothing: that is rounding of its directions, and it is taken out.",
+        )
 
 
 def grid_facts(grid: Grid) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def _examine_nifti(path: Path, kind: Kind | None) -> Examined:
         affine = affine_of(head, shape, name)
         facts["shear_mm"] = _shear(shape, affine)
         grid = grid_of(shape, affine, name)
+        findings += header.shear_findings(facts["shear_mm"], name)
     except InputError as error:
         check = "shear" if facts.get("shear_mm") else _placement_check(head)
         findings.append(refusal(path, check, error))

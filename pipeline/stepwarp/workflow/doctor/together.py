@@ -124,7 +124,7 @@ def _beside(found: Examined, grid: Grid, image: Path, space: Space | None) -> It
         if outside:
             text = f"{outside} of its {len(landmarks)} landmarks lie outside {image.name}."
             yield Finding("error", "labels-grid", str(found.path), text, "Check the sign of x and y (RAS, LPS).")
-    elif found.grid is not None and found.grid != grid:
+    elif found.grid is not None and not found.grid.coincides_with(grid):
         yield _elsewhere(found, grid, image, "error")
 
 
@@ -149,7 +149,7 @@ def _labels_elsewhere(files: Iterable[Examined], among: Sequence[Examined]) -> I
         if file.kind != "labels" or file.grid is None:
             continue
         siblings = [image for image in images if image.path.parent == file.path.parent and _share_a_name(file, image)]
-        if siblings and all(image.grid != file.grid for image in siblings):
+        if siblings and not any(image.grid and image.grid.coincides_with(file.grid) for image in siblings):
             assert siblings[0].grid is not None
             yield _elsewhere(file, siblings[0].grid, siblings[0].path, "warning")
 
