@@ -94,6 +94,8 @@ def _groups(controller: str, root: Path = Path("/sys/fs/cgroup"), own: Path = Pa
         if controller not in names.split(",") or (not controller and number != "0"):
             continue
         for mount in (root, root / "unified") if not controller else (root / controller, root / names):
+            if ".." in Path(path).parts:
+                path = "/"
             group = mount / path.lstrip("/")
             found += [folder for folder in (group, *group.parents) if folder.is_relative_to(mount) and folder.is_dir()]
     return list(dict.fromkeys(found))
