@@ -9,11 +9,18 @@ result.save("out")
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 # Two pools of OpenMP threads are at work, torch's and numba's. By default the idle one spins and takes the cores from
 # the busy one, which makes everything several times slower; it must be told before either library is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# numba refuses to be imported with less than one thread.
+_threads = os.environ.get("NUMBA_NUM_THREADS", "").strip()
+if _threads.lstrip("-").isdigit() and int(_threads) < 1:
+    warnings.warn(f"NUMBA_NUM_THREADS={_threads} is no number of threads and is left out. Unset it.", stacklevel=2)
+    del os.environ["NUMBA_NUM_THREADS"]
 
 __version__ = "0.1.0"
 __all__ = ["Registration", "register"]

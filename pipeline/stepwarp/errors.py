@@ -44,6 +44,12 @@ class MemoryShortageError(StepwarpError, MemoryError):
     exit_code = 8
 
 
+class ForkedError(StepwarpError):
+    """A process was forked from one that computes with threads, and cannot do so itself."""
+
+    exit_code = 6
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Python, numpy, CUDA and torch's CPU allocator each say it in their own way; the last only in words."""
     return (

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask
-import distributed
 import psutil  # type: ignore[import-untyped]
 from distributed import Client, LocalCluster, WorkerPlugin
 
+from stepwarp import limits
 from stepwarp.batch.places import Places
 from stepwarp.errors import InputError
 from stepwarp.workflow.benchmark.environment import cores
@@ -103,7 +103,8 @@ class Size:
 
 def available_mib() -> int:
     """Memory that is free, or as much as this process may use if that is less."""
-    return min(psutil.virtual_memory().available, distributed.system.MEMORY_LIMIT) // 2**20
+    free = limits.free_memory()
+    return psutil.virtual_memory().available // 2**20 if free is None else free // 2**20
 
 
 class Crew:

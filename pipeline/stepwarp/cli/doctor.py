@@ -118,7 +118,7 @@ def _described(file: Examined) -> str:
 
 
 def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
-    gpu, test = machine["gpu"], machine["self_test"]
+    gpu, test, kernels = machine["gpu"], machine["self_test"], machine["kernels"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     device = "no GPU that torch sees" if gpu is None else f"{gpu['name']}, {gpu['memory_free_mib']} MiB free"
     disk = ", ".join(f"{free} MiB for {place}" for place, free in machine["disk_free_mib"].items())
@@ -130,5 +130,6 @@ def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
         ("device", device),
         ("memory", f"{machine['memory_free_mib']} of {machine['memory_mib']} MiB free"),
         ("disk", disk),
+        ("kernels", f"{kernels['folder'] or 'no folder'}, {'compiled' if kernels['compiled'] else 'not compiled yet'}"),
         ("self-test", f"{test['seconds']} s, {result}"),
     ]

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Reassociation lets loops use vector instructions; NaN and infinity keep their meaning, so that guards still work.
-FAST = {"contract", "arcp", "nsz", "reassoc", "afn"}
-compiled = njit(parallel=True, fastmath=FAST, cache=True, error_model="numpy", nogil=True)
-inlined = njit(fastmath=FAST, cache=True, error_model="numpy", nogil=True, inline="always")
+from stepwarp.geometry.kernels import F1, F3, F4, SINGLE, WHOLE, compiled, inlined
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -135,7 +132,7 @@ def trilinear_with_slope(flat, corner, s0, s1, t0, t1, t2):
     return e0 + (e1 - e0) * t0, e1 - e0, along1, near * (one - t0) + far * t0
 
 
-@compiled
+@compiled((F4, F1, F4))
 def _smooth_planes(source, weights, out):
     """Along k and then j, one (j, k) plane at a time, so that the row between the two stays in the cache."""
     channels, n0, n1, n2 = source.shape
@@ -167,7 +164,7 @@ def _smooth_planes(source, weights, out):
                     target[k] += w * (below[k] + above[k])
 
 
-@compiled
+@compiled((F4, F1, F4))
 def _smooth_across(source, weights, out):
     """Along i, row by row."""
     channels, n0, n1, n2 = source.shape
@@ -185,7 +182,7 @@ def _smooth_across(source, weights, out):
                     target[k] += w * (below[k] + above[k])
 
 
-@compiled
+@compiled((F3, F3, F4))
 def _scaled_gradient(factor, image, out):
     """factor(x) times the central difference of the image, one-sided at the border."""
     n0, n1, n2 = image.shape
@@ -211,7 +208,7 @@ def _det3(a0, a1, a2, b0, b1, b2, c0, c1, c2):
     return a0 * (b1 * c2 - b2 * c1) - a1 * (b0 * c2 - b2 * c0) + a2 * (b0 * c1 - b1 * c0)
 
 
-@compiled
+@compiled((F4, F3))
 def _determinant(u, out):
     n0, n1, n2 = out.shape
     one = np.float32(1)
@@ -237,7 +234,7 @@ def _determinant(u, out):
                 )
 
 
-@compiled
+@compiled((F4, F3))
 def _smallest_corner_determinant(u, out):
     n0, n1, n2 = out.shape
     one = np.float32(1)
@@ -273,7 +270,7 @@ def _smallest_corner_determinant(u, out):
                 out[i, j, k] = smallest if total == total else total
 
 
-@compiled
+@compiled((F4, WHOLE, SINGLE, F4))
 def _invert(u, iterations, tolerance, v):
     """Solves v(x) + u(x + v(x)) = 0 for v in place, using the derivative of the trilinear interpolant."""
     n0, n1, n2 = u.shape[1:]

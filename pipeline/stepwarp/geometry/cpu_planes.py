@@ -11,7 +11,8 @@ from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stepwarp.geometry.cpu import array, at_least_two, cell, compiled, inlined
+from stepwarp.geometry.cpu import array, at_least_two, cell
+from stepwarp.geometry.kernels import F1, F4, TRUTH, compiled, inlined
 
 
 def warp(image: Tensor, displacement: Tensor, border: bool) -> Tensor:
@@ -62,7 +63,7 @@ def _place_row(u, i, size, border, shape, corners, parts, share):
         share[2, k] = one if (p1 > zero) & (p1 < z1 - one) else zero
 
 
-@compiled
+@compiled((F4, F4, F1, TRUTH, F4))
 def _read_values(image, u, size, border, out):
     shape = image.shape[2:]
     n, across, down = out.shape[3], np.uintp(1), np.uintp(image.shape[3])
@@ -80,7 +81,7 @@ def _read_values(image, u, size, border, out):
                     target[k] = share[0, k] * (left + parts[1, k] * (right - left))
 
 
-@compiled
+@compiled((F4, F4, F1, TRUTH, F4, F4, F4))
 def _read_back(image, u, size, border, gradient, to_image, to_u):
     """What the displacement receives, and the image too where `to_image` has channels."""
     shape = image.shape[2:]

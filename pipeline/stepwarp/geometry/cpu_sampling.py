@@ -13,7 +13,8 @@ from numba import get_num_threads, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stepwarp.geometry.cpu import array, at_least_two, cell, compiled, inlined, trilinear, trilinear_with_slope
+from stepwarp.geometry.cpu import array, at_least_two, cell, trilinear, trilinear_with_slope
+from stepwarp.geometry.kernels import F1, F2, F3, F4, F5, PLACES2, SINGLE, SUMS3, TRUTH, WHOLE, compiled, inlined
 
 #: Into so many rows a list of points is laid out, for the threads to share.
 _ROWS = 64
@@ -144,7 +145,7 @@ def _place_row(u, i, j, size, rows, vectors, border, shape, corners, parts, free
         free[2, k] = (p2 > zero) & (p2 < z2 - one)
 
 
-@compiled
+@compiled((F4, F4, F1, F2, F2, TRUTH, F4))
 def _read_values(image, u, size, rows, vectors, border, out):
     shape = image.shape[1:]
     s0, s1 = shape[1] * shape[2], shape[2]
@@ -163,7 +164,7 @@ def _read_values(image, u, size, rows, vectors, border, out):
                     target[k] = value if corners[k] >= 0 else np.float32(0)
 
 
-@compiled
+@compiled((F4, F4, F1, F2, F2, TRUTH, F4, F4))
 def _read_slopes(image, u, size, rows, vectors, border, gradient, out):
     """out(x) = vectors^T sum_c gradient_c(x) slope_c(position of x)."""
     shape = image.shape[1:]
@@ -197,7 +198,7 @@ def _read_slopes(image, u, size, rows, vectors, border, gradient, out):
                 out[2, i, j, k] = v[0, 2] * e0 + v[1, 2] * e1 + v[2, 2] * e2
 
 
-@compiled
+@compiled((F4, F1, F2, F2, TRUTH, F4, WHOLE, F5, PLACES2))
 def _add_slabs(u, size, rows, vectors, border, gradient, slab, buffers, reach):
     """Each slab of planes of the gradient into its own buffer; reach: the first and last plane it wrote to."""
     shape = buffers.shape[2:]
@@ -238,7 +239,7 @@ def _add_slabs(u, size, rows, vectors, border, gradient, slab, buffers, reach):
         reach[s, 1] = np.int64(highest) // plane + 1 if highest >= 0 else -1
 
 
-@compiled
+@compiled((F5, PLACES2, F4))
 def _sum_slabs(buffers, reach, out):
     for i in prange(out.shape[1]):
         for c in range(out.shape[0]):
@@ -248,7 +249,7 @@ def _sum_slabs(buffers, reach, out):
                     out[c, i] += buffers[s, c, i]
 
 
-@compiled
+@compiled((F3, F1, F2, F3, SUMS3))
 def _matrix_gradient(image, size, m, weight, planes):
     """For each plane of the grid, the sum over its voxels x of weight(x) slope(m x) (x, 1)^T: (planes, 3, 4)."""
     n0, n1, n2 = image.shape
@@ -286,7 +287,7 @@ def _matrix_gradient(image, size, m, weight, planes):
         planes[i] = total
 
 
-@compiled
+@compiled((F4, F4, SINGLE, SINGLE, F4))
 def _compose_step(u, v, scale, longest, out):
     """out(x) = s(x) + u(x + s(x)) with s = scale v, shortened where longer than `longest`."""
     n0, n1, n2 = u.shape[1:]

@@ -11,7 +11,8 @@ from numba import get_num_threads, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stepwarp.geometry.cpu import array, compiled, inlined
+from stepwarp.geometry.cpu import array
+from stepwarp.geometry.kernels import F3, F4, SINGLE, STRIDED4, SUMS1, WHOLE, compiled, inlined
 
 
 class LocalCorrelation(torch.autograd.Function):
@@ -134,7 +135,7 @@ def _row_sums(stat, fr, mr, wr, weighted, radius, product, padded, out):
         _box_row(plain, radius, padded, out)
 
 
-@compiled
+@compiled((F3, F3, F3, F4, WHOLE, SINGLE, WHOLE, F4, SUMS1))
 def _coefficients(f, m, w, known, radius, epsilon, slab, maps, total):
     """Window statistics -> the squared correlation (summed into `total`) and the coefficient maps there is room for.
 
@@ -214,7 +215,7 @@ def _coefficients(f, m, w, known, radius, epsilon, slab, maps, total):
         total[chunk] = value
 
 
-@compiled
+@compiled(*((F3, F3, F3, F4, WHOLE, WHOLE, SINGLE, out) for out in (F4, STRIDED4)))
 def _gradients(f, m, w, maps, radius, slab, scale, out):
     """The windows' coefficients summed back: d(1 - mean)/dm into out[0], d(1 - mean)/df into out[1] if it is there."""
     n0, n1, n2 = f.shape
@@ -247,7 +248,7 @@ def _gradients(f, m, w, maps, radius, slab, scale, out):
                         out[1, i, j, k] = here * (f[i, j, k] * sums[3, k] + sums[4, k] - m[i, j, k] * sums[0, k])
 
 
-@compiled
+@compiled((F3, WHOLE, WHOLE, F3))
 def _box_sum(source, radius, slab, out):
     n0, n1, n2 = source.shape
     slots = 2 * radius + 1

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 import torch
 
+from stepwarp import limits
 from stepwarp.errors import InputError
+from stepwarp.geometry import threading_layer
 
 #: Of glibc's malloc.h: how many allocations may be mappings of their own, from how many free bytes on they are given
 #: back, and how many are asked for beyond what is needed.
@@ -64,11 +66,13 @@ def device_name(device: torch.device) -> str:
 
 
 def use_threads(threads: int | None) -> int:
-    """Tell both thread pools; the number in use, by default all that this process may use. InputError below 1."""
+    """Tell both thread pools; the number in use, by default all that this process may use.
+
+    Raises InputError below 1, and ForkedError as `threading_layer.start`."""
     import numba
 
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = available if threads is None else threads
+    threading_layer.start()
+    wanted = limits.processors() if threads is None else threads
     if wanted < 1:
         raise InputError(f"{wanted} threads cannot do anything; give at least 1")
     torch.set_num_threads(wanted)

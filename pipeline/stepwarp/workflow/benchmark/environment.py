@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import stepwarp
+from stepwarp import limits
 
 #: Whose versions may change a result or its seconds.
 _PACKAGES = (
@@ -58,7 +59,7 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 def cores() -> int:
     """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return limits.processors()
 
 
 def load() -> float | None:
@@ -105,7 +106,5 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _memory_mib() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    except (ValueError, OSError, AttributeError):
-        return None
+    memory = limits.memory()
+    return None if memory is None else memory // 2**20

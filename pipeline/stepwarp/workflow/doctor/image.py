@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from stepwarp import limits
 from stepwarp.errors import InputError
 from stepwarp.files import Voxels, read_either, read_image, read_landmarks, read_transform
 from stepwarp.files.foreign import foreign_field
@@ -49,16 +50,6 @@ def examine_file(
     if suffix_of(path) in SUFFIXES:
         return _examine_nifti(path, kind)
     return _examine_other(path, kind)
-
-
-def free_memory() -> int | None:
-    """Bytes that a new process may take without another being pushed out; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    line = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return None if line is None else int(line.split()[1]) * 1024
 
 
 def _kind_by_name(path: Path) -> Kind | None:
@@ -211,7 +202,7 @@ def _shear(shape: tuple[int, ...], affine: np.ndarray) -> float | None:
 
 
 def _memory_findings(voxels: int, name: str) -> Iterator[Finding]:
-    needed, free = voxels * _BYTES_PER_VOXEL, free_memory()
+    needed, free = voxels * _BYTES_PER_VOXEL, limits.free_memory()
     if free is not None and needed > free:
         yield Finding(
             "warning",

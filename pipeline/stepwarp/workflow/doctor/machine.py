@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from stepwarp import limits
 from stepwarp.config import Preset
 from stepwarp.errors import StepwarpError
-from stepwarp.geometry import Affine, Grid, Image
+from stepwarp.geometry import Affine, Grid, Image, kernel_files
 from stepwarp.geometry.smoothing import gaussian
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.benchmark.environment import cores, cpu_name, environment
 from stepwarp.workflow.doctor.findings import Finding, Report
-from stepwarp.workflow.doctor.image import free_memory
 from stepwarp.workflow.register import Registration, register
 
 #: Below this there is no room for a registration of two brains at 1 mm, or for what it writes.
@@ -44,10 +44,11 @@ def examine_machine(progress: Progress = silent) -> Report:
     gpu = _gpu()
     facts: dict[str, Any] = environment(cores(), gpu["name"] if gpu else cpu_name())
     facts["packages"] |= {name: version for name, version in _installed().items() if name not in facts["packages"]}
-    memory = free_memory()
+    memory = limits.free_memory()
     facts |= {"memory_free_mib": None if memory is None else memory >> 20, "gpu": gpu}
     places = {"working directory": Path.cwd(), "temporary files": Path(tempfile.gettempdir())}
     facts["disk_free_mib"] = {name: shutil.disk_usage(place).free >> 20 for name, place in places.items()}
+    facts["kernels"] = _kernels()
     progress(Step("machine", 1, 2))
     facts["self_test"] = _self_test()
     progress(Step("machine", 2, 2))
@@ -76,6 +77,9 @@ def _findings(facts: dict[str, Any]) -> Iterator[Finding]:
         if free << 20 < _LEAST_DISK:
             text = f"Only {free} MiB are free on the disk of the {place}."
             yield Finding("warning", "disk", _HERE, text, "Free some; a registration writes about 100 MiB.")
+    if facts["kernels"]["folder"] is None:
+        text = "There is no folder for the compiled kernels, so every run compiles them, for a minute."
+        yield Finding("warning", "kernels", _HERE, text, "Set NUMBA_CACHE_DIR to a folder that you may write to.")
     if facts["gpu"] is None and Path("/proc/driver/nvidia/version").exists():
         text = "There is an NVIDIA driver, but torch sees no GPU, so everything runs on the processor."
         yield Finding("warning", "device", _HERE, text, "Install a build of torch for CUDA that fits the driver.")
@@ -86,6 +90,12 @@ def _gpu() -> dict[str, Any] | None:
         return None
     free, total = torch.cuda.mem_get_info()
     return {"name": torch.cuda.get_device_name(0), "memory_mib": total >> 20, "memory_free_mib": free >> 20}
+
+
+def _kernels() -> dict[str, Any]:
+    """Where the compiled kernels are or will be, and whether they are there already."""
+    folder, filled = kernel_files.where()
+    return {"folder": None if folder is None else str(folder), "compiled": filled}
 
 
 def _installed() -> dict[str, str]:

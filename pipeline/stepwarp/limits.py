@@ -1,0 +1,143 @@
+"""How many processors and how much memory this process may use: what is here, or less where a job, a container or the
+shell allows less. The one place that knows.
+
+Limits of control groups (v1 and v2, as Slurm, systemd, Docker and Kubernetes set them) hold for a group and all groups
+within it, so the least of a group and its ancestors counts."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+_MIB = 2**20
+#: Below these, what a file of a control group says is a limit; v1 writes the largest whole number of pages for none.
+_NO_LIMIT = 2**60
+
+
+def processors() -> int:
+    """How many this process may use at once, at least 1: by its affinity, by quotas, and by Slurm where a job's
+    processes are not bound. A quota of two and a half is two: what goes beyond a quota is held up."""
+    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    counts += [max(1, math.floor(quota + 1e-6)) for quota in _quotas()]
+    if "SLURM_JOB_ID" in os.environ:
+        counts += _numbers("SLURM_CPUS_PER_TASK")
+    return min(counts)
+
+
+def memory() -> int | None:
+    """Bytes that this process may hold at most; None where the system does not say."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        total = None
+    return min([*_memory_limits(), *([] if total is None else [total])], default=None)
+
+
+def free_memory() -> int | None:
+    """Bytes that new work may take without another process being pushed out or the work killed; None where the system
+    does not say. What files occupy of a group's memory is given back when it is needed, and counts as free."""
+    known = [limit - _used(folder) for folder, limit in _memory_groups()]
+    known += [limit - _mapped() for limit in _shell_limits()]
+    known += _job_memory()
+    available = _of_meminfo("MemAvailable")
+    if available is not None:
+        known.append(available)
+    return None if not known else max(0, min(known))
+
+
+def _memory_limits() -> list[int]:
+    return [limit for _, limit in _memory_groups()] + _shell_limits() + _job_memory()
+
+
+def _memory_groups() -> Iterator[tuple[Path, int]]:
+    """Groups that this process is in, with the limit of each that has one."""
+    for controller in ("", "memory"):
+        for folder in _groups(controller):
+            for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+                limit = _number(folder / name)
+                if limit is not None and limit < _NO_LIMIT:
+                    yield folder, int(limit)
+
+
+def _used(folder: Path) -> int:
+    """What a group holds and cannot give back."""
+    used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes") or 0
+    counts = dict(line.split(None, 1) for line in _lines(folder / "memory.stat") if " " in line)
+    files = [counts.get(f"{kind}{name}") for kind in ("total_", "") for name in ("inactive_file", "active_file")]
+    reclaimable = files[:2] if files[0] is not None else files[2:]
+    return max(0, int(used) - sum(int(count) for count in reclaimable if count is not None))
+
+
+def _quotas() -> Iterator[float]:
+    """Processors' time per time that groups of this process may use."""
+    for folder in _groups(""):
+        quota, _, period = "".join(_lines(folder / "cpu.max")[:1]).partition(" ")
+        if quota.isdigit() and period.isdigit() and int(period):
+            yield int(quota) / int(period)
+    for folder in _groups("cpu"):
+        share, of = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if share is not None and share > 0 and of:
+            yield share / of
+
+
+def _groups(controller: str, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[Path]:
+    """The folder of this process's group of a controller, "" for v2's one tree, and of all groups around it.
+
+    In a container the path that the kernel names may lie outside of what is mounted; what there is of it counts."""
+    found: list[Path] = []
+    for line in _lines(own):
+        number, _, rest = line.partition(":")
+        names, _, path = rest.partition(":")
+        if controller not in names.split(",") or (not controller and number != "0"):
+            continue
+        for mount in (root, root / "unified") if not controller else (root / controller, root / names):
+            if ".." in Path(path).parts:
+                path = "/"
+            group = mount / path.lstrip("/")
+            found += [folder for folder in (group, *group.parents) if folder.is_relative_to(mount) and folder.is_dir()]
+    return list(dict.fromkeys(found))
+
+
+def _shell_limits() -> list[int]:
+    """Of the address space, as `ulimit -v` sets it, and of data."""
+    values = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return [value for value in values if value != resource.RLIM_INFINITY and value < _NO_LIMIT]
+
+
+def _mapped() -> int:
+    """Bytes of this process's address space in use."""
+    line = "".join(_lines(Path("/proc/self/statm"))[:1]).split()
+    return int(line[0]) * os.sysconf("SC_PAGE_SIZE") if line else 0
+
+
+def _job_memory() -> list[int]:
+    """What Slurm has given a job on this computer, which it may enforce by counting, without a control group."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return []
+    each = [mib * processors() for mib in _numbers("SLURM_MEM_PER_CPU")]
+    return [mib * _MIB for mib in (*_numbers("SLURM_MEM_PER_NODE"), *each)]
+
+
+def _numbers(variable: str) -> list[int]:
+    value = os.environ.get(variable, "")
+    return [int(value)] if value.isdigit() and int(value) > 0 else []
+
+
+def _of_meminfo(name: str) -> int | None:
+    line = next((line for line in _lines(Path("/proc/meminfo")) if line.startswith(f"{name}:")), None)
+    return None if line is None else int(line.split()[1]) * 1024
+
+
+def _number(path: Path) -> float | None:
+    text = "".join(_lines(path)[:1])
+    return float(text) if text.lstrip("-").isdigit() else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
