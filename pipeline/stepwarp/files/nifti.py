@@ -5,6 +5,7 @@ header does not account for, nothing is allocated before the header makes sense,
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import zipfile
@@ -38,8 +39,12 @@ _GZIP_LEVEL = 1
 #: in a single one is wrong, but all else then says what it is.
 _HEADERS = {348: (Nifti1Header, 344, (b"n+1\0", b"ni1\0")), 540: (Nifti2Header, 4, (b"n+2\0\r\n\032\n",))}
 #: What may follow the voxels: padding by tapes and object stores, a line's end by transfers as text.
-_PADDING = b"\0\r\n\x1a"
+_PADDING, _MOST_PADDING = b"\0\r\n\x1a", 1 << 20
 _CHUNK = 1 << 22
+
+
+class CutOffError(InputError):
+    """A file that ends before its time."""
 
 
 def size_limit() -> int:
@@ -78,18 +83,22 @@ def check_readable(path: Path) -> int:
 def check_gzip(path: Path) -> None:
     """InputError if a gzip file is cut off, fails its checksum, or unpacks to more than `size_limit`; others pass."""
     with path.open("rb") as file:
-        compressed = file.read(2) == _GZIP_MAGIC
-        file.seek(0)
-        if not compressed:
+        if file.read(2) != _GZIP_MAGIC:
             return
-        with _reading(path):
-            stream, unpacked = igzip.IGzipFile(fileobj=file), 0
-            with _garbage_behind_allowed(path):
-                while part := stream.read(_CHUNK):
-                    unpacked += len(part)
-                    if unpacked > size_limit():
-                        limit = f"{size_limit() / 2**30:.3g} GiB"
-                        raise InputError(f"{path}: unpacks to more than {limit}. It may be a trap.")
+    try:
+        _unpack(path)
+    except CutOffError:
+        if _whole_gzip(path) in (None, path.stat().st_size):
+            raise
+
+
+def _unpack(path: Path) -> None:
+    with path.open("rb") as file, _reading(path):
+        stream, unpacked = igzip.IGzipFile(fileobj=file), 0
+        while part := stream.read(_CHUNK):
+            unpacked += len(part)
+            if unpacked > size_limit():
+                raise InputError(f"{path}: unpacks to more than {size_limit() / 2**30:.3g} GiB. It may be a trap.")
 
 
 def check_zip(path: Path) -> None:
@@ -134,7 +143,18 @@ def read_voxels(path: Path) -> tuple[Nifti1Header, Voxels]:
     Raises InputError, with one line that names the file, for whatever keeps the file from being exactly what its header
     says: truncated, damaged, misnamed, too large, followed by further data, of an unknown type."""
     size = check_readable(path)
-    with _opened(path) as (stream, compressed):
+    try:
+        return _read_voxels(path, size)
+    except CutOffError:
+        whole = _whole_gzip(path)
+        if whole is None or whole == size:
+            raise
+        return _read_voxels(path, whole)
+
+
+def _read_voxels(path: Path, size: int) -> tuple[Nifti1Header, Voxels]:
+    """From the first `size` bytes of a file."""
+    with _opened(path, size) as (stream, compressed):
         header = _read_header(stream, path)
         shape = _shape(header, path)
         dtype = _dtype(header, path)
@@ -179,8 +199,9 @@ def write_nifti(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
-    """The unpacked bytes, and whether they are stored compressed; what goes wrong in reading is an InputError."""
+def _opened(path: Path, size: int) -> Iterator[tuple[BinaryIO, bool]]:
+    """The unpacked bytes of the first `size` stored ones, and whether they are compressed; what goes wrong in reading
+    is an InputError."""
     with path.open("rb") as file:
         compressed = file.read(2) == _GZIP_MAGIC
         file.seek(0)
@@ -190,7 +211,8 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
                 f"{path}: is {found} although its name says otherwise. If it is NIfTI, rename it to {ending}."
             )
         with _reading(path):
-            yield cast(BinaryIO, igzip.IGzipFile(fileobj=file) if compressed else file), compressed
+            stored = file if size == path.stat().st_size else io.BytesIO(file.read(size))
+            yield cast(BinaryIO, igzip.IGzipFile(fileobj=stored) if compressed else stored), compressed
 
 
 @contextmanager
@@ -253,37 +275,28 @@ def _scaling(header: Nifti1Header, path: Path) -> tuple[float, float]:
 
 def _read_rest(stream: BinaryIO, path: Path) -> None:
     """What follows the voxels: nothing, or padding. Reading to the end also makes gzip verify its checksum."""
-    with _garbage_behind_allowed(path):
-        while part := stream.read(_CHUNK):
-            if part.strip(_PADDING):
-                raise InputError(f"{path}: holds more data than its header accounts for. Write the file again.")
+    if len(rest := stream.read(_MOST_PADDING)) == _MOST_PADDING or rest.strip(_PADDING):
+        raise InputError(f"{path}: holds more data than its header accounts for. Write the file again.")
 
 
-@contextmanager
-def _garbage_behind_allowed(path: Path) -> Iterator[None]:
-    """Bytes that are no gzip, behind a gzip stream that is whole, do no harm; to igzip they look as if it were cut."""
-    try:
-        yield
-    except EOFError:
-        if not _is_whole_gzip(path):
-            raise
+def _whole_gzip(path: Path) -> int | None:
+    """How many bytes the complete gzip streams take with which a file begins; None if the first is cut off.
 
-
-def _is_whole_gzip(path: Path) -> bool:
-    """Whether a file begins with complete gzip streams, checksums included, whatever follows them."""
+    To igzip a file looks cut off also where bytes follow that are no gzip. They do no harm."""
     with path.open("rb") as file:
+        end = None
         while True:
-            stream, rest = zlib.decompressobj(wbits=31), b""
+            stream, part = zlib.decompressobj(wbits=31), b""
             while not stream.eof:
-                rest = rest or file.read(_CHUNK)
-                if not rest:
-                    return False
-                stream.decompress(rest, _CHUNK)
-                rest = stream.unconsumed_tail
-            rest = (stream.unused_data + file.read(_CHUNK)).lstrip(b"\0")
-            if not rest.startswith(_GZIP_MAGIC):
-                return True
-            file.seek(-len(rest), os.SEEK_CUR)
+                part = stream.unconsumed_tail or file.read(_CHUNK)
+                if not part:
+                    return end
+                try:
+                    stream.decompress(part, _CHUNK)
+                except zlib.error:
+                    return end
+            end = file.tell() - len(stream.unused_data)
+            file.seek(end)
 
 
 @contextmanager
@@ -332,8 +345,8 @@ def _write(stream: BinaryIO, header: Nifti1Header, values: np.ndarray) -> None:
     stream.write(values.data.cast("B"))
 
 
-def _truncated(path: Path) -> InputError:
-    return InputError(f"{path}: is cut off, it holds less than its header announces. Fetch or write it again.")
+def _truncated(path: Path) -> CutOffError:
+    return CutOffError(f"{path}: is cut off, it holds less than its header announces. Fetch or write it again.")
 
 
 def _times(shape: tuple[int, ...]) -> str:

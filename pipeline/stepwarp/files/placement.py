@@ -49,7 +49,7 @@ def affine_of(
         if choice is None:
             raise
         affine = _trusted(header, name, choice)
-        rules.followed(name, choice, refusal.reason)
+        rules.followed(name, choice, refusal.reason, statements(header))
     else:
         rules.needless(name)
     return affine

@@ -34,10 +34,11 @@ def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, writ
     Left out is what is read from voxels that are missing: SimpleITK knows no such voxels."""
     import SimpleITK as sitk
 
-    moved = sitk.ReadImage(str(written), sitk.sitkFloat32)
+    kind = sitk.sitkFloat64 if moving.data.dtype == torch.float64 else sitk.sitkFloat32
+    moved = sitk.ReadImage(str(written), kind)
     sparse = moved[::_STRIDE, ::_STRIDE, ::_STRIDE]
     chain, outside = _chain(paths), 0.0 if math.isnan(moving.outside) else moving.outside
-    resampled = sitk.Resample(_to_sitk(moving), sparse, chain, sitk.sitkLinear, outside, sitk.sitkFloat32)
+    resampled = sitk.Resample(_to_sitk(moving), sparse, chain, sitk.sitkLinear, outside, kind)
     difference = np.abs(sitk.GetArrayViewFromImage(resampled) - sitk.GetArrayViewFromImage(sparse)).T
     decided = _away_from_edges(sparse, transform, moving.grid) & _known(moving, sparse, chain)
     spread = float(moving.data.max() - moving.data.min())

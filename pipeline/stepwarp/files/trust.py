@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from stepwarp.errors import InputError
 
@@ -16,11 +18,13 @@ Trust = Literal["sform", "qform", "base"]
 
 @dataclass(frozen=True)
 class TrustedFile:
-    """A file that was placed by a rule. statement: the one taken. because: why its header alone was no answer."""
+    """A file that was placed by a rule. statement: the one taken. because: why its header alone was no answer. header:
+    what that states (sform, qform), affines (4, 4) to RAS+ mm or None where they are unusable."""
 
     file: str
     statement: Trust
     because: str
+    header: dict[str, list[list[float]] | None]
 
     def __str__(self) -> str:
         return f"{self.file}: placed by its {self.statement}, as asked for, because {self.because}"
@@ -52,10 +56,11 @@ class TrustRules:
         named = [trust for file, trust in found if file is not None]
         return (named or [trust for _, trust in found] or [None])[0]
 
-    def followed(self, name: str, statement: Trust, because: str) -> None:
+    def followed(self, name: str, statement: Trust, because: str, header: Mapping[str, np.ndarray | None]) -> None:
         """A file was placed by a rule."""
         if all(each.file != name for each in self._files):
-            self._files.append(TrustedFile(name, statement, because))
+            affines = {form: None if affine is None else affine.tolist() for form, affine in header.items()}
+            self._files.append(TrustedFile(name, statement, because, affines))
 
     def needless(self, name: str) -> None:
         """A file's header was in order."""
@@ -76,7 +81,7 @@ class TrustRules:
         )
 
     def record(self) -> list[dict[str, Any]]:
-        """The files that rules placed, JSON-ready: file, statement, because."""
+        """The files that rules placed, JSON-ready: file, statement, because, header."""
         return [asdict(each) for each in self._files]
 
     def _why_not(self, file: str | None) -> str:

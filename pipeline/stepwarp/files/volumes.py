@@ -31,7 +31,8 @@ Trusting = Trust | TrustRules | None
 
 
 def read_image(path: str | Path, *, trust: Trusting = None) -> Image:
-    """A 3D image: intensities float32 (i, j, k) in the file's own voxel order, on its grid in RAS+ mm.
+    """A 3D image: intensities (i, j, k) in the file's own voxel order, on its grid in RAS+ mm; float32, or float64
+    where that does not hold them.
 
     trust: which statement of the header says where the voxels lie, for a file whose statements are missing or
     contradict each other; it has no influence on others. Four axes are accepted if the fourth has one entry. Voxels
@@ -94,13 +95,15 @@ def as_mask(source: str | Path | SpatialImage | Volume, *, trust: Trusting = Non
 def write_volume(path: str | Path, volume: Volume, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
     """Write .nii or .nii.gz, atomically: sform and qform equal, code 1, mm.
 
-    dtype: what a voxel is stored as; the default is float32 for what is interpolated, else the values' own type.
+    dtype: what a voxel is stored as; the default is float32 for what is interpolated, unless its values are float64,
+    else the values' own type.
     Intensities are rounded to the nearest integer for an integer type. What is missing is NaN, in an integer type
     `filling`.
 
     Raises OutputError if the file exists and `overwrite` is false, cannot be written, or a value does not fit."""
     path = Path(path)
-    default = torch.float32 if volume.interpolation == "linear" else volume.data.dtype
+    intensities = volume.interpolation == "linear" and volume.data.dtype != torch.float64
+    default = torch.float32 if intensities else volume.data.dtype
     data = _converted(volume.data, dtype or default, path)
     missing = volume.missing if data.is_floating_point() else None
     nifti.write_nifti(path, data, volume.grid.affine, missing=missing, overwrite=overwrite)

@@ -16,6 +16,11 @@ from stepwarp.errors import InputError
 
 #: What is left of a factor that a header holds in single precision.
 _SINGLE = float(np.finfo(np.float32).eps)
+_LARGEST_SINGLE = float(np.finfo(np.float32).max)
+#: Differences below this drown in what single precision calls 0.
+_SMALLEST_SPREAD = 1e-30
+#: Rounding may cost so much of the range of intensities, a tenth of what the self-check of a result allows.
+_ROUNDED_AWAY = 1e-4
 _INTEGERS = (np.uint8, np.int16, np.int32, np.int64)
 
 
@@ -30,16 +35,16 @@ class Voxels:
     name: str
 
     def intensities(self) -> tuple[Tensor, Tensor | None]:
-        """float32 values, finite, and where there is none: bool, or None if that is nowhere.
+        """The values, finite, and where there is none: bool, or None if that is nowhere. float32; float64 where single
+        precision holds them not at all, or too roughly: 1e300, or a contrast of 1 around 1e9.
 
         NaN, which other programs write outside of what they computed, is filled with 0, or with the lowest value where
         that is lower. Raises InputError for infinite values, and for an image without any difference."""
-        with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float32 becomes infinite and is counted
-            data = torch.from_numpy(self.values.astype(np.float32, order="K")).contiguous()
+        data = torch.from_numpy(self._as_floats()).contiguous()
         low, high = torch.aminmax(data)
         missing = None
         if not (low.isfinite() and high.isfinite()):
-            self._refuse_infinite(int(data.isinf().sum()), "or too large for single precision")
+            self._refuse_infinite(int(data.isinf().sum()))
             missing = data.isnan()
             known = data[~missing]
             if not known.numel():
@@ -118,11 +123,23 @@ class Voxels:
         with np.errstate(invalid="ignore"):  # an infinite value is no whole number
             return whole, int((~(np.abs(values - whole) <= allowed)).sum())
 
-    def _refuse_infinite(self, count: int, more: str = "") -> None:
+    def _as_floats(self) -> np.ndarray:
+        values = self.values
+        with np.errstate(over="ignore", invalid="ignore"):
+            single = values.astype(np.float32, order="K")
+        if values.dtype in (np.float16, np.float32, np.uint8, np.int8, np.uint16, np.int16):
+            return single
+        ends = [float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))]
+        spread, largest = ends[1] - ends[0], max(map(abs, ends))
+        held = largest <= _LARGEST_SINGLE and spread >= _SMALLEST_SPREAD
+        enough = held and _SINGLE * largest <= _ROUNDED_AWAY * spread
+        # Infinities are refused, and what is constant: in single precision as in double.
+        return single if enough or spread == 0 or not np.isfinite(spread) else values.astype(np.float64, order="K")
+
+    def _refuse_infinite(self, count: int) -> None:
         if count:
-            what = f"infinite {more}".strip()
             raise InputError(
-                f"{self.name}: {count} of {self.stored.size} voxels are {what}. Replace them, for example by 0."
+                f"{self.name}: {count} of {self.stored.size} voxels are infinite. Replace them, for example by 0."
             )
 
 

@@ -17,7 +17,8 @@ from stepwarp.geometry.transform import Affine, Composition, DisplacementField, 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Scalar values on a grid. data: (*grid.shape), finite. name: what messages call it, usually its file.
+    """Scalar values on a grid. data: (*grid.shape), finite; intensities that float32 does not hold are float64. name:
+    what messages call it, usually its file.
 
     outside: what is read beyond the grid; NaN for nothing at all. missing: bool (*grid.shape), the voxels that the file
     says nothing about (NaN); `data` holds `filling` there. None where there are no such voxels."""
@@ -47,6 +48,8 @@ class Volume:
         missing has no influence on what is not: a voxel whose nearest one is missing is missing, any other one is read
         from those of its neighbours that are not."""
         onto = self.grid if onto is None else onto
+        if self.data.dtype == torch.float64 and self.interpolation == "linear":
+            return self._warp_in_units(transform, onto)
         affine, field = _split(transform, onto)
         matrix = float64(onto.index_map_to(self.grid, affine.matrix))
 
@@ -68,6 +71,16 @@ class Volume:
             missing = (read(known, "nearest") == 0) | (weight == 0)
         inside = read(torch.ones_like(self.data, dtype=torch.float32)) > 0
         return self._without(values, onto, inside, missing)
+
+    def _warp_in_units(self, transform: Transform, onto: Grid) -> Self:
+        """For values that single precision does not hold: in parts of their range, which it does."""
+        low, span = float(self.data.min()), float(self.data.max() - self.data.min()) or 1.0
+        unit = replace(self, data=((self.data - low) / span).float(), outside=(self.outside - low) / span)
+        warped = unit.warp(transform, onto)
+        values = warped.data.double() * span + low
+        if warped.missing is not None:
+            values = torch.where(warped.missing, self.filling, values)
+        return replace(warped, data=values, outside=self.outside)
 
     def _without(self, values: Tensor, grid: Grid, inside: Tensor, missing: Tensor | None) -> Self:
         """The values read on a grid, with what is outside and what is missing as such."""

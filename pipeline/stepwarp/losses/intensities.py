@@ -20,7 +20,7 @@ def scale_intensities(image: Image, mask: Image | None = None) -> Image:
 
     With a mask the scale comes from the voxels inside. Raises InputError where nothing stands out."""
     low, high = _ends(image, mask)
-    return Image(((image.data - low) / (high - low)).clamp(0, _BRIGHTEST), image.grid, image.name)
+    return Image(((image.data - low) / (high - low)).clamp(0, _BRIGHTEST).float(), image.grid, image.name)
 
 
 def scaled_outside(image: Image) -> float:

@@ -57,7 +57,7 @@ class Maximum(Strict):
         brightest = float(image.data.max())
         if not brightest > 0:
             raise InputError(f"{image.name}: no voxel is brighter than 0. Is it the right file?")
-        return Image(image.data.float() * (self.to / brightest), image.grid, image.name)
+        return Image((image.data * (self.to / brightest)).float(), image.grid, image.name)
 
 
 class Modality(Strict):
@@ -201,7 +201,7 @@ def _around_foreground(image: Image, margin_mm: float) -> Grid:
 def _stretched(image: Image, low: float, high: float) -> Image:
     if not high > low:
         raise InputError(f"{image.name}: no voxel stands out from the background. Is it the right file?")
-    return Image((image.data.float().clamp(low, high) - low) / (high - low), image.grid, image.name)
+    return Image(((image.data.clamp(low, high) - low) / (high - low)).float(), image.grid, image.name)
 
 
 def _quantile(values: Tensor, q: float) -> float:

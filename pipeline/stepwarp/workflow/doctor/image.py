@@ -159,8 +159,7 @@ def _look_like_labels(voxels: Voxels) -> bool:
 
 
 def _are_finite(voxels: Voxels) -> bool:
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(voxels.values.astype(np.float32)).all())
+    return bool(np.isfinite(voxels.values).all())
 
 
 def _mask_findings(voxels: Voxels) -> Iterator[Finding]:
