@@ -17,7 +17,6 @@ from stepwarp.cli.options import (
     NoEscalationOption,
     NoRefineOption,
     PresetOption,
-    SeedOption,
     StepsOption,
     ThreadsOption,
     TrustOption,
@@ -95,7 +94,6 @@ def batch(
     ] = None,
     trust: TrustOption = None,
     device: DeviceOption = "auto",
-    seed: SeedOption = 0,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -168,7 +166,6 @@ def batch(
         transform=transform,
         similarity=similarity,
         device=device,
-        seed=seed,
         time_budget=time_budget,
         weights=weights,
         steps=steps,

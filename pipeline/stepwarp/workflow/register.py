@@ -96,7 +96,6 @@ def register(
     moving_mask: MaskSource | None = None,
     device: str = "auto",
     threads: int | None = None,
-    seed: int = 0,
     time_budget: float | None = None,
     network: str | Path | Registrar | None = None,
     network_steps: int | None = None,
@@ -130,7 +129,6 @@ def register(
     check_network(network, network_steps, refine, affine_only)
     place = chosen_device(device)
     used_threads = use_threads(threads)
-    torch.manual_seed(seed)
     clock = Clock(progress)
     with clock.stage("read"):
         net = None if network is None else read_network(network, network_steps, place)
@@ -151,7 +149,6 @@ def register(
             "trust": trust,
             **recipe.model_dump(),
         },
-        "seed": seed,
         "deterministic": place.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "device": device_name(place),
         "threads": used_threads,

@@ -45,7 +45,7 @@ class StandIn:
             affine=AffineSettings(coarse_mm=8, refine_mm=(4,), candidates=1),
             deformable=DeformableSettings(levels=(Level(mm=4, iterations=3),)),
         )
-        found = stepwarp.register(fixed, moving, preset=recipe, threads=threads, seed=seed)
+        found = stepwarp.register(fixed, moving, preset=recipe, threads=threads)
         command = ["tiny", "/private/folder/image.nii"]
         return Outcome(found.transform, found.inverse, {"command": command, "versions": {"numpy": "?"}})
 
