@@ -14,8 +14,10 @@ from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels, read_transform, write_volume
-from stepwarp.geometry import Affine, Composition, Grid, Image, LabelMap, inverse_residual, jacobian
+from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, LabelMap, inverse_residual, jacobian
+from stepwarp.geometry.smoothing import gaussian
 from stepwarp.losses.intensities import scale_intensities
+from stepwarp.registrar.deformable import as_deformation
 from stepwarp.workflow.register import register
 
 #: Labels that the study does not score: exterior, CSF, vessels, rare ids.
@@ -207,6 +209,20 @@ def test_another_similarity_in_place_of_the_recipe_s(brains, run, similarity):
     other = run(similarity=similarity)
     assert other.record["settings"]["deformable"]["similarity"] == similarity
     assert brains.error(other.transform) < 0.6 * brains.error(Affine.identity(3))
+
+
+def test_a_deformation_that_makes_the_brains_less_alike_is_no_deformation(brains, run, monkeypatch):
+    def harmful(fixed, moving, affine, settings, **_):
+        noise = torch.randn(1, 3, *fixed.grid.shape, generator=torch.Generator().manual_seed(0))
+        wild = DisplacementField(gaussian(noise, 2.0) * 12, fixed.grid)
+        return as_deformation(wild, fixed.grid, settings, "it went astray")
+
+    monkeypatch.setattr("stepwarp.workflow.search.optimise", harmful)
+    found = run(escalate=False)
+    assert not found.warp.displacement.any()
+    assert not found.inverse_warp.displacement.any()
+    assert found.record["measures"]["similarity"] == found.record["measures"]["similarity_affine"]
+    assert found.record["stopped"] == "it lowered the similarity and was dropped"
 
 
 @pytest.mark.parametrize("which", ["fixed", "moving"])
