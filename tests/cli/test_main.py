@@ -19,7 +19,7 @@ def test_help_lists_the_commands_and_the_exit_codes(run):
         (
             "register",
             "--fixed --moving --out --fixed-mask --moving-mask --preset --affine-only --transform --similarity "
-            "--device --threads --seed --time-budget --trust --force --json --verbose",
+            "--device --threads --time-budget --trust --force --json --verbose",
         ),
         (
             "apply",
