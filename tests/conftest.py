@@ -5,10 +5,20 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def stated_data() -> Iterator[str | None]:
+    """What STEPWARP_DATA says, taken out of the environment of every test and of the processes it starts: there it
+    would be the root of their own manifests."""
+    with pytest.MonkeyPatch.context() as patch:
+        stated = os.environ.get("STEPWARP_DATA")
+        patch.delenv("STEPWARP_DATA", raising=False)
+        yield stated
+
+
 @pytest.fixture(scope="session")
-def data_folder() -> Path:
+def data_folder(stated_data: str | None) -> Path:
     """The development data: STEPWARP_DATA, or ../shared/data beside the checkout."""
-    folder = Path(os.environ.get("STEPWARP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(__file__).parents[2] / "shared" / "data" if stated_data is None else Path(stated_data)
     if not folder.is_dir():
         pytest.skip(f"needs the development data, and {folder} is absent (set STEPWARP_DATA)")
     return folder

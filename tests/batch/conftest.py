@@ -61,9 +61,7 @@ class Running:
 
     def __init__(self, *arguments, log: Path, fault: str = "", **environment) -> None:
         self.log = log
-        # Paths of a study begin at its table, not where the data lie of whoever runs the tests.
-        inherited = {key: value for key, value in os.environ.items() if key != "STEPWARP_DATA"}
-        known = inherited | {key: str(value) for key, value in environment.items()}
+        known = os.environ | {key: str(value) for key, value in environment.items()}
         if fault:
             known |= {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(FAULTS), "STEPWARP_FAULT": fault}
         with log.open("wb") as file:

@@ -66,14 +66,22 @@ def test_what_is_done_is_done_whatever_the_threads_or_folder(source, places, roo
     assert todos(plan(moved, Settings(), places)) == {"a_b": ("done", ""), "b_c": ("run", "")}
 
 
+def test_a_result_of_a_version_that_asked_for_a_seed_is_not_made_anew(source, places):
+    case = plan(source, Settings(), places)[0]
+    parts = {**case.job.parts, "settings": {**case.job.parts["settings"], "seed": 7}}
+    pretend(places, replace(case, job=replace(case.job, parts=parts)))
+    assert plan(source, Settings(), places)[0].todo == "done"
+    assert plan(source, Settings(trust="qform"), places)[0].why == "settings have changed: trust"
+
+
 @pytest.mark.parametrize(
     ("settings", "changed"),
     [
         ({"preset": "fast"}, "preset"),
-        ({"seed": 1}, "seed"),
+        ({"time_budget": 9.0}, "time_budget"),
         ({"affine_only": True}, "affine_only"),
         ({"similarity": "mi"}, "similarity"),
-        ({"trust": "qform"}, "trust"),
+        ({"trust": ("qform",)}, "trust"),
         ({"escalate": False}, "escalate"),
     ],
 )

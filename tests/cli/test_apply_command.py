@@ -41,7 +41,7 @@ def test_options_reach_the_workflow(run, calls, two_files, tmp_path):
             "interpolation": "nearest",
             "labels": True,
             "space": "lps",
-            "trust": "qform",
+            "trust": ("qform",),
             "outside": -1024.0,
             "overwrite": True,
         }

@@ -94,7 +94,7 @@ def test_options_reach_the_workflow(run, calls, two_files):
             "unreliable_landmarks": ["30", "tip"],
             "space": "lps",
             "mask": a,
-            "trust": "qform",
+            "trust": ("qform",),
         }
     ]
 

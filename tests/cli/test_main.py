@@ -19,7 +19,7 @@ def test_help_lists_the_commands_and_the_exit_codes(run):
         (
             "register",
             "--fixed --moving --out --fixed-mask --moving-mask --preset --affine-only --transform --similarity "
-            "--device --threads --seed --time-budget --trust --force --json --verbose",
+            "--device --threads --time-budget --trust --force --json --verbose",
         ),
         (
             "apply",
@@ -82,7 +82,8 @@ def test_choices_are_those_of_the_settings():
 
     hints = get_type_hints(register.register)
     assert get_args(options.Preset) == PRESETS
-    assert get_args(options.Trust) == get_args(Trust)
+    _, trust = get_args(options.TrustOption)
+    assert trust.metavar == f"[FILE=]{'|'.join(get_args(Trust))}"
     assert hints["transform"] == LinearKind
     assert hints["similarity"] == SimilarityName | None
     assert get_type_hints(apply.apply)["source"] == apply.Side | None

@@ -39,9 +39,8 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def made(run, study, monkeypatch):
+def made(run, study):
     """The manifest of the study, with the checksums of its files."""
-    monkeypatch.delenv("STEPWARP_DATA", raising=False)
     result = run("manifest", "make", study / "pairs.csv", "--out", study / "study.json", "--split", "test")
     assert result.code == 0, result.err
     assert "2 scans, 1 pairs" in result.out
@@ -123,8 +122,7 @@ def test_missing_changed_and_unreadable_files_are_told_apart(run, study, made):
         ),
     ],
 )
-def test_files_that_cannot_be_right_are_found(run, study, spoil, finding, reason, monkeypatch):
-    monkeypatch.delenv("STEPWARP_DATA", raising=False)
+def test_files_that_cannot_be_right_are_found(run, study, spoil, finding, reason):
     run("manifest", "make", study / "pairs.csv", "--out", study / "study.json", "--no-checksums")
     spoil(study)
     assert findings(run, study / "study.json") == [finding]

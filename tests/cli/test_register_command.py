@@ -30,14 +30,13 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "moving_mask": None,
             "device": "auto",
             "threads": None,
-            "seed": 0,
             "time_budget": None,
             "network": None,
             "network_steps": None,
             "refine": True,
             "escalate": True,
             "trace": False,
-            "trust": None,
+            "trust": (),
             "outside": None,
         }
     ]
@@ -46,9 +45,7 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
 def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
     mask = two_files[0]
     text = f"--fixed-mask {mask} --moving-mask {mask} --preset best --affine-only --transform rigid --similarity mi"
-    text += (
-        " --device cpu --threads 3 --seed 7 --time-budget 12.5 --trust sform --outside -1000 --no-escalation --force"
-    )
+    text += " --device cpu --threads 3 --time-budget 12.5 --trust sform --outside -1000 --no-escalation --force"
     assert register(run, two_files, tmp_path / "out", *text.split()).code == 0
     assert fake_register.saved == [(tmp_path / "out", True)]
     assert fake_register.calls[0] | {"fixed": None, "moving": None} == {
@@ -62,14 +59,13 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "moving_mask": mask,
         "device": "cpu",
         "threads": 3,
-        "seed": 7,
         "time_budget": 12.5,
         "network": None,
         "network_steps": None,
         "refine": True,
         "escalate": False,
         "trace": False,
-        "trust": "sform",
+        "trust": ("sform",),
         "outside": -1000.0,
     }
 

@@ -20,9 +20,8 @@ RECIPE = {
 
 
 @pytest.fixture
-def manifest(tmp_path, monkeypatch):
+def manifest(tmp_path):
     """A manifest of three scans whose files exist, and hold nothing."""
-    monkeypatch.delenv("STEPWARP_DATA", raising=False)
     images = {}
     for name, split in (("a", "training"), ("b", "training"), ("c", "validation")):
         (tmp_path / f"{name}.nii.gz").touch()

@@ -213,6 +213,14 @@ def test_processes_that_train_together_share_the_sequence(held):
     in_turn = [pair for step in zip(*parts, strict=True) for batch in step for pair in batch]
     assert in_turn == [batch["pair"][0] for batch in first(PairLoader(varied(held())), 8)]
     assert together[0].state_dict() == together[1].state_dict()
+    # Also where they go on, and in whatever number: the pairs of all of them are counted.
+    assert together[0].state_dict()["given"] == 8
+    whole = [batch["pair"][0] for batch in first(PairLoader(varied(held())), 12)]
+    for ranks in (1, 2):
+        resumed = [PairLoader(varied(held()), batch=2, rank=rank, ranks=ranks) for rank in range(ranks)]
+        for loader in resumed:
+            loader.load_state_dict(together[1].state_dict())
+        assert [pair for loader in resumed for pair in first(loader, 1)[0]["pair"]] == whole[8 : 8 + 2 * ranks]
 
 
 def test_another_sequence_is_not_resumed(held):
@@ -245,6 +253,22 @@ def test_a_teacher_is_read_between_the_boxes_and_kept(taught, box, tmp_path):
     assert torch.equal(again["p"], teachers["p"])
     changed = Teachers({"p": (path, *alignments)}, box, tmp_path / "cache")
     assert (changed["p"] - expected).abs().max() > 1
+
+
+@pytest.mark.parametrize("changed", ["fixed", "moving", "box"])
+def test_a_teacher_is_read_anew_for_another_alignment_of_either_scan_and_another_box(taught, box, tmp_path, changed):
+    _, path, alignments, _ = taught
+    moved = np.eye(4)
+    moved[:3, 3] = 7, -5, 3
+    before = Teachers({"p": (path, *alignments)}, box, tmp_path / "cache")["p"]
+    if changed == "box":
+        box = Grid(box.shape, moved @ box.affine)
+    else:
+        place = ("fixed", "moving").index(changed)
+        alignments[place] = alignments[place] @ moved
+    after, fresh = (Teachers({"p": (path, *alignments)}, box, cache)["p"] for cache in (tmp_path / "cache", None))
+    assert torch.equal(after, fresh)
+    assert (after - before).abs().max() > 0.1
 
 
 def test_a_teacher_in_a_field_of_millimetres(box, tmp_path):

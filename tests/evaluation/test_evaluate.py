@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import correlate, gaussian_filter, map_coordinates
 
 from stepwarp.errors import InputError
-from stepwarp.evaluation.evaluate import evaluate
+from stepwarp.evaluation.evaluate import evaluate, measured_in
 from stepwarp.evaluation.regularity import regularity
 from stepwarp.files import Landmarks
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap
@@ -158,6 +158,31 @@ def test_mask_is_given_or_the_subject_or_everything_and_says_so():
     assert result["std_log_jacobian"] == pytest.approx(expected.std_log_jacobian, rel=1e-4)
     with pytest.raises(InputError, match="empty"):
         evaluate(brain(), brain(1), WARP, mask=labels_of(np.zeros(SHAPE)))
+
+
+@pytest.mark.parametrize(
+    ("share", "lowest", "subject"),
+    [(0.05, 0, False), (0.4, 0, False), (0.6, 0, True), (0.95, 0, True), (0.95, -50, False)],
+    ids=["a few zeros", "defaced", "mostly empty", "empty", "zero is a value among others"],
+)
+def test_zero_is_the_background_where_most_of_the_faces_show_it(share, lowest, subject):
+    """A whole head has some zeros on its faces: where it was defaced, and at corners that a scanner does not reach."""
+    values = np.full(SHAPE, 100.0)
+    faces = np.ones(SHAPE, bool)
+    faces[1:-1, 1:-1, 1:-1] = False
+    at = np.argwhere(faces)
+    values[tuple(at[: round(share * len(at))].T)] = 0
+    values[10, 10, 10] = lowest or 100
+    source = evaluate(Image(torch.from_numpy(values).float(), GRID), brain(1), WARP)["mask"]["source"]
+    assert source == f"{'non-zero' if subject else 'all'} voxels of the fixed image"
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_the_faces_at_both_ends_of_an_axis_count(end):
+    values = torch.full(SHAPE, 100.0)
+    for axis in range(2):
+        values.select(axis, end).zero_()
+    assert measured_in(Image(values, GRID))[1] == "all voxels of the fixed image"
 
 
 def test_similarity_before_is_that_of_the_two_worlds_as_they_are():

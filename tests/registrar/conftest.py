@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from stepwarp.data.mni152 import Template, mni152
 from stepwarp.geometry import Affine, Grid, Image, Transform
@@ -76,6 +77,42 @@ def moved_by(template: Template) -> Callable[[Affine], Known]:
         return Known(fixed, fixed.warp(affine.inverse(), grid), affine, affine.inverse(), template.mask)
 
     return make
+
+
+@dataclass(frozen=True, eq=False)
+class Quarters:
+    """Two images of four patches, of which each went another way; masks that share one of them.
+
+    truth: the patch's name -> (2,) mm from fixed to moving. masks: side -> which half it trusts. places: patch -> bool,
+    the grid's shape: its middle. Both masks trust "low left" alone."""
+
+    fixed: Image
+    moving: Image
+    masks: dict[str, Image]
+    truth: dict[str, np.ndarray]
+    places: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="session")
+def quarters() -> Quarters:
+    size, edge = 48, 6
+    grid = Grid.isotropic((2 * size, 2 * size))
+    fixed, moving = torch.zeros(2, *grid.shape)
+    truth, places = {}, {}
+    noise = gaussian_filter(np.random.default_rng(0).random((4, size - 2 * edge, size - 2 * edge)), (0, 2, 2))
+    for number, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        name = f"{('low', 'high')[i]} {('left', 'right')[j]}"
+        truth[name] = np.array([3.0 - 6 * i, 2.0 - 4 * j])
+        patch = 0.3 + torch.from_numpy((noise[number] - noise.min()) / np.ptp(noise)).float()
+        for image, shift in ((fixed, (0, 0)), (moving, truth[name])):
+            a, b = (size * n + edge + int(s) for n, s in zip((i, j), shift, strict=True))
+            image[a : a + len(patch), b : b + len(patch)] = patch
+        places[name] = torch.zeros(grid.shape, dtype=torch.bool)
+        places[name][size * i + 16 : size * i + 32, size * j + 16 : size * j + 32] = True
+    low, left = torch.zeros(2, *grid.shape)
+    low[:size], left[:, :size] = 1, 1
+    masks = {"fixed_mask": Image(low, grid), "moving_mask": Image(left, grid)}
+    return Quarters(Image(fixed, grid), Image(moving, grid), masks, truth, places)
 
 
 def _pooled(image: Image) -> Image:

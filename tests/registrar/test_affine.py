@@ -10,7 +10,7 @@ from stepwarp.config import AffineSettings
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.losses.similarity import NCC, MutualInformation
-from stepwarp.registrar.affine import register_linear
+from stepwarp.registrar.affine import _is_cut, register_linear
 
 SETTINGS = AffineSettings(coarse_mm=12, refine_mm=(6,), candidates=4)
 AXIS = np.array([0.6, -0.5, 0.62]) / np.linalg.norm([0.6, -0.5, 0.62])
@@ -85,6 +85,42 @@ def test_another_field_of_view_is_no_obstacle(moved_by, which, axis):
     assert case.error(run(fixed, moving).transform) < 1
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_a_subject_that_goes_on_beyond_any_one_face_is_cut(template, axis, end):
+    """By how much of its own largest slice shows on the face."""
+    brain = template.brain
+    slices = (brain.data > 0.1 * brain.data.max()).movedim(axis, 0).flatten(1).sum(1)
+    assert not _is_cut(brain)
+    for share, cut in ((0.1, False), (0.4, True), (0.9, True)):
+        reached = (slices > share * slices.max()).nonzero()[:, 0]
+        first, last = (int(reached[0]), None) if end == "low" else (0, int(reached[-1]) + 1)
+        part = cropped(brain, axis, first, last)
+        assert _is_cut(part) == cut
+
+
+def overlapping(share):
+    """Profiles of 60 voxels that run on at both ends. Where their headers put them, `share` of the one lies on the
+    other, with the same values; where their centres meet, all of it does, and is alike but not the same."""
+    common = round(60 * share)
+    fixed, noise = (gaussian_filter(np.random.default_rng(seed).random(60), 1.5) for seed in (0, 1))
+    moving = fixed + 0.7 * (noise - noise.mean())
+    moving[:common] = fixed[-common:]
+    places = (np.eye(2), np.array([[1.0, 60 - common], [0, 1]]))
+    return [
+        Image(torch.from_numpy(1 + 9 * (values - fixed.min())).float(), Grid((60,), place))
+        for values, place in zip((fixed, moving), places, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("share", "counts"), [(0.4, True), (0.25, False)])
+def test_a_match_of_a_small_part_is_no_match_however_good(share, counts):
+    fixed, moving = overlapping(share)
+    settings = AffineSettings(coarse_mm=1, refine_mm=(1,), candidates=4)
+    matched = abs(float(run(fixed, moving, "rigid", settings=settings).transform.matrix[0, 1])) < 1
+    assert matched == counts
+
+
 @pytest.mark.parametrize("which", ["fixed", "moving"])
 def test_voxels_outside_the_mask_have_no_influence(moved_by, which):
     case = moved_by(turned(15, shift=(20.0, 0.0, 0.0)))
@@ -99,6 +135,13 @@ def test_voxels_outside_the_mask_have_no_influence(moved_by, which):
     calm = run(case.fixed, case.moving, **masks).transform
     assert between(run(**wild, **masks).transform, calm, case.points()) == 0
     assert case.error(run(**wild).transform) > 3 * case.error(run(**wild, **masks).transform)
+
+
+def test_of_two_masks_only_what_both_trust_counts(quarters):
+    settings = AffineSettings(coarse_mm=4, refine_mm=(2,), candidates=4)
+    fit = run(quarters.fixed, quarters.moving, "rigid", settings=settings, **quarters.masks)
+    np.testing.assert_allclose(fit.transform.matrix[:2, 2], quarters.truth["low left"], atol=0.3)
+    np.testing.assert_allclose(fit.transform.matrix[:2, :2], np.eye(2), atol=0.02)
 
 
 def test_masks_that_do_not_meet_at_a_start_are_no_obstacle(moved_by):

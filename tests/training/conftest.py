@@ -22,11 +22,6 @@ def _one_thread(one_thread: None) -> None:
     """Every test here runs on one thread."""
 
 
-@pytest.fixture(autouse=True)
-def _data_lies_beside_the_manifest(monkeypatch):
-    monkeypatch.delenv("STEPWARP_DATA", raising=False)
-
-
 def head(seed):
     """A round head of shells, bent at random, on GRID: an image and its labels."""
     rng = np.random.default_rng(seed)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,11 @@ import yaml
 from stepwarp.data import pairs as pairs_module
 from stepwarp.errors import InputError, OutputError, RegistrationError
 from stepwarp.registrar.weights import load_weights
+from stepwarp.training import loop
 from stepwarp.training.config import read_config
+from stepwarp.training.dataset import open_dataset
 from stepwarp.training.loop import CHECKPOINT, CONFIG, WEIGHTS, train
+from stepwarp.training.validation import validate
 
 
 def log_of(folder, kind):
@@ -133,6 +137,65 @@ def test_time_ends_a_training_with_a_checkpoint_to_go_on_from(recipe, tmp_path):
     assert ended.finished
     again = train(recipe(), tmp_path / "run", resume=True)
     assert (again.finished, again.iteration, again.best) == (True, 12, ended.best)
+
+
+def test_the_time_that_a_training_may_take_is_in_minutes(recipe, tmp_path, monkeypatch):
+    """By a clock on which every iteration takes 20 s."""
+    now = [1000.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def pass_time(step):
+        now[0] += 20 * step.stage.startswith("stage")
+
+    ended = train(recipe(), tmp_path / "run", max_minutes=1, progress=pass_time)
+    assert not ended.finished
+    assert 3 <= ended.iteration <= 5
+
+
+@pytest.mark.parametrize("clip", [1e-4, 1e4])
+def test_gradients_are_as_long_as_the_recipe_lets_them_be(recipe, tmp_path, clip):
+    """Read off Adam's mean of them after its first step."""
+    train(recipe(curriculum=[{"iterations": 1}], optimiser={"clip": clip}), tmp_path / "run")
+    moments = content(tmp_path / "run")["optimiser"]
+    share = 1 - moments["param_groups"][0]["betas"][0]
+    length = sum(float(each["exp_avg"].square().sum()) for each in moments["state"].values()) ** 0.5 / share
+    assert length == pytest.approx(clip, rel=0.01) if clip < 1 else 1e-3 < length < clip
+
+
+def test_the_running_mean_of_the_weights_is_what_is_validated_and_kept(recipe, tmp_path):
+    config = recipe(curriculum=[{"iterations": 6}], optimiser={"lr": 0.02, "ema": 0.9, "final": 1})
+    ended = train(config, tmp_path / "run")
+    kept, state = load_weights(ended.weights).step, content(tmp_path / "run")
+    assert all(torch.equal(value, state["mean"][name]) for name, value in kept.state_dict().items())
+    assert not all(torch.equal(value, state["step"][name]) for name, value in kept.state_dict().items())
+    data = open_dataset(config, None, tmp_path / "cache")
+    again = validate(kept, data.validation, config.data.grid(), config.loss.similarity.build())
+    assert ended.best.measures == pytest.approx(again.measures)
+
+
+def test_labels_that_the_manifest_ignores_are_neither_trained_on_nor_judged(recipe, manifest, tmp_path, monkeypatch):
+    listed = json.loads(manifest.read_text()) | {"ignore_labels": [1, 3]}
+    ignoring = manifest.parent / "ignoring.json"
+    ignoring.write_text(json.dumps(listed))
+    trained_on = []
+
+    class Watched(loop.Objective):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            trained_on.append(self.ignore_labels)
+
+    monkeypatch.setattr(loop, "Objective", Watched)
+    changes = {"curriculum": [{"iterations": 1}], "loss": {"dice": 1}}
+    ended = train(recipe(**changes, data={"manifest": str(ignoring)}), tmp_path / "run")
+    assert trained_on == [{0, 1, 3}]
+    config = recipe(**changes)
+    step, data = load_weights(ended.weights).step, open_dataset(config, None, tmp_path / "cache")
+    alone, all_labels = (
+        validate(step, data.validation, config.data.grid(), config.loss.similarity.build(), ignored).measures
+        for ignored in ((1, 3), ())
+    )
+    assert ended.best.measures["mean_dice"] == pytest.approx(alone["mean_dice"])
+    assert alone["mean_dice"] != pytest.approx(all_labels["mean_dice"])
 
 
 def test_a_pair_that_is_no_number_is_named_and_left_out(recipe, tmp_path, monkeypatch):

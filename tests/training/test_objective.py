@@ -94,6 +94,17 @@ def test_a_teacher_that_is_obeyed_and_labels_that_match_cost_nothing(recipe, bat
     assert float(terms_of(config, shifted, still)["supervision"]) == pytest.approx(3 * 5**2)
 
 
+def test_labels_that_are_ignored_cost_nothing_wherever_they_lie(recipe, batch, fields):
+    config = recipe(curriculum=ONE_STAGE, loss={"similarity_weight": 0, "dice": 1, "regularity_weight": 0})
+    elsewhere = torch.where(batch["fixed_labels"] == 3, 9, batch["fixed_labels"])
+    given, still = {**batch, "moving_labels": elsewhere}, torch.zeros_like(fields)
+    ignored, counted = (
+        Objective(Known(*still, batch["fixed"]), config, ignore)(given, 0)["dice"].item() for ignore in ((3, 9), ())
+    )
+    assert ignored == pytest.approx(0, abs=1e-6)
+    assert counted == pytest.approx(0.5)
+
+
 def test_the_weights_of_loss_grids_are_relative(recipe, batch, fields):
     def similarity(grids):
         return float(terms_of(recipe(curriculum=ONE_STAGE, loss={"grids": grids}), batch, fields)["similarity"])

@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 
+from stepwarp.data.manifest import read_manifest
 from stepwarp.data.structures import as_classes
 from stepwarp.errors import InputError
 from stepwarp.losses.segmentation import segmentation_loss
 from stepwarp.registrar.steps.config import build
 from stepwarp.registrar.weights import load_weights
-from stepwarp.training.dataset import open_dataset
+from stepwarp.training.dataset import open_dataset, structures_of
 from stepwarp.training.loop import train
 from stepwarp.training.objective import Objective, first_steps, train_only
 from stepwarp.training.validation import validate
@@ -142,6 +143,13 @@ def test_segmented_weights_can_be_tuned_without_labels(segmented, manifest, tmp_
     tuned = load_weights(train(config, tmp_path / "tuned", root=manifest.parent).weights)
     assert changed(parts(load_weights(begun).step), parts(tuned.step)) == {"step.first.", "step.second."}
     assert tuned.card.labels_used
+
+
+def test_labels_that_the_manifest_ignores_are_no_structures(recipe, manifest):
+    listed = read_manifest(str(manifest)).model_copy(update={"ignore_labels": (2,)})
+    three = SEGMENTED | {"segmenter": {"classes": 3, "channels": [8]}}
+    config = recipe(steps=three, curriculum=[SEGMENTER])
+    assert set(structures_of(config, listed, manifest.parent)) == {1, 3}
 
 
 def test_a_manifest_without_names_says_what_is_missing(segmented, manifest, tmp_path):

@@ -49,6 +49,14 @@ def test_measures_are_means_over_the_pairs_and_labels_are_optional():
     assert "mean_dice" not in validate(Shift(0), [bare], GRID, SSD()).measures
 
 
+def test_labels_that_are_ignored_are_not_scored():
+    given = sample(0)
+    given["moving_labels"] = given["moving_labels"].clone()
+    given["moving_labels"][:, 20:, 15:, 12:] = 9
+    found = [validate(Shift(0), [given], GRID, SSD(), ignore).measures["mean_dice"] for ignore in ((9,), ())]
+    assert found == pytest.approx([1, 0.5])
+
+
 def test_what_later_pairs_are_compared_with_is_the_range_over_the_pairs():
     """The shift that is found undoes one pair and parts the other, whose images were the same."""
     grey = 0.2 + torch.rand(1, *GRID.shape, generator=torch.Generator().manual_seed(0))

@@ -9,12 +9,14 @@ import SimpleITK as sitk
 import torch
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.geometry import Affine, Composition, Image, LabelMap, jacobian
+from stepwarp.geometry import Affine, Composition, DisplacementField, Image, LabelMap, jacobian
 from stepwarp.geometry.orientation import canonical
+from stepwarp.registrar.deformable import as_deformation
 from stepwarp.registrar.steps import FieldMap, Step
 from stepwarp.registrar.steps.config import build, read_step
 from stepwarp.registrar.weights import SHIPPED, Card, Recipe, Registrar, save_native_weights
 from stepwarp.registrar.weights.recipe import Spacing, Tissue
+from stepwarp.workflow import search
 from stepwarp.workflow import trace as trace_module
 from stepwarp.workflow.register import register
 
@@ -160,6 +162,22 @@ def test_a_network_that_harms_is_dropped_and_named(run, registration, step, reas
     assert said in found.record["verdict"]["reasons"]
     assert [step.used for step in found.trace] == [True, False, True, True]
     json.dumps(found.record, allow_nan=False)
+
+
+def test_a_network_whose_map_is_refined_into_something_worse_is_dropped(run, registration, weights, monkeypatch):
+    """Then direct optimisation begins without it."""
+    original = search.optimise
+
+    def led_astray(fixed, moving, affine, settings, *, start, **options):
+        if start is None:
+            return original(fixed, moving, affine, settings, start=None, **options)
+        return as_deformation(DisplacementField(-3 * start.displacement, start.grid), fixed.grid, settings, "astray")
+
+    monkeypatch.setattr(search, "optimise", led_astray)
+    found = run(network=weights)
+    assert torch.equal(found.warp.displacement, registration.warp.displacement)
+    assert not found.record["network"]["used"]
+    assert "what came of it was less alike than after the affine" in found.record["network"]["reason"]
 
 
 def test_a_map_that_folds_is_dropped_even_where_images_grow_alike(run, brains):

@@ -37,7 +37,7 @@ folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 fixed, moving = folder / "fixed.nii.gz", folder / "moving.nii.gz"
 preset = Preset.model_validate_json((folder / "preset.json").read_text())
 with same_bits() as unsure:
-    found = register(fixed, moving, preset=preset, threads=2, device="cpu", seed=3)
+    found = register(fixed, moving, preset=preset, threads=2, device="cpu")
     found.save(out)
     network = load_weights(folder / "w.safetensors").register(read_image(fixed), read_image(moving))
 evaluated = evaluate_files(fixed, moving, [out])

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.losses.intensities import scale_intensities
 from stepwarp.workflow.register import register
-from stepwarp.workflow.verdict import judge, measure
+from stepwarp.workflow.verdict import judge, lowered, measure
 
 #: What `measure` says of a good registration.
 GOOD = {
@@ -188,6 +188,30 @@ def test_a_mask_narrows_the_subject_down_to_what_is_trusted(brains, registration
     half[: half.shape[0] // 2] = 1
     whole, part = (measure(fixed, moving, registration.affine, None, mask) for mask in (None, Image(half, fixed.grid)))
     assert 0.3 * whole["subject_voxels"] < part["subject_voxels"] < 0.7 * whole["subject_voxels"]
+
+
+def test_of_two_masks_what_either_excludes_is_not_compared(brains):
+    """As if one mask excluded both: the images lie on one grid, voxel by voxel."""
+    fixed = scale_intensities(brains.fixed)
+    moving = Image(fixed.data.roll(1, 1).contiguous(), fixed.grid)
+    low, front = torch.ones(2, *fixed.grid.shape)
+    low[fixed.grid.shape[0] // 2 :], front[:, : fixed.grid.shape[1] // 2] = 0, 0
+    masks = (Image(values, fixed.grid) for values in (low, front, low * front))
+    of_fixed, of_moving, both = masks
+    compared = ("similarity_affine", "information")
+    apart, together = (
+        measure(fixed, moving, Affine.identity(3), None, *masks) for masks in ((of_fixed, of_moving), (both, None))
+    )
+    assert {key: apart[key] for key in compared} == {key: together[key] for key in compared}
+
+
+def test_what_is_lowered_is_told_by_the_measure_nearest_to_the_loss():
+    for similarity, key in (
+        ("lncc", "lncc"), ("ncc", "ncc"), ("ssd", "ncc"), ("mi", "mutual_information"), ("mind", "mutual_information")
+    ):  # fmt: skip
+        assert not lowered(GOOD, similarity)
+        assert lowered(with_(f"similarity.{key}", 0.01), similarity)
+        assert not lowered(with_(f"similarity.{key}", GOOD["similarity_affine"][key]), similarity)
 
 
 @pytest.mark.parametrize("which", ["fixed", "moving"])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepwarp.batch.places import Places
-from stepwarp.batch.settings import key_of
+from stepwarp.batch.settings import key_of, parts_in
 from stepwarp.files import write_text
 from stepwarp.files.tables import csv_text, guarded
 from stepwarp.workflow.benchmark.places import read_json, write_json
@@ -46,7 +46,7 @@ def summarise(places: Places, about: Mapping[str, Any], asked: Sequence[str]) ->
     rows += [{"case": case, "status": "waiting"} for case in asked if case not in known]
     rows.sort(key=_worst_first)
     counts = Counter(row.get("verdict", row["status"]) for row in rows)
-    settings = {key_of(record.get("batch", {}).get("parts", {}).get("settings", {})) for record in records.values()}
+    settings = {key_of((parts_in(record) or {}).get("settings", {})) for record in records.values()}
     notes = ["the cases were not all made with the same settings"] if len(settings) > 1 else []
     return {
         "about": dict(about),

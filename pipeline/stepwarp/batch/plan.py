@@ -11,7 +11,7 @@ from typing import Any, Literal
 import nibabel
 
 from stepwarp.batch.places import Places
-from stepwarp.batch.settings import Settings, damage, difference, key_of, parts_of
+from stepwarp.batch.settings import Settings, damage, difference, key_of, parts_in, parts_of
 from stepwarp.data.manifest import Manifest, Role, located
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import sha256
@@ -250,9 +250,10 @@ def _todo(job: Job, places: Places) -> tuple[Todo, str, bool]:
         record = read_json(path)
     except InputError as error:
         return "run", str(error), False
-    made = record.get("batch", {})
-    if made.get("key") != job.key:
-        why = difference(made["parts"], job.parts) if "parts" in made else "it was not made by a batch"
-        return "run", why, True
+    made = parts_in(record)
+    if made is None:
+        return "run", "it was not made by a batch", True
+    if key_of(made) != job.key:
+        return "run", difference(made, job.parts), True
     broken = damage(job.folder, record)
     return ("run", broken, False) if broken else ("done", "", False)

@@ -26,7 +26,6 @@ class Settings:
     transform: LinearKind = "affine"
     similarity: SimilarityName | None = None
     device: str = "auto"
-    seed: int = 0
     time_budget: float | None = None
     weights: str | None = None
     steps: int | None = None
@@ -56,7 +55,6 @@ class Settings:
             "transform": self.transform,
             "similarity": self.similarity,
             "device": self.device,
-            "seed": self.seed,
             "time_budget": self.time_budget,
             "network": self._weights_path(),
             "network_steps": self.steps,
@@ -85,6 +83,16 @@ class Settings:
 def parts_of(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> dict[str, Any]:
     """What a result is made of. settings: their identity. digests: role of each input file -> SHA-256."""
     return {"stepwarp": stepwarp.__version__, "inputs": dict(digests), "settings": dict(settings)}
+
+
+def parts_in(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a record says that its result is made of; None if no batch made it.
+
+    Without the seed that earlier versions asked for: it changed nothing, so what they made need not be made anew."""
+    parts = record.get("batch", {}).get("parts")
+    if parts is None:
+        return None
+    return {**parts, "settings": {name: value for name, value in parts.get("settings", {}).items() if name != "seed"}}
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

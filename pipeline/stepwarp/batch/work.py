@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import stepwarp
 from stepwarp.batch.places import PICTURE
 from stepwarp.batch.plan import Job
-from stepwarp.batch.settings import damage
+from stepwarp.batch.settings import damage, key_of, parts_in
 from stepwarp.errors import InputError, OutputError, RegistrationError, StepwarpError, is_out_of_memory
 from stepwarp.files import TrustRules, sha256
 from stepwarp.workflow.benchmark.places import read_json
@@ -68,7 +68,8 @@ def _done(job: Job) -> dict[str, Any] | None:
     if not (job.folder / RECORD).exists():
         return None
     record = read_json(job.folder / RECORD)
-    same = record.get("batch", {}).get("key") == job.key
+    made = parts_in(record)
+    same = made is not None and key_of(made) == job.key
     return record if same and damage(job.folder, record) is None else None
 
 

@@ -111,7 +111,7 @@ def apply(
         interpolation=interpolation,
         labels=labels,
         space=space,
-        trust=trust or (),
+        trust=tuple(trust or ()),
         outside=outside,
         overwrite=force,
     )

@@ -18,7 +18,6 @@ from stepwarp.cli.options import (
     NoRefineOption,
     OutsideOption,
     PresetOption,
-    SeedOption,
     StepsOption,
     ThreadsOption,
     TrustOption,
@@ -97,7 +96,6 @@ def batch(
     trust: TrustOption = None,
     outside: OutsideOption = None,
     device: DeviceOption = "auto",
-    seed: SeedOption = 0,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -170,7 +168,6 @@ def batch(
         transform=transform,
         similarity=similarity,
         device=device,
-        seed=seed,
         time_budget=time_budget,
         weights=weights,
         steps=steps,

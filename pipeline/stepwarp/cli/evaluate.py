@@ -98,7 +98,7 @@ def evaluate(
             unreliable_landmarks=_split(unreliable_landmarks),
             space=landmark_space,
             mask=mask,
-            trust=trust or (),
+            trust=tuple(trust or ()),
             progress=progress,
         )
     text = json.dumps(result, indent=1, allow_nan=False)

@@ -19,7 +19,6 @@ from stepwarp.cli.options import (
     NoRefineOption,
     OutsideOption,
     PresetOption,
-    SeedOption,
     StepsOption,
     ThreadsOption,
     TrustOption,
@@ -53,7 +52,6 @@ def register(
     ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    seed: SeedOption = 0,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits every time on a GPU too, slower; see below.")
     ] = False,
@@ -143,14 +141,13 @@ def register(
             moving_mask=moving_mask,
             device=device,
             threads=threads,
-            seed=seed,
             time_budget=time_budget,
             network=weights,
             network_steps=steps,
             refine=not no_refine,
             escalate=not no_escalation,
             trace=trace is not None,
-            trust=trust or (),
+            trust=tuple(trust or ()),
             outside=outside,
             progress=progress,
         )

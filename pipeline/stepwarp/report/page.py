@@ -49,7 +49,6 @@ def _header(page: PairPage) -> str:
         "peak memory": f"{max(stage['peak_mib'] for stage in stages):,.0f} MiB" if stages else None,
         "device": record.get("device"),
         "threads": record.get("threads"),
-        "seed": record.get("seed"),
         "stepwarp": record.get("version"),
     }
     known = {name: None if value is None else text.plain(value) for name, value in facts.items()}

@@ -112,10 +112,7 @@ def _network_sentence(record: Mapping[str, Any]) -> str:
 
 
 def _run_sentence(record: Mapping[str, Any]) -> str:
-    if not record.keys() >= {"stages", "device", "threads", "seed"}:
+    if not record.keys() >= {"stages", "device", "threads"}:
         return ""
     seconds = sum(stage["seconds"] for stage in record["stages"])
-    return (
-        f"The computation took {seconds:.0f} s on {plain(record['device'])} "
-        f"with {plain(record['threads'])} threads (random seed {plain(record['seed'])})."
-    )
+    return f"The computation took {seconds:.0f} s on {plain(record['device'])} with {plain(record['threads'])} threads."

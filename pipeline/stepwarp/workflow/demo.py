@@ -111,7 +111,6 @@ def demo(
         preset=preset,
         device=device,
         threads=threads,
-        seed=seed,
         progress=progress,
     )
     transforms = {"before": Affine.identity(3), "affine": registration.affine, "after": registration.transform}

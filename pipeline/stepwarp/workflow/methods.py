@@ -49,7 +49,8 @@ class StepwarpMethod:
         return None
 
     def __call__(self, fixed: Image, moving: Image, *, threads: int, seed: int) -> Outcome:
-        """Map points of the fixed world to points of the moving world; errors as `stepwarp.register`."""
+        """Map points of the fixed world to points of the moving world; errors as `stepwarp.register`. seed: of the
+        methods that draw something, which this one does not."""
         from stepwarp.workflow.register import register
 
         found = register(
@@ -60,7 +61,6 @@ class StepwarpMethod:
             network=self.network,
             refine=self.refine,
             threads=threads,
-            seed=seed,
             device="auto",
         )
         kept = {key: found.record[key] for key in _KEPT}

@@ -105,7 +105,6 @@ def register(
     moving_mask: MaskSource | None = None,
     device: str = "auto",
     threads: int | None = None,
-    seed: int = 0,
     time_budget: float | None = None,
     network: str | Path | Registrar | None = None,
     network_steps: int | None = None,
@@ -144,7 +143,6 @@ def register(
     check_outside(outside)
     place = chosen_device(device)
     used_threads = use_threads(threads)
-    torch.manual_seed(seed)
     clock, rules = Clock(progress), files.TrustRules.of(trust)
     with clock.stage("read"):
         net = None if network is None else read_network(network, network_steps, place)
@@ -167,7 +165,6 @@ def register(
             "outside": recorded_outside(outside),
             **recipe.model_dump(),
         },
-        "seed": seed,
         "deterministic": place.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "device": device_name(place),
         "threads": used_threads,

@@ -11,6 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numba
+import torch
+
 import stepwarp
 from stepwarp.baselines import Outcome
 from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset
@@ -45,9 +48,11 @@ class StandIn:
             affine=AffineSettings(coarse_mm=8, refine_mm=(4,), candidates=1),
             deformable=DeformableSettings(levels=(Level(mm=4, iterations=3),)),
         )
-        found = stepwarp.register(fixed, moving, preset=recipe, threads=threads, seed=seed)
+        told = [threads, torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS]
+        told += [int(os.environ[name]) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")]
+        found = stepwarp.register(fixed, moving, preset=recipe, threads=threads)
         command = ["tiny", "/private/folder/image.nii"]
-        return Outcome(found.transform, found.inverse, {"command": command, "versions": {"numpy": "?"}})
+        return Outcome(found.transform, found.inverse, {"command": command, "told": told, "versions": {"numpy": "?"}})
 
 
 METHODS = {

@@ -102,6 +102,16 @@ def test_stepwarps_methods_run_on_images_in_memory():
     warm_up.main({"methods": ["stepwarp-affine"], "threads": 1})
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_stepwarps_methods_run_with_the_threads_they_are_given(name, monkeypatch):
+    def stop(*images, threads, **_):
+        raise InputError(f"asked for {threads} threads")
+
+    monkeypatch.setattr("stepwarp.workflow.register.register", stop)
+    with pytest.raises(InputError, match="asked for 3 threads"):
+        find_method(name)(None, None, threads=3, seed=0)
+
+
 def test_settings_are_known_before_the_run_and_ready_for_json():
     settings = {name: json.loads(json.dumps(method.settings)) for name, method in OWN.items()}
     assert settings["stepwarp-fast"] == OWN["stepwarp-fast"].settings

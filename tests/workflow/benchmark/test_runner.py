@@ -27,7 +27,7 @@ def test_a_study_from_manifest_to_page(one_pair, tmp_path, stand_ins):
     """Methods that succeed, fail and are absent, in one run: the others go on."""
     out, lines, steps = tmp_path / "out", [], []
     names = ["centre-of-mass", "broken", "away", "tiny"]
-    wanted = {"out": out, "data": one_pair.parent, "baseline": "centre-of-mass", "threads": 1, "gpu": False}
+    wanted = {"out": out, "data": one_pair.parent, "baseline": "centre-of-mass", "threads": 2, "gpu": False}
     summary = benchmark(one_pair, names, **wanted, tell=lines.append, progress=steps.append)
 
     methods = summary["methods"]
@@ -50,6 +50,8 @@ def test_a_study_from_manifest_to_page(one_pair, tmp_path, stand_ins):
     )
     assert tiny["run"]["cpu_seconds"] > 0
     assert tiny["run"]["peak_mib"] > 100
+    assert set(tiny["run"]["record"]["told"]) == {2}, "the threads, by all that tells the method of them"
+    assert tiny["run"]["threads"] == 2
     assert tiny["run"]["record"]["command"] == ["tiny", "image.nii"]
     assert tiny["evaluation"]["mean_dice"] > 0.6
     folder = out / "runs" / "s0_s1" / "tiny"
@@ -75,7 +77,7 @@ def test_a_study_from_manifest_to_page(one_pair, tmp_path, stand_ins):
 
 
 def _again(manifest, out, names):
-    cases = Study.of(manifest, names).plan(manifest.parent, ask(out, threads=1, gpu=False))
+    cases = Study.of(manifest, names).plan(manifest.parent, ask(out, threads=2, gpu=False))
     found = {case.method.name: case.todo for case in cases}
     assert found | {"tiny": None} == {
         "centre-of-mass": "done",

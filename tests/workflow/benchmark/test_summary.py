@@ -1,10 +1,32 @@
 import csv
 import io
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from stepwarp.evaluation.evaluate import evaluate
+from stepwarp.files import Landmarks
+from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap
+from stepwarp.report.benchmark_data import METRICS as PAGE_METRICS
+from stepwarp.workflow.benchmark.statistics import METRICS
 from stepwarp.workflow.benchmark.summary import csv_of, row, summarise, table_of
+
+
+def phantom():
+    """A ball within a ball, and three landmarks: the fixed and the moving image at once."""
+    grid = Grid.isotropic((16, 17, 18), 2.0)
+    radius = (grid.indices() - torch.tensor([7.5, 8.0, 8.5]).view(1, 3, 1, 1, 1)).norm(dim=1)[0]
+    texture = torch.rand(grid.shape, generator=torch.Generator().manual_seed(1))
+    image = Image(torch.where(radius < 7, 50 + 50 * texture, 0.0), grid)
+    labels = LabelMap(((radius < 6).int() + (radius < 3).int()).to(torch.uint8), grid, "labels")
+    points = Landmarks(("a", "b", "c"), np.array([[12.0, 14, 16], [18, 16, 14], [16, 20, 18]]))
+    return SimpleNamespace(fixed=image, moving=image, fixed_labels=labels, moving_labels=labels, points=points)
+
+
+PHANTOM = phantom()
 
 
 def done(pair, method, dice, seconds=1.0, **evaluation):
@@ -97,6 +119,71 @@ def test_a_baseline_without_a_case_is_said():
     found = summary(baseline="away")
     assert found["methods"]["ours"]["metrics"]["mean_dice"]["against_baseline"] is None
     assert any("baseline away has no finished case" in note for note in found["notes"])
+
+
+def judged(method, pair, transform, seconds):
+    """A case of an image and itself, with everything that there is to measure."""
+    return {
+        "pair": pair,
+        "method": method,
+        "status": "done",
+        "run": {"seconds": seconds, "cpu_seconds": seconds, "peak_mib": 100 * seconds},
+        "evaluation": evaluate(
+            PHANTOM.fixed,
+            PHANTOM.moving,
+            transform,
+            inverse=Affine.identity(3),
+            fixed_labels=PHANTOM.fixed_labels,
+            moving_labels=PHANTOM.moving_labels,
+            fixed_landmarks=PHANTOM.points,
+            moving_landmarks=PHANTOM.points,
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def good_and_bad():
+    """Of one pair that needs no registration: a method that finds so, and one that tears it apart and takes longer."""
+    torn = 4 * torch.randn(1, 3, *PHANTOM.fixed.grid.shape, generator=torch.Generator().manual_seed(0))
+    cases = (
+        judged("good", "p", Affine.identity(3), 1.0),
+        judged("bad", "p", DisplacementField(torn, PHANTOM.fixed.grid), 2.0),
+    )
+    manifest = {"name": "n", "split": None, "pairs": ["p"], "label_groups": {"all": [1, 2]}}
+    found = {"manifest": manifest, "titles": {"good": "Good", "bad": "Bad"}, "environment": {}}
+    return summarise(cases, baseline="bad", **found)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_of_every_metric_it_is_known_whether_more_is_better(good_and_bad, metric):
+    """The page and the summary agree about it, and with what is measured."""
+    against = good_and_bad["methods"]["good"]["metrics"][metric]["against_baseline"]
+    assert (against["wins"], against["losses"], against["ties"]) == (1, 0, 0)
+    assert good_and_bad["statistics"]["higher_is_better"][metric] == (against["difference"] > 0)
+    if PAGE_METRICS[metric].better is not None:
+        assert PAGE_METRICS[metric].better == ("higher" if against["difference"] > 0 else "lower")
+
+
+@pytest.mark.parametrize("metric", ["mean_dice", "mean_hd95_mm"])
+def test_of_a_group_of_labels_too(good_and_bad, metric):
+    against = good_and_bad["groups"]["all"]["good"][metric]["against_baseline"]
+    assert (against["wins"], against["losses"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "worse_to_better",
+    [
+        [{"mean_dice": 0.1, "tre_mm": {"mean": 1}}, {"mean_dice": 0.2, "tre_mm": {"mean": 9}}],
+        [{"tre_mm": {"mean": 9}, "similarity": {"after": {"lncc": 0.9}}}, {"tre_mm": {"mean": 1}}],
+        [{"similarity": {"after": {"lncc": 0.1}}}, {"similarity": {"after": {"lncc": 0.9}}}],
+    ],
+    ids=["labels before landmarks", "landmarks before images", "images"],
+)
+def test_the_worst_come_first_by_the_best_truth_there_is(worse_to_better):
+    cases = [
+        {"pair": str(n), "method": "ours", "status": "done", "evaluation": e} for n, e in enumerate(worse_to_better)
+    ]
+    assert [case["pair"] for case in summary(cases[::-1])["cases"]] == ["0", "1"]
 
 
 def test_the_worst_come_first():
