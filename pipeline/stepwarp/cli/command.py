@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
-import sys
 import traceback
 from typing import Any, NoReturn
 
+import click
 import typer
 from typer.core import TyperCommand
 
+from stepwarp.cli.terminal import tell
 from stepwarp.errors import OutputError, StepwarpError, is_out_of_memory
+from stepwarp.printable import shown
 
 VERDICT_FAIL, OUT_OF_MEMORY, INTERRUPTED, TERMINATED = 7, 8, 130, 143
 
@@ -41,10 +43,17 @@ class Command(TyperCommand):
 
     An unexpected error shows its traceback only if the command has --verbose and it is given."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.message = shown(error.message)
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (typer.Exit, BrokenPipeError):
+        except typer.Exit:
             raise
         except KeyboardInterrupt as signal:
             terminated = isinstance(signal, Terminated)
@@ -70,5 +79,5 @@ class Command(TyperCommand):
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(f"stepwarp: {message}", file=sys.stderr)
+    tell(f"stepwarp: {message}")
     raise typer.Exit(code)

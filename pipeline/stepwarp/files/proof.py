@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stepwarp.files.lps import flip_grid, flip_vectors
+from stepwarp.files.utf8 import utf8_path
 from stepwarp.geometry import Grid, Image, Transform
 
 #: Of the fixed grid, every so many voxels along each axis are resampled for the comparison.
@@ -30,7 +31,8 @@ def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, writ
     the written transforms, as a share of the moving image's intensity range; on a sparse lattice."""
     import SimpleITK as sitk
 
-    moved = sitk.ReadImage(str(written), sitk.sitkFloat32)
+    with utf8_path(written) as plain:
+        moved = sitk.ReadImage(plain, sitk.sitkFloat32)
     sparse = moved[::_STRIDE, ::_STRIDE, ::_STRIDE]
     resampled = sitk.Resample(_to_sitk(moving), sparse, _chain(paths), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     difference = np.abs(sitk.GetArrayViewFromImage(resampled) - sitk.GetArrayViewFromImage(sparse)).T
@@ -42,16 +44,16 @@ def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, writ
 def _chain(paths: Sequence[Path]):
     import SimpleITK as sitk
 
-    chain = [
-        _field(path) if path.name.endswith((".nii", ".nii.gz")) else sitk.ReadTransform(str(path)) for path in paths
-    ]
-    return sitk.CompositeTransform(chain)
+    return sitk.CompositeTransform([_read(path) for path in paths])
 
 
-def _field(path: Path):
+def _read(path: Path):
     import SimpleITK as sitk
 
-    return sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
+    with utf8_path(path) as plain:
+        if path.name.endswith((".nii", ".nii.gz")):
+            return sitk.DisplacementFieldTransform(sitk.ReadImage(plain, sitk.sitkVectorFloat64))
+        return sitk.ReadTransform(plain)
 
 
 def _to_sitk(image: Image):

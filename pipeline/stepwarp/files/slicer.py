@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 
 from stepwarp.errors import InputError
+from stepwarp.files.json import parse_json
 from stepwarp.files.lps import flip_vectors
 from stepwarp.files.tables import Space, csv_text, guarded, number, parse_headless, space_named, to_ras
 
 _FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+#: What to do about a file that does not state its world. Slicer wrote RAS before it wrote the line.
+_STATE_IN_FCSV = "Add a line '# CoordinateSystem = LPS' (or RAS, as Slicer 3 and 4.0 mean it) at its head"
+_STATE_IN_MARKUPS = 'Add "coordinateSystem": "LPS" (or "RAS") beside its controlPoints'
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
@@ -24,17 +28,14 @@ def parse_fcsv(text: str, file: str, space: Space | None) -> tuple[tuple[str, ..
     table = parse_headless(text, file, _FCSV_COLUMNS)
     if not table.has("xyz"):
         raise InputError(f"{file}: its line '# columns' names no x, y, z. Export it again.")
-    return table.names(), to_ras(table.numbers("xyz"), table.stated_space("coordinatesystem"), space, file)
+    return table.names(), to_ras(
+        table.numbers("xyz"), table.stated_space("coordinatesystem"), space, file, _STATE_IN_FCSV
+    )
 
 
 def parse_markups(text: str, file: str, space: Space | None) -> tuple[tuple[str, ...], np.ndarray]:
     """Names (labels) and points (N, 3) RAS mm of all point lists. space: needed where a list states none."""
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}, line {error.lineno}: is not JSON, or is cut off ({error.msg}).") from error
-    except (RecursionError, ValueError):
-        raise InputError(f"{file}: is nested too deeply for a list of points, or its numbers are too long.") from None
+    content = parse_json(text, file)
     names: list[str] = []
     points = [np.empty((0, 3))]
     for count, markup in enumerate(_objects(content, "markups", file), 1):
@@ -75,7 +76,7 @@ def _point_list(markup: dict[str, Any], where: str, space: Space | None) -> tupl
     stated = markup.get("coordinateSystem")
     stated = None if stated is None else space_named(str(stated), f"{where}, coordinateSystem")
     names = [str(control.get("label") or control.get("id") or n) for n, control in enumerate(controls, 1)]
-    return names, to_ras(np.reshape(positions, (-1, 3)), stated, space, where)
+    return names, to_ras(np.reshape(positions, (-1, 3)), stated, space, where, _STATE_IN_MARKUPS)
 
 
 def _position(control: dict[str, Any], where: str) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import cast
 
@@ -16,11 +15,13 @@ from torch import Tensor
 
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import nifti
+from stepwarp.files.parts import parts_of
 from stepwarp.files.placement import Trust, affine_of, grid_of
 from stepwarp.geometry import Grid, Image, LabelMap, Volume
+from stepwarp.presence import check_present
 
 #: What besides NIfTI's single files is read, by nibabel.
-_OTHER_SUFFIXES = (".mgz", ".mgh", ".hdr", ".img")
+OTHER_SUFFIXES = (".mgz", ".mgh", ".hdr", ".img", ".hdr.gz", ".img.gz")
 _LABEL_TYPES = (np.uint8, np.int16, np.int32, np.int64)
 
 
@@ -92,13 +93,6 @@ def require_grid_of(volume: Volume, image: Volume) -> None:
     raise InputError(f"{volume.name}: lies up to {away:.3g} mm away from {image.name}. Resample it onto the image.")
 
 
-def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes as stored, in hexadecimal; InputError if it cannot be read."""
-    nifti.check_readable(Path(path))
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read(path: Path, trust: Trust | None) -> tuple[np.ndarray, Grid, str]:
     """Values (i, j, k) of the file's type, their grid, and what to call them in messages."""
     name = str(path)
@@ -107,11 +101,13 @@ def _read(path: Path, trust: Trust | None) -> tuple[np.ndarray, Grid, str]:
         header, values = nifti.read_nifti(path)
         shape = _three_axes(values.shape, name)
         return values.reshape(shape, order="F"), grid_of(shape, affine_of(header, shape, name, trust), name), name
-    nifti.check_readable(path)
-    if suffix not in _OTHER_SUFFIXES:
-        known = ", ".join((*nifti.SUFFIXES, *_OTHER_SUFFIXES))
+    check_present(path)
+    if suffix not in OTHER_SUFFIXES:
+        known = ", ".join((*nifti.SUFFIXES, *OTHER_SUFFIXES))
         raise InputError(f"{name}: is none of {known}. Convert it to NIfTI.")
-    nifti.check_gzip(path)
+    for part in parts_of(path):
+        check_present(part)
+        nifti.check_gzip(part)
     try:
         image = cast(SpatialImage, nibabel.load(path))
     except Exception as error:  # nibabel raises whatever its parsers run into

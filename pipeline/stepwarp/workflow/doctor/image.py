@@ -15,11 +15,12 @@ from stepwarp.files import read_image, read_labels, read_landmarks, read_transfo
 from stepwarp.files.nifti import SUFFIXES, read_nifti, suffix_of
 from stepwarp.files.placement import affine_of, grid_of, statements, straightened
 from stepwarp.files.tables import Space
+from stepwarp.files.volumes import OTHER_SUFFIXES
 from stepwarp.geometry import Grid
 from stepwarp.workflow.doctor import content, header
 from stepwarp.workflow.doctor.findings import Examined, Finding, Kind, refusal
 
-VOLUMES = (*SUFFIXES, ".mgz", ".mgh", ".hdr", ".img")
+VOLUMES = (*SUFFIXES, *OTHER_SUFFIXES)
 _TRANSFORMS = (".mat", ".tfm", ".h5", ".hdf5")
 _LANDMARKS = (".csv", ".fcsv", ".json")
 _WEIGHTS = (".safetensors", ".trch", ".pt")
