@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from itertools import islice
 from pathlib import Path
@@ -28,10 +29,10 @@ def check_present(path: Path) -> int:
             raise InputError(f"{path}: {why_absent(path)}")
         if not path.is_file():
             raise InputError(f"{path}: is not a regular file. Copy its content into one.")
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path}: may not be read. Change its permissions.")
         with path.open("rb") as file:
             size, head = path.stat().st_size, file.read(_DICOM_AT + len(_DICOM))
-    except PermissionError as error:
-        raise InputError(f"{path}: may not be read. Change its permissions.") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
     if size == 0:

@@ -21,5 +21,10 @@ def shown(text: str, keep: str = "") -> str:
     return "".join(c if c in keep or _is_seen(c) else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can name a file without a trick: all of it is seen, but for bytes that are not UTF-8."""
+    return bool(text.strip()) and all(c.isprintable() or "\udc80" <= c <= "\udcff" for c in text)
+
+
 def _is_seen(character: str) -> bool:
     return unicodedata.category(character) not in _UNSEEN and not _BLANK.match(character)

@@ -6,13 +6,11 @@ import errno
 import traceback
 from typing import Any, NoReturn
 
-import click
 import typer
 from typer.core import TyperCommand
 
 from stepwarp.cli.terminal import tell
 from stepwarp.errors import OutputError, StepwarpError, is_out_of_memory
-from stepwarp.printable import shown
 
 VERDICT_FAIL, OUT_OF_MEMORY, INTERRUPTED, TERMINATED = 7, 8, 130, 143
 
@@ -42,13 +40,6 @@ class Command(TyperCommand):
     """A command that ends in one line and an exit code, whatever goes wrong.
 
     An unexpected error shows its traceback only if the command has --verbose and it is given."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            error.message = shown(error.message)
-            raise
 
     def invoke(self, ctx: Any) -> Any:
         try:

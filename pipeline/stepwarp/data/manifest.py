@@ -24,6 +24,7 @@ from stepwarp.files.json import read_json
 from stepwarp.files.label_names import read_label_names
 from stepwarp.files.tables import Space
 from stepwarp.presence import why_absent
+from stepwarp.printable import is_name
 
 Role = Literal["image", "labels", "mask", "landmarks"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -34,8 +35,8 @@ _ID = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 
 def _inside(path: str) -> str:
     """The path as it is; ValueError unless it is relative and goes down only, on every system."""
-    if not path or "\0" in path:
-        raise ValueError(f"{path!r} is no path")
+    if not is_name(path):
+        raise ValueError(f"{path!r} is no path: it is empty or holds a character that cannot be printed")
     windows = PureWindowsPath(path)
     if path.startswith(("/", "\\", "~")) or windows.drive:
         raise ValueError(f"'{path}' is absolute; paths are relative to the data root")
@@ -320,8 +321,9 @@ def _located(manifest: Manifest, names: Iterable[str], root: Path, verify: bool)
     missing = [path for _, _, path in files if not path.exists()]
     if missing:
         raise InputError(
-            f"{missing[0]}: {why_absent(missing[0])} So are {len(missing)} of {len(files)} files of '{manifest.name}'. "
-            f"The data root is {root}; name another with --data. To obtain them: {manifest.obtain or 'not said.'}"
+            f"{missing[0]}: {why_absent(missing[0])} Absent are {len(missing)} of {len(files)} files of "
+            f"'{manifest.name}'. The data root is {root}; name another with --data. To obtain them: "
+            f"{manifest.obtain or 'not said.'}"
         )
     for name, role, path in files if verify else ():
         expected = manifest.images[name].sha256.get(role)

@@ -22,11 +22,13 @@ def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_without_doubles)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}, line {error.lineno}: is not JSON, or is cut off ({error.msg}).") from None
+        raise InputError(f"{where}: is not JSON, or is cut off, at line {error.lineno} ({error.msg}).") from None
     except _TwiceError as error:
         raise InputError(f"{where}: the key '{error}' is there twice. Keep one of them.") from None
     except (RecursionError, ValueError):
-        raise InputError(f"{where}: is nested too deeply, or its numbers are too long.") from None
+        raise InputError(
+            f"{where}: is not JSON that can be read: it is nested too deeply, or its numbers are too long."
+        ) from None
 
 
 class _TwiceError(ValueError):

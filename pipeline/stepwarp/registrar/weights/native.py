@@ -72,5 +72,6 @@ def load_native_weights(path: str | Path) -> Registrar:
     try:
         header = Header.model_validate(parse_json(metadata[_ENTRY], f"{path}, header"))
     except (ValidationError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its header cannot be understood. Is it of a later version? {error}") from error
+        what = " ".join(str(error).split())
+        raise InputError(f"{path}: its header cannot be understood. Is it of a later version? {what}") from error
     return Registrar(assemble(header.step, header.dims, state, path), header.recipe, header.card, header.step)
