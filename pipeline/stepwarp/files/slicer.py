@@ -14,8 +14,8 @@ from stepwarp.files.lps import flip_vectors
 from stepwarp.files.tables import Space, csv_text, guarded, number, parse_headless, space_named, to_ras
 
 _FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
-#: What to do about a file that does not state its world. Slicer wrote RAS before it wrote the line.
-_STATE_IN_FCSV = "Add a line '# CoordinateSystem = LPS' (or RAS, as Slicer 3 and 4.0 mean it) at its head"
+#: What to do about a file that does not state its world.
+_STATE_IN_FCSV = "Add a line '# CoordinateSystem = LPS' (or RAS) at its head"
 _STATE_IN_MARKUPS = 'Add "coordinateSystem": "LPS" (or "RAS") beside its controlPoints'
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
