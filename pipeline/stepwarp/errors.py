@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from stepwarp.printable import shown
+
 _LONGEST = 1500
 
 
@@ -62,5 +64,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _one_line(message: str) -> str:
     """Without what would break the line or command a terminal, and cut in its middle where a file's content got into
     it: names and cells of a stranger's file are in these messages."""
-    line = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in message)
+    line = shown(message)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

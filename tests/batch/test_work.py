@@ -18,7 +18,7 @@ from stepwarp.errors import InputError, OutputError, RegistrationError, Verifica
     ("error", "kind", "reason"),
     [
         (InputError("a.nii: is cut off."), "input", "a.nii: is cut off."),
-        (RegistrationError("the affine\nis singular"), "registration", "the affine is singular"),
+        (RegistrationError("the affine\nis singular"), "registration", "the affine\\nis singular"),
         (OutputError("out: no space left"), "machine", "no space left"),
         (VerificationError("differs"), "machine", "differs"),
         (OSError(errno.EIO, "Input/output error"), "machine", "Input/output error"),

@@ -77,5 +77,5 @@ def two_files(tmp_path):
     """Paths of two files that exist."""
     paths = [tmp_path / name for name in ("A.nii.gz", "B.nii.gz")]
     for path in paths:
-        path.write_text("")
+        path.write_text("what no reader looks at")
     return paths

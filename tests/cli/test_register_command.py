@@ -201,6 +201,7 @@ def test_absent_cuda_is_said(run, two_files, tmp_path):
 
 
 def test_unusable_image_is_one_line(run, two_files, tmp_path):
+    two_files[0].write_text("")
     result = register(run, two_files, tmp_path / "out", "--json")
     assert result.code == 3
     assert result.out == ""

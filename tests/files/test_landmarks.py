@@ -342,3 +342,26 @@ def test_development_landmarks_lie_in_their_images(data_folder):
         assert ((index > 0) & (index < image.grid.shape)).all()
     for path in sorted((data_folder / "landmarks").glob("*.csv")):
         assert len(read_landmarks(path)) == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "remedy", "remedied"),
+    [
+        ("a.fcsv", "# columns = label,x,y,z\nA,1,2,3\n", "# CoordinateSystem = LPS", "# CoordinateSystem = LPS\n{}"),
+        ("a.csv", "name,x,y,z\nA,1,2,3\n", "# space: LPS", "# space: LPS\n{}"),
+        (
+            "a.mrk.json",
+            '{"markups": [{"controlPoints": [{"label": "A", "position": [1, 2, 3]}]}]}',
+            '"coordinateSystem": "LPS"',
+            '{"markups": [{"coordinateSystem": "LPS", "controlPoints": [{"label": "A", "position": [1, 2, 3]}]}]}',
+        ),
+    ],
+)
+def test_the_remedy_for_a_file_without_a_world_helps(tmp_path, name, text, remedy, remedied):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_landmarks(path)
+    assert remedy in str(caught.value)
+    path.write_text(remedied.replace("{}", text) if name != "a.mrk.json" else remedied)
+    np.testing.assert_array_equal(read_landmarks(path).points, [[-1, -2, 3]])

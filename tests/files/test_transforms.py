@@ -418,3 +418,12 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, affine):
             write(tmp_path / name, transform)
         write(tmp_path / name, transform, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "a.mat", "a.nii.gz"]
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    folder = tmp_path / b"J\xf6rg".decode("utf-8", "surrogateescape")
+    folder.mkdir()
+    affine = Affine(np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * 7)
+    write_affine(folder / "a.mat", affine)
+    np.testing.assert_allclose(read_transform(folder / "a.mat")(np.zeros((1, 3))), [[7, 0, 0]])
+    assert [path.name for path in folder.iterdir()] == ["a.mat"]

@@ -262,6 +262,8 @@ def test_a_file_without_permission(tmp_path, values):
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz", "a.hdr"])
 def test_random_bytes(tmp_path, name):
     path = tmp_path / name
+    if name == "a.hdr":
+        (tmp_path / "a.img").write_bytes(b"voxels")
     path.write_bytes(np.random.default_rng(0).bytes(5000))
     refused(path)
     path.write_bytes(b"\x1f\x8b" + np.random.default_rng(0).bytes(5000))
@@ -426,7 +428,7 @@ def test_labels_that_are_none(tmp_path, values):
     refused(saved(tmp_path, nifti(np.full(SHAPE, 2**64 - 1, np.uint64)), "b.nii"), "64 bits", read=read_labels)
 
 
-@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.dcm", "a"])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a"])
 def test_other_formats(tmp_path, name):
     (tmp_path / name).write_bytes(b"NRRD0004")
     refused(tmp_path / name, "Convert it to NIfTI")

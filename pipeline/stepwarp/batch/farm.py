@@ -21,6 +21,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from stepwarp import limits
 from stepwarp.batch.places import Places
 from stepwarp.errors import InputError
+from stepwarp.files.utf8 import utf8_path
 from stepwarp.workflow.benchmark.environment import cores
 
 if TYPE_CHECKING:
@@ -155,14 +156,15 @@ def workers(farm: Farm, size: Size, places: Places) -> Iterator[Crew]:
                 yield Crew(client)
             return
         places.scratch.mkdir(parents=True, exist_ok=True)
-        cluster = _local(size, places) if farm.system is None else _queued(farm.system, farm.options, size, places)
-        try:
-            with Client(cluster) as client:
-                if farm.system is None:
-                    client.register_plugin(_IgnoreInterrupts())
-                yield Crew(client, cluster, size.workers)
-        finally:
-            _end(cluster)
+        with utf8_path(places.scratch) as scratch:
+            cluster = _local(size, scratch) if farm.system is None else _queued(farm.system, farm.options, size, places)
+            try:
+                with Client(cluster) as client:
+                    if farm.system is None:
+                        client.register_plugin(_IgnoreInterrupts())
+                    yield Crew(client, cluster, size.workers)
+            finally:
+                _end(cluster)
 
 
 class _IgnoreInterrupts(WorkerPlugin):  # type: ignore[misc]
@@ -187,7 +189,7 @@ def _connected(address: str) -> Iterator[Client]:
         yield client
 
 
-def _local(size: Size, places: Places) -> LocalCluster:
+def _local(size: Size, scratch: str) -> LocalCluster:
     assert size.workers is not None
     assert size.free_mib is not None
     return LocalCluster(
@@ -195,7 +197,7 @@ def _local(size: Size, places: Places) -> LocalCluster:
         threads_per_worker=1,
         processes=True,
         memory_limit=f"{max(size.free_mib // size.workers, size.memory_mib)}MiB",
-        local_directory=str(places.scratch),
+        local_directory=scratch,
         dashboard_address=f"127.0.0.1:{_dashboard_port()}" if _has("bokeh") else None,
         security=_has("cryptography"),
         silence_logs=logging.CRITICAL,

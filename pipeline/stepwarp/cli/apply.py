@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ import typer
 
 from stepwarp.cli.checks import check_files
 from stepwarp.cli.options import ForceOption, OutsideOption, TrustOption, VerboseOption, path_option
+from stepwarp.cli.terminal import say, say_json
 
 Side = Literal["fixed", "moving"]
 
@@ -116,9 +116,10 @@ def apply(
         overwrite=force,
     )
     if as_json:
-        print(json.dumps([item.as_dict() for item in done], indent=2))
+        say_json([item.as_dict() for item in done])
         return
     for item in done:
-        print(f"{item.input} -> {item.output}\n  {item.how}")
+        say(f"{item.input} -> {item.output}")
+        say(f"  {item.how}")
         for note in item.notes:
-            print(f"  note: {note}")
+            say(f"  note: {note}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +24,7 @@ from stepwarp.cli.options import (
     path_option,
 )
 from stepwarp.cli.progress import shown_progress
+from stepwarp.cli.terminal import say, say_json, tell
 from stepwarp.errors import InputError, RegistrationError
 
 if TYPE_CHECKING:
@@ -196,10 +196,11 @@ def batch(
         if summary_only:
             summary = asked.conclude()
         else:
-            tell = (lambda line: None) if as_json else _tell
-            summary = asked.run(replace=force, retries=retries, progress=progress, tell=tell)
+            summary = asked.run(
+                replace=force, retries=retries, progress=progress, tell=(lambda line: None) if as_json else tell
+            )
     if as_json:
-        print(json.dumps(summary, indent=1))
+        say_json(summary)
     else:
         _print_summary(summary, out)
     asked_for = [row for row in summary["cases"] if row["case"] in set(summary["asked"])]
@@ -221,34 +222,30 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _print_plan(cases: Sequence[Case], size: Size, as_json: bool) -> None:
     counts = {todo: sum(case.todo == todo for case in cases) for todo in ("run", "done", "failed")}
     disk = sum(case.job.disk_mib for case in cases if case.todo == "run" and case.job is not None)
     if as_json:
         rows = [{"case": case.id, "todo": case.todo, "why": case.why, "replaces": case.replaces} for case in cases]
-        print(json.dumps({"cases": rows, "workers": vars(size), "disk_mib": disk}, indent=1))
+        say_json({"cases": rows, "workers": vars(size), "disk_mib": disk})
         return
     for case in cases:
-        print(f"{case.todo:<6}  {case.id}{f': {case.why}' if case.why else ''}")
-    print(f"{counts['run']} to run, {counts['done']} done, {counts['failed']} that cannot be run")
+        say(f"{case.todo:<6}  {case.id}{f': {case.why}' if case.why else ''}")
+    say(f"{counts['run']} to run, {counts['done']} done, {counts['failed']} that cannot be run")
     if counts["run"]:
-        print(f"on {size}; at most {disk} MiB of disk")
+        say(f"on {size}; at most {disk} MiB of disk")
     replaced = sum(case.replaces for case in cases)
     if replaced:
-        print(f"{replaced} results are in the way: another --out, or --force to replace them")
+        say(f"{replaced} results are in the way: another --out, or --force to replace them")
 
 
 def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
     words = {"pass": "pass", "check": "to check", "fail": "fail", "failed": "failed", "waiting": "not begun"}
     counts = summary["counts"]
-    print(f"{len(summary['cases'])} cases: " + ", ".join(f"{counts[key]} {word}" for key, word in words.items()))
+    say(f"{len(summary['cases'])} cases: " + ", ".join(f"{counts[key]} {word}" for key, word in words.items()))
     for row in summary["cases"]:
         if row["status"] == "failed":
-            print(f"{row['case']}: {row['reason']}")
+            say(f"{row['case']}: {row['reason']}")
     for note in summary["notes"]:
-        print(f"note: {note}")
-    print(f"look at  {out / 'index.html'}")
+        say(f"note: {note}")
+    say(f"look at  {out / 'index.html'}")

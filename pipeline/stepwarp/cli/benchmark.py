@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from stepwarp.cli.options import SeedOption, ThreadsOption, VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
+from stepwarp.cli.terminal import cell, console, say, say_json, tell
 from stepwarp.errors import RegistrationError
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def _list_methods(wanted: bool) -> None:
 
     width = max(map(len, METHODS))
     for name, method in METHODS.items():
-        print(f"{name:<{width}}  {method.title}")
+        say(f"{name:<{width}}  {method.title}")
         absent = method.missing()
         if absent:
-            print(f"{'':<{width}}  cannot run here: {absent}")
+            say(f"{'':<{width}}  cannot run here: {absent}")
     raise typer.Exit
 
 
@@ -136,14 +136,13 @@ def benchmark(
             _print_plan(cases, as_json)
             return
         with shown_progress(silent=as_json) as progress:
-            tell = (lambda line: None) if as_json else _tell
-            failed = runner.run(cases, asked, progress=progress, tell=tell)
+            failed = runner.run(cases, asked, progress=progress, tell=(lambda line: None) if as_json else tell)
     summary = study.conclude(out)
     if as_json:
-        print(json.dumps(summary, indent=1))
+        say_json(summary)
     else:
         _print_summary(summary)
-        print(f"look at  {out / 'index.html'}")
+        say(f"look at  {out / 'index.html'}")
     if failed:
         raise RegistrationError(f"{failed} cases failed; {out / 'table.md'} says on what, and runs/ holds their logs.")
 
@@ -152,24 +151,18 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _print_plan(cases: Sequence[Case], as_json: bool) -> None:
     if as_json:
         rows = [{"pair": c.pair.id, "method": c.method.name, "todo": c.todo, "why": c.why} for c in cases]
-        print(json.dumps(rows, indent=1))
+        say_json(rows)
         return
     for case in cases:
-        print(f"{case.todo:<6}  {case}{f': {case.why}' if case.why else ''}")
+        say(f"{case.todo:<6}  {case}{f': {case.why}' if case.why else ''}")
     words = {"run": "to run", "judge": "to judge", "absent": "absent", "done": "done"}
-    print(", ".join(f"{sum(case.todo == todo for case in cases)} {word}" for todo, word in words.items()))
+    say(", ".join(f"{sum(case.todo == todo for case in cases)} {word}" for todo, word in words.items()))
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     methods = summary["methods"]
@@ -179,14 +172,14 @@ def _print_summary(summary: dict[str, Any]) -> None:
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for name, method in methods.items():
         values = [_shown_mean(method["metrics"].get(metric), _SHOWN[metric][1]) for metric in shown]
-        table.add_row(escape(name), str(method["cases"]), *values)
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+        table.add_row(cell(name), str(method["cases"]), *values)
+    screen = console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+    screen.print(table)
     for name, method in methods.items():
         for remark in _remarks(method, summary["baseline"]):
-            console.print(escape(f"{name}: {remark}"))
+            screen.print(cell(f"{name}: {remark}"))
     for note in summary["notes"]:
-        console.print(escape(f"note: {note}"))
+        screen.print(cell(f"note: {note}"))
 
 
 def _shown_mean(metric: dict[str, Any] | None, form: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stepwarp.errors import InputError, OutputError
+from stepwarp.presence import check_present
 
 #: What a registration writes into its folder.
 RESULTS = (
@@ -24,16 +25,10 @@ _IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".nrrd", "
 
 
 def check_files(paths: Iterable[Path | None]) -> None:
-    """InputError for the first path that is given and is no readable file."""
+    """InputError for the first path that is given and cannot be read."""
     for path in paths:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder. Name a file in it.")
-        if not path.exists():
-            raise InputError(f"{path}: does not exist. Check the name and the folder.")
-        if not os.access(path, os.R_OK):
-            raise InputError(f"{path}: may not be read. Change its permissions.")
+        if path is not None:
+            check_present(path)
 
 
 def check_out(

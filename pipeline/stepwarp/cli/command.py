@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import sys
 import traceback
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
+from stepwarp.cli.terminal import tell
 from stepwarp.errors import OutputError, StepwarpError, is_out_of_memory
 
 VERDICT_FAIL, OUT_OF_MEMORY, INTERRUPTED, TERMINATED = 7, 8, 130, 143
@@ -44,7 +44,7 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (typer.Exit, BrokenPipeError):
+        except typer.Exit:
             raise
         except KeyboardInterrupt as signal:
             terminated = isinstance(signal, Terminated)
@@ -70,5 +70,5 @@ class Command(TyperCommand):
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(f"stepwarp: {message}", file=sys.stderr)
+    tell(f"stepwarp: {message}")
     raise typer.Exit(code)

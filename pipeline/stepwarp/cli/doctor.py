@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from stepwarp.cli.options import VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
+from stepwarp.cli.terminal import cell, console, say_json
 from stepwarp.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def doctor(
         if machine or not sources:
             report = report.joined(examine_machine(progress))
     if as_json:
-        print(json.dumps(report.as_dict(), indent=1))
+        say_json(report.as_dict())
     else:
         _print(report)
     if report.counts["error"]:
@@ -75,18 +75,16 @@ def doctor(
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(soft_wrap=True, highlight=False)
+    screen = console(soft_wrap=True)
     if report.machine:
         for name, value in _machine_rows(report.machine):
-            console.print(f"{name:<20}{escape(value)}")
+            screen.print(f"{name:<20}{cell(value)}")
     for file in report.files[:_FILES]:
-        console.print(f"{file.kind:<10}{escape(str(file.path))}  {escape(_described(file))}")
+        screen.print(f"{file.kind:<10}{cell(file.path)}  {cell(_described(file))}")
     if len(report.files) > _FILES:
-        console.print(f"and {len(report.files) - _FILES} more files (--json describes all)")
+        screen.print(f"and {len(report.files) - _FILES} more files (--json describes all)")
     findings = report.findings
     if findings:
         table = Table(show_lines=True)
@@ -94,12 +92,12 @@ def _print(report: Report) -> None:
             table.add_column(column, overflow="fold")
         for finding in findings[:_FINDINGS]:
             kind = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
-            table.add_row(kind, escape(finding.file), escape(finding.text), escape(finding.remedy))
-        Console(highlight=False).print(table)
+            table.add_row(kind, cell(finding.file), cell(finding.text), cell(finding.remedy))
+        console().print(table)
         if len(findings) > _FINDINGS:
-            console.print(f"and {len(findings) - _FINDINGS} more findings (--json lists all)")
+            screen.print(f"and {len(findings) - _FINDINGS} more findings (--json lists all)")
     counts = ", ".join(f"{count} {severity}s" for severity, count in report.counts.items())
-    console.print(f"{len(report.files)} files: {counts}" if report.files else counts)
+    screen.print(f"{len(report.files)} files: {counts}" if report.files else counts)
 
 
 def _described(file: Examined) -> str:

@@ -11,6 +11,7 @@ import typer
 from stepwarp.cli.checks import check_files
 from stepwarp.cli.options import ForceOption, TrustOption, VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
+from stepwarp.cli.terminal import say_json
 from stepwarp.errors import OutputError
 
 
@@ -101,13 +102,12 @@ def evaluate(
             trust=tuple(trust or ()),
             progress=progress,
         )
-    text = json.dumps(result, indent=1, allow_nan=False)
     if out is not None:
         from stepwarp.files import write_text
 
-        write_text(out, text + "\n", overwrite=force)
+        write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n", overwrite=force)
     if as_json:
-        print(text)
+        say_json(result)
         return
     from stepwarp.cli.scores import print_evaluation
 

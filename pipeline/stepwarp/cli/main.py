@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from typing import Annotated, NoReturn
 
 import typer
@@ -19,6 +20,7 @@ from stepwarp.cli.manifest import app as manifest
 from stepwarp.cli.mnist import app as mnist
 from stepwarp.cli.probe import probe
 from stepwarp.cli.register import register
+from stepwarp.cli.terminal import exit_code, guarded_streams, open_streams, say
 from stepwarp.cli.train import finetune, train
 
 app = typer.Typer(
@@ -36,8 +38,13 @@ app.add_typer(mnist, name="mnist")
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    open_streams()
     signal.signal(signal.SIGTERM, _terminate)
-    app(prog_name="stepwarp")
+    with guarded_streams():
+        try:
+            app(prog_name="stepwarp")
+        except SystemExit as end:
+            sys.exit(exit_code(end.code))
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
@@ -46,7 +53,7 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"stepwarp {stepwarp.__version__}")
+        say(f"stepwarp {stepwarp.__version__}")
         raise typer.Exit
 
 

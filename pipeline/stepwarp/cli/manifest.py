@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from stepwarp.cli.checks import check_out
 from stepwarp.cli.command import EXIT_CODES, Command
 from stepwarp.cli.options import ForceOption, SeedOption, VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
+from stepwarp.cli.terminal import say, say_json
 from stepwarp.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def check(
     with shown_progress(silent=as_json) as progress:
         inventory = check_files(content, root, progress)
     if as_json:
-        print(json.dumps(inventory.as_dict(), indent=1))
+        say_json(inventory.as_dict())
     else:
         _print_inventory(inventory)
     if not inventory.complete:
@@ -108,7 +108,7 @@ def make(
             progress=progress,
         )
     pairs = sum(1 for _ in made.all_pairs())
-    print(f"{out}: {len(made.images)} scans, {pairs} pairs. Look it through with: stepwarp manifest check {out}")
+    say(f"{out}: {len(made.images)} scans, {pairs} pairs. Look it through with: stepwarp manifest check {out}")
 
 
 @app.command("list", cls=Command, epilog=EXIT_CODES)
@@ -119,20 +119,20 @@ def list_shipped(verbose: VerboseOption = False) -> None:
     for name in shipped():
         manifest = read_manifest(name)
         pairs = sum(1 for _ in manifest.all_pairs())
-        print(f"{name:<16}{len(manifest.images):>5} scans {pairs:>5} pairs  {manifest.name}")
+        say(f"{name:<16}{len(manifest.images):>5} scans {pairs:>5} pairs  {manifest.name}")
 
 
 def _print_inventory(inventory: Inventory) -> None:
     splits = ", ".join(f"{count} {split or 'without a split'}" for split, count in inventory.splits.items())
-    print(f"manifest   {inventory.manifest}")
-    print(f"data root  {inventory.root}")
-    print(f"scans      {inventory.scans}{f' ({splits})' if splits else ''}, {inventory.pairs} pairs")
-    print(f"files      {inventory.present} of {inventory.files} there, checksums for {inventory.checksums}")
-    print(f"wrong      {len(inventory.findings) or 'nothing'}")
+    say(f"manifest   {inventory.manifest}")
+    say(f"data root  {inventory.root}")
+    say(f"scans      {inventory.scans}{f' ({splits})' if splits else ''}, {inventory.pairs} pairs")
+    say(f"files      {inventory.present} of {inventory.files} there, checksums for {inventory.checksums}")
+    say(f"wrong      {len(inventory.findings) or 'nothing'}")
     for finding in inventory.findings[:_SHOWN]:
         reason = finding.reason.partition(f"{finding.path}: ")[2] or finding.reason
-        print(f"  {finding.kind:<10}{finding.scan} {finding.role}: {finding.path} {reason}")
+        say(f"  {finding.kind:<10}{finding.scan} {finding.role}: {finding.path} {reason}")
     if len(inventory.findings) > _SHOWN:
-        print(f"  and {len(inventory.findings) - _SHOWN} more (--json lists all)")
+        say(f"  and {len(inventory.findings) - _SHOWN} more (--json lists all)")
     if inventory.present < inventory.files or not inventory.files:
-        print(f"to obtain  {inventory.obtain or 'the manifest does not say how'}")
+        say(f"to obtain  {inventory.obtain or 'the manifest does not say how'}")

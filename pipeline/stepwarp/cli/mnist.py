@@ -11,6 +11,7 @@ from stepwarp.cli.checks import check_files
 from stepwarp.cli.command import EXIT_CODES, Command
 from stepwarp.cli.options import ForceOption, ThreadsOption, VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
+from stepwarp.cli.terminal import say
 from stepwarp.errors import InputError
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def _run(
         study = _study(data, out, quick, config, force, progress)
         work(study)
         summary = write_report(study)
-    print(_told(summary, out))
+    for line in _told(summary, out):
+        say(line)
 
 
 def _study(data: Path | None, out: Path, quick: bool, config: Path | None, force: bool, progress: Progress) -> Study:
@@ -169,10 +171,10 @@ def _study(data: Path | None, out: Path, quick: bool, config: Path | None, force
     return Study.begun(out, settings, quick, load_digits(data), force, progress)
 
 
-def _told(summary: dict[str, Any], out: Path) -> str:
+def _told(summary: dict[str, Any], out: Path) -> list[str]:
     lines = [f"digits   {summary['digits']}"]
     for name, each in summary["networks"].items():
         shares = ", ".join(f"{100 * share:.1f} % of {digit}s" for digit, share in each["reduction"].items())
         lines.append(f"{name:<12} SSD reduced on held-out pairs by {shares}")
     lines += [f"{letter}  {each['verdict']:<28} {each['question']}" for letter, each in summary["answers"].items()]
-    return "\n".join([*lines, f"look at  {out / 'mnist.html'}"])
+    return [*lines, f"look at  {out / 'mnist.html'}"]

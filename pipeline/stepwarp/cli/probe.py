@@ -10,6 +10,7 @@ import typer
 from stepwarp.cli.checks import check_out
 from stepwarp.cli.options import DeviceOption, ForceOption, SeedOption, ThreadsOption, VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
+from stepwarp.cli.terminal import say
 
 
 def probe(
@@ -77,7 +78,8 @@ def probe(
             progress=progress,
         )
     for found in record["probes"].values():
-        print(found["title"])
+        say(found["title"])
         for sentence in found["findings"]:
-            print(f"  {sentence}")
-    print(f"\n{out / 'probes.html'}")
+            say(f"  {sentence}")
+    say()
+    say(out / "probes.html")

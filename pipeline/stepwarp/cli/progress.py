@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from stepwarp.cli.terminal import cell, console, guarded_streams, tell
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
@@ -22,7 +24,7 @@ def shown_progress(silent: bool = False) -> Iterator[Progress]:
     if silent:
         yield lambda step: None
     elif sys.stderr.isatty():
-        with _bars() as bars:
+        with _bars() as bars, guarded_streams():  # rich has put streams of its own in their place
             shown = _BarPerStage(bars)
             yield shown
             shown.finish()
@@ -31,7 +33,6 @@ def shown_progress(silent: bool = False) -> Iterator[Progress]:
 
 
 def _bars() -> Bars:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     return Progress(
@@ -42,7 +43,7 @@ def _bars() -> Bars:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(stderr=True),
     )
 
 
@@ -58,7 +59,7 @@ class _BarPerStage:
             return
         if step.stage != self.stage:
             self.finish()
-            self.stage, self.task = step.stage, self.bars.add_task(step.stage, total=step.total, loss="")
+            self.stage, self.task = step.stage, self.bars.add_task(cell(step.stage), total=step.total, loss="")
         self.bars.update(self.task, completed=step.done, total=step.total, loss=_loss(step))
 
     def finish(self) -> None:
@@ -79,11 +80,11 @@ class _LineNowAndThen:
             return
         if step.stage != self.stage:
             self.stage, self.began, self.printed = step.stage, now, now
-            print(step.stage, file=sys.stderr, flush=True)
+            tell(step.stage)
         elif now - self.printed >= _SECONDS_BETWEEN_LINES and step.done < step.total:
             self.printed = now
             parts = (f"{step.stage} {step.done}/{step.total}", _loss(step), _left(step, now - self.began))
-            print("  " + ", ".join(filter(None, parts)), file=sys.stderr, flush=True)
+            tell("  " + ", ".join(filter(None, parts)))
 
 
 def _ends_earlier_stage(step: Step, current: str | None) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +24,7 @@ from stepwarp.cli.options import (
     path_option,
 )
 from stepwarp.cli.progress import shown_progress
+from stepwarp.cli.terminal import say_json, tell
 
 
 def register(
@@ -155,10 +154,10 @@ def register(
         if trace is not None:
             registration.save_trace(trace, overwrite=force)
     if unsure:
-        print(f"stepwarp: may differ in the last bits, for want of such kernels: {', '.join(unsure)}", file=sys.stderr)
+        tell(f"stepwarp: may differ in the last bits, for want of such kernels: {', '.join(unsure)}")
     record = registration.record
     if as_json:
-        print(json.dumps(record, indent=1))
+        say_json(record)
     else:
         from stepwarp.cli.summary import print_registration
 

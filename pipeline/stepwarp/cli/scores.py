@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from stepwarp.cli.terminal import cell, console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 #: Labels and landmarks that are shown, the worst first, unless all are asked for.
 _WORST = 10
@@ -16,15 +19,15 @@ _SIMILARITIES = {"lncc": "local correlation", "ncc": "correlation", "mutual_info
 
 def print_evaluation(result: Mapping[str, Any], everything: bool) -> None:
     """The numbers of `evaluate_files`: a summary, and the worst labels and landmarks, or all of them."""
-    console = Console(soft_wrap=True, highlight=False)
+    screen = console(soft_wrap=True)
     for name, value in _rows(result):
-        console.print(f"{name:<26}{escape(value)}")
+        screen.print(f"{name:<26}{cell(value)}")
     if "labels" in result:
-        _print_labels(console, result["labels"], everything)
+        _print_labels(screen, result["labels"], everything)
     if "tre_mm" in result:
-        _print_landmarks(console, result["tre_mm"]["landmarks"], everything)
+        _print_landmarks(screen, result["tre_mm"]["landmarks"], everything)
     for note in result["notes"]:
-        console.print(f"[yellow]note[/]: {escape(note)}")
+        screen.print(f"[yellow]note[/]: {cell(note)}")
 
 
 def _rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -79,7 +82,7 @@ def _penalty(result: Mapping[str, Any]) -> str:
     return f", {count} lost counted as {_mm(result['surface_penalty_mm'])} (the fixed grid's diagonal)" if count else ""
 
 
-def _print_labels(console: Console, labels: Mapping[str, Mapping[str, Any]], everything: bool) -> None:
+def _print_labels(screen: Console, labels: Mapping[str, Mapping[str, Any]], everything: bool) -> None:
     worst_first = sorted(labels.items(), key=lambda item: item[1]["dice"])
     rows = [
         (
@@ -95,16 +98,16 @@ def _print_labels(console: Console, labels: Mapping[str, Mapping[str, Any]], eve
         for label, values in worst_first
     ]
     columns = ("label", "name", "Dice", "Jaccard", "HD95 mm", "average mm", "fixed ml", "moved ml")
-    _print_table(console, columns, rows, everything)
+    _print_table(screen, columns, rows, everything)
 
 
-def _print_landmarks(console: Console, landmarks: Mapping[str, Mapping[str, float]], everything: bool) -> None:
+def _print_landmarks(screen: Console, landmarks: Mapping[str, Mapping[str, float]], everything: bool) -> None:
     worst_first = sorted(landmarks.items(), key=lambda item: -item[1]["after"])
     rows = [(name, _mm(values["before"]), _mm(values["after"])) for name, values in worst_first]
-    _print_table(console, ("landmark", "before mm", "after mm"), rows, everything)
+    _print_table(screen, ("landmark", "before mm", "after mm"), rows, everything)
 
 
-def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], everything: bool) -> None:
+def _print_table(screen: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], everything: bool) -> None:
     """Worst first; columns without content are left out."""
     shown = rows if everything else rows[:_WORST]
     kept = [n for n in range(len(columns)) if any(row[n] for row in shown)]
@@ -115,11 +118,11 @@ def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequen
         else:  # a name may be cut where the terminal is narrow, a number may not
             table.add_column(columns[n], justify="right", min_width=max(len(row[n]) for row in (columns, *shown)))
     for row in shown:
-        table.add_row(*(escape(row[n]) for n in kept))
-    console.print()
-    console.print(table)
+        table.add_row(*(cell(row[n]) for n in kept))
+    screen.print()
+    screen.print(table)
     if len(shown) < len(rows):
-        console.print(f"{len(rows) - len(shown)} better ones are shown by --all.")
+        screen.print(f"{len(rows) - len(shown)} better ones are shown by --all.")
 
 
 def _mm(value: float | None) -> str:

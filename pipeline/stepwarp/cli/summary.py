@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from stepwarp.cli.terminal import cell, console
 
 if TYPE_CHECKING:
     from stepwarp.workflow.demo import Demonstration
@@ -20,13 +20,13 @@ _SIMILARITIES = {"lncc": "local correlation", "ncc": "correlation", "mutual_info
 
 def print_registration(record: Mapping[str, Any], folder: Path) -> None:
     """Verdict with reasons, similarity, folds, seconds, and what to do next."""
-    console = Console(soft_wrap=True, highlight=False)
+    screen = console(soft_wrap=True)
     for name, value in _rows(record):
-        console.print(f"{name:<20}{value}")
+        screen.print(f"{name:<20}{value}")
     apply = f"stepwarp apply -t {shlex.quote(str(folder))} -i MOVING_LABELS -o ON_FIXED_GRID"
-    console.print(f"{'look at':<20}{escape(str(folder / 'report.html'))}")
-    console.print(f"{'carry further':<20}{escape(apply)}")
-    console.print(f"{'with ANTs':<20}antsApplyTransforms {_for_ants(record)}")
+    screen.print(f"{'look at':<20}{cell(folder / 'report.html')}")
+    screen.print(f"{'carry further':<20}{cell(apply)}")
+    screen.print(f"{'with ANTs':<20}antsApplyTransforms {_for_ants(record)}")
 
 
 def print_demonstration(demonstration: Demonstration) -> None:
@@ -37,9 +37,9 @@ def print_demonstration(demonstration: Demonstration) -> None:
         table.add_column(stage, justify="right")
     for name, values in demonstration.rows().items():
         table.add_row(name, *(f"{value:.3f}" for value in values))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print()
+    screen = console()
+    screen.print(table)
+    screen.print()
     print_registration(demonstration.registration.record, demonstration.folder)
 
 
@@ -47,13 +47,13 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     verdict, measures = record["verdict"], record["measures"]
     colour = _COLOURS[verdict["status"]]
     rows = [("verdict", f"[bold {colour}]{verdict['status']}[/]")]
-    rows += [("", escape(reason)) for reason in verdict["reasons"]]
+    rows += [("", cell(reason)) for reason in verdict["reasons"]]
     rows += [(name, _change(measures, key)) for key, name in _SIMILARITIES.items()]
     if "regularity" in measures:
         central, one_sided = (measures["regularity"][key]["count"] for key in ("folds", "corner_folds"))
         rows.append(("folds", f"{central} by central, {one_sided} by one-sided differences"))
     if record.get("network"):
-        rows.append(("network", escape(_network(record["network"]))))
+        rows.append(("network", cell(_network(record["network"]))))
     seconds: dict[str, float] = {}
     for stage in record["stages"]:
         seconds[stage["name"]] = seconds.get(stage["name"], 0.0) + stage["seconds"]

@@ -10,6 +10,7 @@ import typer
 from stepwarp.cli.checks import check_files
 from stepwarp.cli.options import DeviceOption, ThreadsOption, VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
+from stepwarp.cli.terminal import say
 from stepwarp.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def train(
     if dry_run:
         with shown_progress() as progress:
             plan = workflow.plan_recipe(config, changes, root=data, device=device, threads=threads, progress=progress)
-        print(_described(plan))
+        for line in _described(plan):
+            say(line)
         return
     if out is None:
         raise InputError("--out is missing: name a folder for the training, or look at the plan with --dry-run")
@@ -144,8 +146,8 @@ def finetune(
     _print_ended(ended, out)
 
 
-def _described(plan: Plan) -> str:
-    """The plan as text."""
+def _described(plan: Plan) -> list[str]:
+    """The plan, line by line."""
     config = plan.config
     lines = [
         f"{config.name}: {config.iterations} iterations, seed {config.seed}, {config.precision}",
@@ -155,7 +157,7 @@ def _described(plan: Plan) -> str:
         f"losses on  {_grids(config.loss.grids)}, {config.loss.similarity.kind} and {config.loss.regularity}"
         + (", both directions" if config.loss.both_ways else ""),
         "",
-        plan.tree,
+        *plan.tree.split("\n"),
         "",
         "stage  iterations  steps  frozen  trained parameters  seconds/iteration  peak MiB  losses on",
     ]
@@ -165,7 +167,7 @@ def _described(plan: Plan) -> str:
             f"{number:>5}  {stage.iterations:>10}  {_trained(stage):>5}  {stage.frozen:>6}  {cost.parameters:>18,}"
             f"  {cost.seconds:>17.3f}  {cost.peak_mib:>8}  {_judged_on(stage, config)}"
         )
-    return "\n".join([*lines, "", f"all iterations together: about {_duration(plan.seconds)} on this machine"])
+    return [*lines, "", f"all iterations together: about {_duration(plan.seconds)} on this machine"]
 
 
 def _trained(stage: Stage) -> str:
@@ -188,9 +190,9 @@ def _duration(seconds: float) -> str:
 
 def _print_ended(ended: Trained, out: Path) -> None:
     state = "done" if ended.finished else "time is up; go on with --resume"
-    print(f"iterations   {ended.iteration} ({state}), {_duration(ended.seconds)}")
+    say(f"iterations   {ended.iteration} ({state}), {_duration(ended.seconds)}")
     if ended.best is not None:
         measures = ", ".join(f"{name} {value:.4f}" for name, value in ended.best.measures.items())
-        print(f"best         iteration {ended.best.iteration}: {measures}")
-    print(f"weights      {ended.weights or 'none yet'}")
-    print(f"look at      tensorboard --logdir {out / 'tensorboard'}")
+        say(f"best         iteration {ended.best.iteration}: {measures}")
+    say(f"weights      {ended.weights or 'none yet'}")
+    say(f"look at      tensorboard --logdir {out / 'tensorboard'}")

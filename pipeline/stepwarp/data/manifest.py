@@ -13,16 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from stepwarp.config import Strict
 from stepwarp.errors import InputError
 from stepwarp.files import sha256
+from stepwarp.files.json import read_json
 from stepwarp.files.label_names import read_label_names
-from stepwarp.files.nifti import check_readable
 from stepwarp.files.tables import Space
+from stepwarp.presence import why_absent
+from stepwarp.printable import is_name
 
 Role = Literal["image", "labels", "mask", "landmarks"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -33,7 +35,7 @@ _ID = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 
 def _inside(path: str) -> str:
     """The path as it is; ValueError unless it is relative and goes down only, on every system."""
-    if not path or not path.isprintable():
+    if not is_name(path):
         raise ValueError(f"{path!r} is no path: it is empty or holds a character that cannot be printed")
     windows = PureWindowsPath(path)
     if path.startswith(("/", "\\", "~")) or windows.drive:
@@ -210,15 +212,10 @@ def read_manifest(source: str | Path) -> Manifest:
 
     Raises InputError, one line that names file, place and problem, for anything that is no manifest."""
     path = manifest_path(source)
-    if check_readable(path) > _LARGEST_FILE:
-        raise InputError(f"{path}: is larger than {_LARGEST_FILE >> 20} MiB, which no manifest is.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_doubles)
-        return Manifest.model_validate(content)
+        return Manifest.model_validate(read_json(path, _LARGEST_FILE, "manifest"))
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error}). Write it again.") from None
 
 
 def manifest_path(source: str | Path) -> Path:
@@ -324,8 +321,9 @@ def _located(manifest: Manifest, names: Iterable[str], root: Path, verify: bool)
     missing = [path for _, _, path in files if not path.exists()]
     if missing:
         raise InputError(
-            f"{missing[0]}: does not exist, as {len(missing)} of {len(files)} files of '{manifest.name}'. "
-            f"The data root is {root}; name another with --data. To obtain them: {manifest.obtain or 'not said.'}"
+            f"{missing[0]}: {why_absent(missing[0])} Absent are {len(missing)} of {len(files)} files of "
+            f"'{manifest.name}'. The data root is {root}; name another with --data. To obtain them: "
+            f"{manifest.obtain or 'not said.'}"
         )
     for name, role, path in files if verify else ():
         expected = manifest.images[name].sha256.get(role)
@@ -353,11 +351,6 @@ def _shipped_folder() -> Path:
     """Beside the code in an installed wheel, at the top of the checkout otherwise."""
     packaged = Path(str(resources.files("stepwarp"))) / "data_manifests"
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "data_manifests"
-
-
-def _without_doubles(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    _refuse_twice((key for key, _ in items), "the key")
-    return dict(items)
 
 
 def _refuse_twice(names: Iterable[object], what: str) -> None:

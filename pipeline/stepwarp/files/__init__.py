@@ -2,6 +2,7 @@
 
 from stepwarp.files.atomic import atomic_path, write_text
 from stepwarp.files.landmarks import Landmarks, read_landmarks, write_landmarks
+from stepwarp.files.parts import sha256
 from stepwarp.files.transforms import read_transform, write_affine, write_composite, write_displacement
 from stepwarp.files.trust import Trust, TrustRules
 from stepwarp.files.volumes import (
@@ -13,7 +14,6 @@ from stepwarp.files.volumes import (
     read_image,
     read_labels,
     read_mask,
-    sha256,
     write_volume,
 )
 from stepwarp.files.voxels import Voxels

@@ -43,9 +43,11 @@ def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:
-    """Write UTF-8 text atomically, with its line ends as they are; errors as `atomic_path`."""
+    """Write UTF-8 text atomically, with its line ends as they are; errors as `atomic_path`.
+
+    A byte of a file's name that is not UTF-8, 0xF6, becomes \\udcf6: what JSON reads as the same name again."""
     with atomic_path(path, overwrite) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

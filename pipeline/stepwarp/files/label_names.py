@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from stepwarp.errors import InputError
+from stepwarp.files.json import parse_json
 from stepwarp.files.tables import read_text
 
 _SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".label", ".lut", ".ctbl")
@@ -74,10 +74,7 @@ def find_labels(texts: Iterable[str], names: Mapping[int, str]) -> tuple[int, ..
 
 
 def _from_json(text: str, path: Path) -> list[tuple[str, int, str]]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error}). Write it again.") from error
+    content = parse_json(text, str(path))
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
         raise InputError(f'{path}: is not an object of names by id, such as {{"4": "3rd Ventricle"}}.')
     return [(str(path), _id(key, str(path)), name) for key, name in content.items()]

@@ -20,6 +20,7 @@ from stepwarp.errors import InputError, OutputError
 from stepwarp.files import nifti
 from stepwarp.files.foreign import foreign_field
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
+from stepwarp.presence import check_present
 
 _ARRAY = "arr_0"
 
@@ -77,7 +78,7 @@ def _from_nifti(path: Path, fixed: Grid) -> np.ndarray:
 
 
 def _from_npz(path: Path, fixed: Grid) -> np.ndarray:
-    nifti.check_readable(path)
+    check_present(path)
     halves = tuple(n // 2 for n in fixed.shape)
     try:
         nifti.check_zip(path)

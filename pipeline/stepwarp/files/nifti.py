@@ -27,6 +27,7 @@ from stepwarp.errors import InputError, MemoryShortageError, OutputError, is_out
 from stepwarp.files.atomic import atomic_path
 from stepwarp.files.voxels import Voxels
 from stepwarp.limits import free_memory
+from stepwarp.presence import check_present
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -60,24 +61,6 @@ def suffix_of(path: Path) -> str:
     """The last suffix in lower case, together with the one before it where the last is .gz."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
-
-
-def check_readable(path: Path) -> int:
-    """The size of a file in bytes; InputError if it is absent, empty, no regular file, or may not be read."""
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder. Name a file in it.")
-        if not path.exists():
-            raise InputError(f"{path}: does not exist. Check the name and the folder.")
-        if not path.is_file():
-            raise InputError(f"{path}: is not a regular file. Copy its content into one.")
-        with path.open("rb"):
-            size = path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
-    if size == 0:
-        raise InputError(f"{path}: is empty. Fetch or write it again.")
-    return size
 
 
 def check_gzip(path: Path) -> None:
@@ -142,7 +125,7 @@ def read_voxels(path: Path) -> tuple[Nifti1Header, Voxels]:
 
     Raises InputError, with one line that names the file, for whatever keeps the file from being exactly what its header
     says: truncated, damaged, misnamed, too large, followed by further data, of an unknown type."""
-    size = check_readable(path)
+    size = check_present(path)
     try:
         return _read_voxels(path, size)
     except CutOffError:

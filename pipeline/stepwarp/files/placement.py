@@ -61,7 +61,7 @@ def _stated(header: Nifti1Header, shape: tuple[int, ...], name: str) -> np.ndarr
     if not stated:
         raise UnplacedError(
             name,
-            "does not say where it lies (sform and qform code are 0), and readers disagree on it, left and right "
+            "it does not say where it lies (sform and qform code are 0), and readers disagree on it, left and right "
             "included",
             f"Set its header, or choose with --trust sform, qform or base (voxel sizes alone){_for_one(name)}.",
         )
@@ -94,7 +94,7 @@ def agree(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 def _for_one(name: str) -> str:
     """How to choose for this file and no other."""
-    return f"; for this file alone, {shlex.quote(Path(name).name + '=...')}"
+    return f"; for this file alone: --trust {shlex.quote(Path(name).name + '=sform')} or the like"
 
 
 def statements(header: Nifti1Header) -> dict[str, np.ndarray | None]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from stepwarp.errors import InputError
 from stepwarp.files.lps import flip_vectors
-from stepwarp.files.tables import Space, Table, csv_text, guarded, is_number, to_ras
+from stepwarp.files.tables import STATE_IN_CSV, Space, Table, csv_text, guarded, is_number, to_ras
 from stepwarp.geometry import Grid
 
 #: Columns that hold a position and say in which world (mm); the last two are of 3D Slicer's tables.
@@ -21,6 +21,8 @@ _FRAMES: tuple[tuple[tuple[str, str, str], Space], ...] = (
 _BARE, _VOXELS = ("x", "y", "z"), ("i", "j", "k")
 #: After the named cells of an .fcsv: the position's status, of which these mean that there is none, and one more.
 _NOT_PLACED = ("0", "1", "3")
+#: What to do about an .fcsv that does not state its world.
+_STATE_IN_FCSV = "Add a line '# CoordinateSystem = LPS' (or RAS) at its head"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +86,15 @@ def fcsv_table(table: Table, space: Space | None) -> PointTable:
     """What 3D Slicer says of a list of points, whose first line of comments names the columns."""
     if not table.has(_BARE):
         raise InputError(f"{table.file}: its line '# columns' names no x, y, z. Export it again.")
-    found = _bare(table, table.stated_space("coordinatesystem"), space)
+    found = _bare(table, table.stated_space("coordinatesystem"), space, _STATE_IN_FCSV)
     width = len(table.columns)
     unplaced = [len(cells) == width + 2 and cells[width].strip() in _NOT_PLACED for cells in table.cells]
     found.points[unplaced] = np.nan
     return found
 
 
-def _bare(table: Table, stated: Space | None, space: Space | None) -> PointTable:
-    points = to_ras(table.points(_BARE), stated, space, table.file)
+def _bare(table: Table, stated: Space | None, space: Space | None, remedy: str = STATE_IN_CSV) -> PointTable:
+    points = to_ras(table.points(_BARE), stated, space, table.file, remedy)
     world = stated or space
     return PointTable(table, points, ((_BARE, world),) if world else ())
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from stepwarp.files.lps import flip_grid, flip_vectors
+from stepwarp.files.utf8 import utf8_path
 from stepwarp.geometry import Grid, Image, Transform
 
 #: Of the fixed grid, every so many voxels along each axis are resampled for the comparison.
@@ -35,7 +36,8 @@ def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, writ
     import SimpleITK as sitk
 
     kind = sitk.sitkFloat64 if moving.data.dtype == torch.float64 else sitk.sitkFloat32
-    moved = sitk.ReadImage(str(written), kind)
+    with utf8_path(written) as plain:
+        moved = sitk.ReadImage(plain, kind)
     sparse = moved[::_STRIDE, ::_STRIDE, ::_STRIDE]
     chain, outside = _chain(paths), 0.0 if math.isnan(moving.outside) else moving.outside
     resampled = sitk.Resample(_to_sitk(moving), sparse, chain, sitk.sitkLinear, outside, kind)
@@ -62,16 +64,16 @@ def _known(moving: Image, sparse, chain) -> np.ndarray:
 def _chain(paths: Sequence[Path]):
     import SimpleITK as sitk
 
-    chain = [
-        _field(path) if path.name.endswith((".nii", ".nii.gz")) else sitk.ReadTransform(str(path)) for path in paths
-    ]
-    return sitk.CompositeTransform(chain)
+    return sitk.CompositeTransform([_read(path) for path in paths])
 
 
-def _field(path: Path):
+def _read(path: Path):
     import SimpleITK as sitk
 
-    return sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
+    with utf8_path(path) as plain:
+        if path.name.endswith((".nii", ".nii.gz")):
+            return sitk.DisplacementFieldTransform(sitk.ReadImage(plain, sitk.sitkVectorFloat64))
+        return sitk.ReadTransform(plain)
 
 
 def _to_sitk(image: Image):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stepwarp.errors import InputError
+from stepwarp.files.json import parse_json
 from stepwarp.files.lps import flip_vectors
 from stepwarp.files.point_tables import PointTable, fcsv_table
 from stepwarp.files.tables import Space, csv_text, guarded, number, parse_headless, space_named, to_ras
@@ -17,6 +18,8 @@ from stepwarp.files.tables import Space, csv_text, guarded, number, parse_headle
 _FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 #: The status of a position that is missing, in an .fcsv.
 _MISSING = 3
+#: What to do about a file that does not state its world.
+_STATE_IN_MARKUPS = 'Add "coordinateSystem": "LPS" (or "RAS") beside its controlPoints'
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
@@ -47,12 +50,7 @@ def parse_markups(text: str, file: str, space: Space | None) -> tuple[tuple[str,
     """Names (labels) and points (N, 3) RAS mm of all point lists, NaN for a point that is not placed; and the rest.
 
     space: needed where a list states none."""
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}, line {error.lineno}: is not JSON, or is cut off ({error.msg}).") from error
-    except (RecursionError, ValueError):
-        raise InputError(f"{file}: is nested too deeply for a list of points, or its numbers are too long.") from None
+    content = parse_json(text, file)
     names: list[str] = []
     points = [np.empty((0, 3))]
     controls: list[tuple[dict[str, Any], Space]] = []
@@ -99,7 +97,11 @@ def _point_list(markup: dict[str, Any], where: str, space: Space | None) -> tupl
     system = markup.get("coordinateSystem")
     stated = None if system is None else space_named(str(system), f"{where}, coordinateSystem")
     names = [str(control.get("label") or control.get("id") or n) for n, control in enumerate(controls, 1)]
-    return names, to_ras(np.reshape(positions, (-1, 3)), stated, space, where), stated or space or "lps"
+    return (
+        names,
+        to_ras(np.reshape(positions, (-1, 3)), stated, space, where, _STATE_IN_MARKUPS),
+        stated or space or "lps",
+    )
 
 
 def _position(control: dict[str, Any], where: str) -> list[float]:

@@ -15,10 +15,14 @@ import numpy as np
 
 from stepwarp.errors import InputError
 from stepwarp.files.lps import flip_vectors
-from stepwarp.files.nifti import check_readable
+from stepwarp.presence import check_present
 
 Space = Literal["ras", "lps"]
 
+#: What to do about a file that does not state its world.
+STATE_IN_CSV = (
+    "Files of ITK and ANTs are LPS: add a line '# space: LPS' (or RAS), or name the columns x_ras, y_ras, z_ras"
+)
 #: How files state their world; the digits are those of 3D Slicer.
 _STATEMENTS: dict[str, Space] = {"ras": "ras", "0": "ras", "lps": "lps", "1": "lps"}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
@@ -84,7 +88,7 @@ class Table:
 
 def read_text(path: Path, largest: int, what: str) -> str:
     """The text of a file that should be a `what`. InputError if it is larger than `largest` bytes, or not UTF-8."""
-    if check_readable(path) > largest:
+    if check_present(path) > largest:
         raise InputError(f"{path}: is larger than {largest >> 20} MiB, which no {what} is.")
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -150,12 +154,15 @@ def space_named(value: str, where: str) -> Space:
     return space
 
 
-def to_ras(points: np.ndarray, stated: Space | None, given: Space | None, where: str) -> np.ndarray:
-    """Points (N, 3) mm as RAS mm. The file or the caller says which world they are in; if both do, they must agree."""
+def to_ras(
+    points: np.ndarray, stated: Space | None, given: Space | None, where: str, remedy: str = STATE_IN_CSV
+) -> np.ndarray:
+    """Points (N, 3) mm as RAS mm. The file or the caller says which world they are in; if both do, they must agree.
+
+    remedy: how a file of this kind says it."""
     if stated is None and given is None:
         raise InputError(
-            f"{where}: does not say in which world its x, y, z are. Files of ITK and ANTs are LPS: add a line "
-            "'# space: LPS' (or RAS), or name the columns x_ras, y_ras, z_ras."
+            f"{where}: does not say in which world its x, y, z are. {remedy}, or give the space as an option."
         )
     if stated and given and stated != given:
         raise InputError(f"{where}: says that it is {stated.upper()}, but {given.upper()} was asked for.")

@@ -20,6 +20,7 @@ import numpy as np
 from stepwarp.errors import InputError
 from stepwarp.files import nifti
 from stepwarp.files.foreign import refuse_foreign
+from stepwarp.presence import check_present
 
 TEXT_SUFFIXES = (".tfm", ".txt")
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -73,7 +74,7 @@ class _Member:
 def check_transform(path: Path) -> None:
     """InputError unless a text, MATLAB 4 or HDF5 file is whole, of one transform or a composite, and every part of it
     is linear or a displacement field with as many numbers as it needs, in 3D."""
-    size = nifti.check_readable(path)
+    size = check_present(path)
     suffix = nifti.suffix_of(path)
     if suffix in TEXT_SUFFIXES:
         members = _in_text(path, size)

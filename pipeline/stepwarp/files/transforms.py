@@ -19,7 +19,9 @@ from stepwarp.files.lps import flip_grid, flip_map, flip_vectors
 from stepwarp.files.placement import affine_of, grid_of, straightened
 from stepwarp.files.transform_guard import HDF5_SUFFIXES, TEXT_SUFFIXES, check_transform
 from stepwarp.files.trust import Trust, TrustRules
+from stepwarp.files.utf8 import utf8_path
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
+from stepwarp.presence import check_present
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -86,7 +88,7 @@ def read_transform(path: str | Path, *, trust: Trust | TrustRules | None = None)
     if suffix in nifti.SUFFIXES:
         return _read_displacement(path, trust)
     if suffix not in _AFFINE_SUFFIXES + HDF5_SUFFIXES:
-        nifti.check_readable(path)
+        check_present(path)
         refuse_foreign(path)
         known = ", ".join((*_AFFINE_SUFFIXES, *HDF5_SUFFIXES, *nifti.SUFFIXES))
         raise InputError(f"{path}: a transform is read from {known}. Convert it.")
@@ -94,7 +96,8 @@ def read_transform(path: str | Path, *, trust: Trust | TrustRules | None = None)
     import SimpleITK
 
     try:
-        transform = SimpleITK.ReadTransform(str(path))
+        with utf8_path(path) as plain:
+            transform = SimpleITK.ReadTransform(plain)
     except (RuntimeError, MemoryError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: ITK cannot read this transform ({_last_line(error)}). Write it again.") from error
     return _from_itk(transform, str(path))
@@ -204,7 +207,8 @@ def _write_with_itk(path: Path, transform: SimpleITK.Transform, overwrite: bool)
 
     with atomic_path(path, overwrite) as temporary:
         try:
-            SimpleITK.WriteTransform(transform, str(temporary))
+            with utf8_path(temporary) as plain:
+                SimpleITK.WriteTransform(transform, plain)
         except RuntimeError as error:
             raise OutputError(f"{path}: ITK cannot write it ({_last_line(error)}). Is the disk full?") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,13 +17,15 @@ from torch import Tensor
 
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import nifti
+from stepwarp.files.parts import parts_of
 from stepwarp.files.placement import affine_of, grid_of
 from stepwarp.files.trust import Trust, TrustRules
 from stepwarp.files.voxels import Voxels
 from stepwarp.geometry import Grid, Image, LabelMap, Volume
+from stepwarp.presence import check_present
 
 #: What besides NIfTI's single files is read, by nibabel.
-_OTHER_SUFFIXES = (".mgz", ".mgh", ".hdr", ".img")
+OTHER_SUFFIXES = (".mgz", ".mgh", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 V = TypeVar("V", bound=Volume)
 Trusting = Trust | TrustRules | None
@@ -125,13 +126,6 @@ def on_grid_of(volume: V, image: Volume) -> V:
     raise InputError(f"{volume.name}: lies up to {away:.3g} mm away from {image.name}. Resample it onto the image.")
 
 
-def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes as stored, in hexadecimal; InputError if it cannot be read."""
-    nifti.check_readable(Path(path))
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _image(voxels: Voxels, grid: Grid) -> Image:
     data, missing = voxels.intensities()
     return Image(data, grid, voxels.name, missing=missing)
@@ -163,11 +157,13 @@ def _read(path: Path, trust: Trusting) -> tuple[Voxels, Grid]:
         shape = _three_axes(voxels.stored.shape, name)
         voxels = replace(voxels, stored=voxels.stored.reshape(shape, order="F"))
         return voxels, grid_of(shape, affine_of(header, shape, name, trust), name)
-    nifti.check_readable(path)
-    if suffix not in _OTHER_SUFFIXES:
-        known = ", ".join((*nifti.SUFFIXES, *_OTHER_SUFFIXES))
+    check_present(path)
+    if suffix not in OTHER_SUFFIXES:
+        known = ", ".join((*nifti.SUFFIXES, *OTHER_SUFFIXES))
         raise InputError(f"{name}: is none of {known}. Convert it to NIfTI.")
-    nifti.check_gzip(path)
+    for part in parts_of(path):
+        check_present(part)
+        nifti.check_gzip(part)
     try:
         image = cast(SpatialImage, nibabel.load(path))
     except Exception as error:  # nibabel raises whatever its parsers run into

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from stepwarp.errors import InputError
+from stepwarp.files.json import parse_json
 from stepwarp.geometry import Grid, Image
 from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, JACOBIAN, RECORD, REPORT, WARP
 
@@ -52,13 +52,14 @@ class RegistrationFolder:
                 f"{folder}: holds no {RECORD}, so no registration was completed there. Give the transform files."
             )
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = parse_json(path.read_text(encoding="utf-8"), str(path))
             self.inputs: dict[str, Any] = record["inputs"]
             self.grids: dict[Side, Grid | None] = {side: self._grid(side) for side in get_args(Side)}
             self.failed = record["verdict"]["status"] == "fail"
             self.affine_only = bool(record["settings"]["affine_only"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is not the record of a registration ({error}). Run it again.") from error
+        except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).removeprefix(f"{path}: ").rstrip(".")
+            raise InputError(f"{path}: is not the record of a registration ({reason}). Run it again.") from error
 
     @property
     def forward(self) -> tuple[Link, ...]:

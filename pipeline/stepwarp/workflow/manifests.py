@@ -25,6 +25,7 @@ from stepwarp.files import (
     write_text,
 )
 from stepwarp.geometry import Grid, LabelMap
+from stepwarp.presence import why_absent
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.demo import TISSUES, make_pair, save_pair
 from stepwarp.workflow.demo import Pair as DemoPair
@@ -158,7 +159,7 @@ def _check_file(name: str, role: str, listed: str, root: Path, digest: str | Non
     try:
         path = located(listed, root)
         if not path.exists():
-            yield Finding("missing", name, role, listed, "does not exist")
+            yield Finding("missing", name, role, listed, why_absent(path))
         elif digest is not None and sha256(path) != digest:
             yield Finding("changed", name, role, listed, "is not the file that the manifest describes (SHA-256)")
     except InputError as error:

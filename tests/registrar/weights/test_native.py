@@ -145,7 +145,7 @@ def test_files_that_are_damaged_or_of_something_else(saved, tmp_path):
     with pytest.raises(InputError, match="not written by stepwarp"):
         load_weights(tmp_path / "bare")
     safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "words", {"stepwarp": "not json"})
-    with pytest.raises(InputError, match="cannot be understood"):
+    with pytest.raises(InputError, match="words, header: is not JSON"):
         load_weights(tmp_path / "words")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from stepwarp.data.formats.bids import is_bids, read_bids
@@ -11,7 +10,8 @@ from stepwarp.data.formats.draft import Draft
 from stepwarp.data.formats.lists import is_list, read_list
 from stepwarp.data.manifest import Manifest, read_manifest
 from stepwarp.errors import InputError
-from stepwarp.files.nifti import check_readable
+from stepwarp.files.json import parse_json
+from stepwarp.presence import check_present
 
 _LARGEST_FILE = 256 * 2**20
 _KNOWN = "Learn2Reg's *_dataset.json, a MONAI datalist, a folder of BIDS derivatives, or a CSV with fixed and moving"
@@ -37,7 +37,7 @@ def read_foreign(
         text = _text(source)
         if not text.lstrip().startswith(("{", "[")):
             read_csv(text, draft)
-        elif is_list(content := _parsed(text, source)):
+        elif is_list(content := parse_json(text, str(source))):
             read_list(content, draft)
         elif isinstance(content, dict) and "images" in content:
             return read_manifest(source)
@@ -49,16 +49,9 @@ def read_foreign(
 
 
 def _text(source: Path) -> str:
-    if check_readable(source) > _LARGEST_FILE:
+    if check_present(source) > _LARGEST_FILE:
         raise InputError(f"{source}: is larger than {_LARGEST_FILE >> 20} MiB, which no list is.")
     try:
         return source.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{source}: is not text in UTF-8. A manifest is made from {_KNOWN}.") from None
-
-
-def _parsed(text: str, source: Path) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: is not JSON ({error}). Fetch or write it again.") from None

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from stepwarp.data.manifest import Manifest, first_problem
 from stepwarp.errors import InputError
+from stepwarp.printable import is_name
 
 #: What a list that gives no labels to ignore means: background.
 IGNORED = (0,)
@@ -37,7 +38,7 @@ class Draft:
 
     def path(self, listed: object, where: str) -> str:
         """A path as the list gives it, below the data root; InputError, naming `where`, if it is not there."""
-        if not isinstance(listed, str) or not listed.strip() or not listed.isprintable():
+        if not isinstance(listed, str) or not is_name(listed):
             raise InputError(f"{self.source}, {where}: {listed!r} is not the path of one file.")
         places = [Path(os.path.normpath(folder.absolute() / listed)) for folder in (self.folder, self.root)]
         place = next((place for place in places if place.exists()), places[0])

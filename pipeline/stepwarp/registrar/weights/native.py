@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,8 @@ from torch import Tensor
 from stepwarp.config import Strict
 from stepwarp.errors import InputError
 from stepwarp.files.atomic import atomic_path
+from stepwarp.files.json import parse_json
+from stepwarp.files.utf8 import utf8_path
 from stepwarp.registrar.steps.config import StepConfig
 from stepwarp.registrar.weights.assemble import assemble
 from stepwarp.registrar.weights.card import Card
@@ -61,7 +62,7 @@ def load_native_weights(path: str | Path) -> Registrar:
     Raises InputError for a file that is damaged, that says nothing of itself, or whose tensors are not what it says."""
     path = Path(path)
     try:
-        with safetensors.safe_open(path, "pt") as file:
+        with utf8_path(path) as plain, safetensors.safe_open(plain, "pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dictionary
     except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -69,7 +70,8 @@ def load_native_weights(path: str | Path) -> Registrar:
     if _ENTRY not in metadata:
         raise InputError(f"{path}: does not say which network it holds. It was not written by stepwarp.")
     try:
-        header = Header.model_validate(json.loads(metadata[_ENTRY]))
+        header = Header.model_validate(parse_json(metadata[_ENTRY], f"{path}, header"))
     except (ValidationError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its header cannot be understood. Is it of a later version? {error}") from error
+        what = " ".join(str(error).split())
+        raise InputError(f"{path}: its header cannot be understood. Is it of a later version? {what}") from error
     return Registrar(assemble(header.step, header.dims, state, path), header.recipe, header.card, header.step)

@@ -17,12 +17,13 @@ from stepwarp.files.foreign import foreign_field
 from stepwarp.files.nifti import SUFFIXES, read_voxels, suffix_of
 from stepwarp.files.placement import affine_of, grid_of, statements, straightened
 from stepwarp.files.tables import Space
+from stepwarp.files.volumes import OTHER_SUFFIXES
 from stepwarp.geometry import Grid
 from stepwarp.workflow.doctor import content, header
 from stepwarp.workflow.doctor.findings import Examined, Finding, Kind, refusal
 from stepwarp.workflow.kinds import kind_of
 
-VOLUMES = (*SUFFIXES, ".mgz", ".mgh", ".hdr", ".img")
+VOLUMES = (*SUFFIXES, *OTHER_SUFFIXES)
 _TRANSFORMS = (".mat", ".tfm", ".h5", ".hdf5")
 _LANDMARKS = (".csv", ".tsv", ".fcsv", ".json")
 _WEIGHTS = (".safetensors", ".trch", ".pt")

@@ -11,8 +11,10 @@ from stepwarp.data.manifest import Manifest, Role, data_root, located, read_mani
 from stepwarp.errors import InputError
 from stepwarp.files import read_landmarks, sha256
 from stepwarp.files.nifti import suffix_of
+from stepwarp.files.parts import parts_of
 from stepwarp.files.tables import Space
 from stepwarp.geometry import Grid
+from stepwarp.presence import dicom_in, why_absent
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.doctor.findings import Examined, Finding, Kind, Report, refusal
 from stepwarp.workflow.doctor.image import VOLUMES, examine_file
@@ -68,9 +70,11 @@ def _in_folder(folder: Path) -> list[Path]:
         if suffix_of(path) in VOLUMES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not path.is_dir()
-        and not (path.suffix == ".img" and path.with_suffix(".hdr").exists())
+        and (path == parts_of(path)[0] or not parts_of(path)[0].exists())
     ]
     if not found:
+        if remedy := dicom_in(folder):
+            raise InputError(f"{folder}: {remedy}")
         raise InputError(f"{folder}: holds no image ({', '.join(VOLUMES)}). Name another folder.")
     return found
 
@@ -91,7 +95,7 @@ def _in_manifest(manifest: Manifest, root: Path) -> tuple[list[_Task], list[Find
             try:
                 path = located(listed, root)
                 if not path.exists():
-                    raise InputError(f"{path}: does not exist. {manifest.obtain or 'Check the data root (--data)'}")
+                    raise InputError(f"{path}: {why_absent(path)} {manifest.obtain or 'Check the data root (--data)'}")
             except InputError as error:
                 lost.append(refusal(root / listed, "missing", error))
                 continue
