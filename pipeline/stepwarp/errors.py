@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from stepwarp.printable import shown
 
 _LONGEST = 1500
@@ -52,12 +54,28 @@ class ForkedError(StepwarpError):
     exit_code = 6
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Python, numpy, CUDA and torch's CPU allocator each say it in their own way; the last only in words."""
+#: Of torch, C++, the loader of shared libraries, LLVM and the starter of threads, for want of memory.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "failed to map segment",
+    "unable to allocate",
+    "can't start new thread",
+)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Python, numpy, CUDA, the system and libraries each say it in their own way; some only in words, and some in the
+    error that was met while another was answered."""
+    if error is None:
+        return False
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(words in str(error).lower() for words in _NO_MEMORY)
+        or is_out_of_memory(error.__cause__ or error.__context__)
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from numba import boolean, float32, float64, int64, njit
 from numba.core.caching import IndexDataCacheFile
 from numba.core.compiler import CompileResult
@@ -108,7 +109,8 @@ def compile_all(folder: Path, progress: Callable[[int, int], None]) -> None:
 
 
 def after_fork() -> None:
-    """Have every kernel ask `threading_layer` again before it runs: its threads are gone."""
+    """Have every kernel ask `threading_layer` again before it runs, and torch use one thread: the others are gone."""
+    torch.set_num_threads(1)
     for kernel, _ in _KERNELS:
         kernel._reset_overloads()
 

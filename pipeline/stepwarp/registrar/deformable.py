@@ -11,7 +11,6 @@ has a set length; it is composed into the field, and the field is smoothed a lit
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from stepwarp.geometry import Affine, DisplacementField, Grid, Image, jacobian, 
 from stepwarp.losses import regularity
 from stepwarp.losses.similarity import LNCC, SIMILARITIES, Similarity
 from stepwarp.registrar.masks import pooled
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.registrar.progress import Progress, Step, is_over, silent
 
 #: The step's length is set by this quantile, so that a few strong edges do not slow down all the rest.
 _QUANTILE = 0.98
@@ -137,7 +136,7 @@ def optimise(
     trace: list[dict[str, float]] = []
     stopped = "every level was run"
     for level in _useful_levels(settings, fixed.grid):
-        if start is not None and _is_over(deadline):  # a level that does nothing would still make the start coarser
+        if start is not None and is_over(deadline):  # a level that does nothing would still make the start coarser
             stopped = f"the time budget was spent at {level.mm:g} mm"
             break
         grid = fixed.grid.coarser(_factors(fixed.grid, level))
@@ -148,7 +147,7 @@ def optimise(
             so_far = _forward(*_fields(grid, sides), settings.smallest_jacobian)
             watch(level.mm, DisplacementField(so_far, grid))
         trace += [{"level_mm": level.mm, "iteration": n, "loss": loss} for n, loss in enumerate(losses)]
-        if _is_over(deadline):
+        if is_over(deadline):
             stopped = f"the time budget was spent at {level.mm:g} mm"
             break
     to_fixed, to_moving = _fields(fixed.grid, sides)
@@ -208,7 +207,7 @@ def _run_level(
     """Iterate on one level until it no longer pays; the loss of every iteration."""
     losses: list[float] = []
     for n in range(level.iterations):
-        if _is_over(deadline) or _settled(losses, settings):
+        if is_over(deadline) or _settled(losses, settings):
             break
         losses.append(_iterate(level, sides, similarity, settings))
         if n % _MEND_EVERY == _MEND_EVERY - 1:
@@ -217,10 +216,6 @@ def _run_level(
         progress(Step(f"deformable {level.mm:g} mm", n + 1, level.iterations, losses[-1]))
     progress(Step(f"deformable {level.mm:g} mm", level.iterations, level.iterations, losses[-1] if losses else None))
     return losses
-
-
-def _is_over(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() > deadline
 
 
 def _settled(losses: list[float], settings: DeformableSettings) -> bool:

@@ -1,7 +1,8 @@
-"""How a long computation tells whoever waits for it where it is."""
+"""How a long computation tells whoever waits for it where it is, and learns that its time is up."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ class Step:
 
 
 Progress = Callable[[Step], None]
+
+
+def is_over(deadline: float | None) -> bool:
+    """Whether `time.monotonic` has passed the deadline, if there is one."""
+    return deadline is not None and time.monotonic() > deadline
 
 
 def silent(step: Step) -> None:

@@ -19,8 +19,9 @@ from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import Affine, DisplacementField, Image
 from stepwarp.geometry.orientation import canonical
+from stepwarp.registrar.progress import is_over
 from stepwarp.registrar.steps import parameters
-from stepwarp.registrar.steps.structure import finest_spacing, repeats, steps_run
+from stepwarp.registrar.steps.structure import MOST_STEPS, finest_spacing, repeats, steps_run
 from stepwarp.registrar.weights import Card, Registrar, load_weights, weights_path
 from stepwarp.registrar.weights.recipe import Prepared
 from stepwarp.workflow.trace import Recorder
@@ -28,6 +29,8 @@ from stepwarp.workflow.verdict import foreground, lowered
 
 #: A map that folds in more of the subject than this is no start for anything.
 _FOLD_SHARE = 1e-3
+#: Further than so many times the grid's longest side no point is moved by anything that has seen the images.
+_FURTHEST = 10
 #: How far outside of what a card expects is still like it, as a share of what it expects.
 _LEAST_SLACK = 0.25
 #: What a record repeats of the card.
@@ -110,45 +113,64 @@ def attempt(
     *,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
+    deadline: float | None = None,
     recorder: Recorder | None = None,
 ) -> Attempt:
     """Run a network from an affine, and judge what it found.
 
     fixed, moving: as read; they are prepared as the network's recipe says. Masks: on the grids of the canonical images;
     what they exclude is background to the network. similarity: that of the preset: what the network finds may lower
-    neither it nor the local correlation. recorder: is told of every step."""
+    neither it nor the local correlation. deadline: a `time.monotonic()` after which no further step starts. recorder:
+    is told of every step."""
     started = time.perf_counter()
     registrar = network.registrar
+    if is_over(deadline):
+        return Attempt(None, 0.0, _record(network, started)).dropped("the time budget was spent before it")
     try:
         prepared = registrar.recipe.prepare(_trusted(fixed, fixed_mask), _trusted(moving, moving_mask), affine)
-        warp = _run(registrar, prepared, recorder)
+        warp, steps = _run(registrar, prepared, deadline, recorder)
     except InputError as error:
-        record = network.described | {"seconds": _seconds(started), "used": True, "reason": None, "unlike": []}
-        return Attempt(None, 0.0, record).dropped(str(error))
-    seconds = _seconds(started)
+        return Attempt(None, 0.0, _record(network, started)).dropped(str(error))
+    record = _record(network, started)
     grid = prepared.fixed.grid
     finest = finest_spacing(registrar.step, grid)
-    record = network.described | {
-        "seconds": seconds,
+    record |= {
         "grid": {"shape": list(grid.shape), "spacing_mm": [round(float(s), 4) for s in grid.spacing]},
         "finest_mm": round(finest, 4),
-        "used": True,
-        "reason": None,
-        "unlike": [],
     }
+    cut = (
+        ""
+        if steps == record["steps"]
+        else f"the time budget ended the network after {steps} of {record['steps']} steps"
+    )
+    record["steps"] = steps
     if not warp.displacement.isfinite().all():
         return Attempt(warp, finest, record).dropped("its map holds values that are not numbers")
-    return _judged(Attempt(warp, finest, record), network.card, prepared, similarity)
+    if float(warp.displacement.abs().max()) > _FURTHEST * max(grid.shape):
+        return Attempt(warp, finest, record).dropped("its map leads far out of the images")
+    judged = _judged(Attempt(warp, finest, record), network.card, prepared, similarity)
+    return replace(judged, checks=(*judged.checks, cut)) if cut else judged
 
 
-def _run(registrar: Registrar, prepared: Prepared, recorder: Recorder | None) -> DisplacementField:
-    if recorder is None:
-        return registrar.found(prepared)
-    recorder.begin()
+def _record(network: Network, started: float) -> dict[str, Any]:
+    return network.described | {"seconds": _seconds(started), "used": True, "reason": None, "unlike": []}
+
+
+def _run(
+    registrar: Registrar, prepared: Prepared, deadline: float | None, recorder: Recorder | None
+) -> tuple[DisplacementField, int]:
+    """What was found, and in how many steps: fewer than there are where the deadline comes before."""
+    if recorder is None and deadline is None:
+        return registrar.found(prepared), steps_run(registrar.step)
+    if recorder is not None:
+        recorder.begin()
     fields: Iterator[DisplacementField] = registrar.found_by_step(prepared)
-    for warp in fields:
-        recorder.add("network", warp)
-    return warp
+    for steps, warp in enumerate(fields, 1):  # noqa: B007  # both are what is returned
+        if recorder is not None:
+            recorder.add("network", warp)
+        if is_over(deadline):
+            break
+    return warp, steps
 
 
 def _judged(tried: Attempt, card: Card, prepared: Prepared, similarity: SimilarityName) -> Attempt:
@@ -233,6 +255,8 @@ def _repeat(registrar: Registrar, steps: int, name: str) -> None:
         raise InputError(f"{steps} steps are none. Give at least 1, or use no network.")
     for repeat in repeated:
         repeat.n = steps
+    if steps_run(registrar.step) > MOST_STEPS:
+        raise InputError(f"{name}: would run {steps_run(registrar.step)} steps; at most {MOST_STEPS} are. Give fewer.")
 
 
 def _seconds(started: float) -> float:

@@ -65,6 +65,7 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
             fixed_mask=fixed.mask,
             moving_mask=moving.mask,
             device=plan.device,
+            deadline=plan.deadline,
             progress=clock.progress,
         )
     if recorder is not None:
@@ -76,6 +77,8 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
     notes = [*plan.notes, *notes]
     if tried is not None:
         notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
+    if not fit.complete:
+        checks = [*checks, "the time budget was spent in the linear stage"]
     verdict = judge(measures, notes, checks, multimodal=plan.recipe.deformable.similarity in MULTIMODAL)
     return Found(fit, deformation, tried, measures, verdict, pair.steps())
 
@@ -101,6 +104,7 @@ class _Pair:
                 self.settings.similarity,
                 fixed_mask=self.fixed.mask,
                 moving_mask=self.moving.mask,
+                deadline=self.plan.deadline,
                 recorder=self.recorder,
             )
 

@@ -23,6 +23,9 @@ from stepwarp.registrar.steps.sequences import Downsampled, Repeat, TwoStep
 from stepwarp.registrar.steps.step import Step
 from stepwarp.registrar.steps.steps import Matrix, Unit, VectorField, Velocity
 
+#: More steps than any sensible network takes, few enough that a forged file cannot compute for ever.
+MOST_STEPS = 1000
+
 
 class VectorFieldConfig(Strict):
     """`VectorField`."""
@@ -142,6 +145,17 @@ def leaves(config: StepConfig) -> Iterator[StepConfig]:
         yield from leaves(config.inner)
     else:
         yield config
+
+
+def steps_of(config: StepConfig) -> int:
+    """How many maps one pass finds, one after the other, as `steps_run` counts those of a step that is built."""
+    if isinstance(config, TwoStepConfig):
+        return sum(map(steps_of, config.steps))
+    if isinstance(config, RepeatConfig):
+        return max(config.n, config.used or 0) * steps_of(config.inner)
+    if isinstance(config, DownsampledConfig | SegmentedConfig):
+        return steps_of(config.inner)
+    return 1
 
 
 #: The settings of any step; `TypeAdapter(StepConfig)` reads them, `build` makes the step.

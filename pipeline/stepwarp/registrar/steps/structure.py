@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from stepwarp.geometry import Grid
-from stepwarp.registrar.steps.sequences import Chain, Repeat
+from stepwarp.registrar.steps.config import MOST_STEPS
+from stepwarp.registrar.steps.sequences import Repeat, TwoStep
 from stepwarp.registrar.steps.step import Step
+
+__all__ = ["MOST_STEPS", "finest_spacing", "repeats", "steps_run"]
 
 
 def steps_run(step: Step) -> int:
     """How many maps one pass finds, one after the other; as many as `trace` yields."""
-    parts = list(step.parts()) if isinstance(step, Chain) else _inner(step)
-    return sum(map(steps_run, parts)) or 1
+    times = step.n if isinstance(step, Repeat) else 1
+    return times * sum(map(steps_run, _parts(step))) or 1
 
 
 def finest_spacing(step: Step, grid: Grid) -> float:
@@ -22,6 +25,11 @@ def finest_spacing(step: Step, grid: Grid) -> float:
 def repeats(step: Step) -> list[Repeat]:
     """The steps within that are run several times with the same weights."""
     return [module for module in step.modules() if isinstance(module, Repeat)]
+
+
+def _parts(step: Step) -> list[Step]:
+    """The steps within by their places: weights that stand in two are run twice."""
+    return [step.first, step.second] if isinstance(step, TwoStep) else _inner(step)
 
 
 def _inner(step: Step) -> list[Step]:

@@ -18,6 +18,8 @@ from stepwarp.losses.intensities import scale_intensities
 
 #: An image with values below this is taken to be in Hounsfield units, where air is -1000.
 _AIR = -500.0
+#: Of a grid: more than any memory holds as a network needs it.
+_MOST_VOXELS = 2**30
 #: Brighter than this, in units of bright tissue, is foreground.
 _FOREGROUND = 0.05
 #: The letters of an axis' direction, by world axis: towards its positive side, towards its negative side.
@@ -102,6 +104,7 @@ class FullExtent(Strict):
         if image.grid.ndim != len(self.shape):
             raise InputError(f"{image.name}: has {image.grid.ndim} axes, and the network works on {len(self.shape)}")
         stored = image.grid if image.grid.ndim != 3 else _with_axes(image.grid, self.axes)
+        _check_size(np.array(self.shape, float), image)
         factors = np.array(stored.shape) / self.shape
         block = np.diag([*factors, 1.0])
         block[:-1, -1] = (factors - 1) / 2
@@ -131,7 +134,9 @@ class Spacing(Strict):
         """The network's grid over a canonical image, its intensities scaled: same centre and directions."""
         own = image.grid if self.margin_mm is None else _around_foreground(image, self.margin_mm)
         voxels = np.ceil(np.array(own.shape) * own.spacing / self.mm - 1e-3)
-        shape = np.maximum(np.ceil(voxels / self.multiple), 1).astype(int) * self.multiple
+        wanted = np.maximum(np.ceil(voxels / self.multiple), 1) * float(self.multiple)
+        _check_size(wanted, image)
+        shape = wanted.astype(int)
         affine = np.eye(own.ndim + 1)
         affine[:-1, :-1] = own.linear / own.spacing * self.mm
         affine[:-1, -1] = own.centre - affine[:-1, :-1] @ ((shape - 1) / 2)
@@ -196,6 +201,13 @@ def _around_foreground(image: Image, margin_mm: float) -> Grid:
     shift = np.eye(image.grid.ndim + 1)
     shift[:-1, -1] = low
     return Grid(tuple(shape), image.grid.affine @ shift)
+
+
+def _check_size(shape: np.ndarray, image: Image) -> None:
+    if not shape.prod() <= _MOST_VOXELS:
+        raise InputError(
+            f"{image.name}: the network wants it on a grid of {shape.prod():.0e} voxels, which fit nowhere"
+        )
 
 
 def _stretched(image: Image, low: float, high: float) -> Image:
