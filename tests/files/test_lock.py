@@ -38,7 +38,7 @@ def test_the_lock_of_a_killed_process_is_none(tmp_path, holder):
     assert json.loads((tmp_path / NAME).read_text())["process"] == holder.pid
     with locked(tmp_path, "another test"):
         assert json.loads((tmp_path / NAME).read_text())["process"] == os.getpid()
-    assert (tmp_path / NAME).read_text() == ""
+    assert json.loads((tmp_path / NAME).read_text()) == {"stepwarp": "another test"}
 
 
 @pytest.mark.parametrize(("age", "stale"), [(5, False), (1000, True)])
@@ -55,10 +55,52 @@ def test_another_computer_whose_lock_the_file_system_does_not_show(tmp_path, age
     assert json.loads(path.read_text())["computer"] == "elsewhere"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "\0" * 100])
-def test_whatever_a_lock_holds_it_can_be_taken(tmp_path, content):
+@pytest.mark.parametrize("content", ["", "{", '{"stepw', '{"work": "a ba', "\0" * 100])
+def test_a_lock_that_was_cut_off_can_be_taken(tmp_path, content):
     (tmp_path / NAME).write_text(content)
     with locked(tmp_path, "a test"):
+        pass
+
+
+def test_a_file_of_that_name_that_is_no_lock_is_left_alone(tmp_path):
+    (tmp_path / NAME).write_text("my only copy")
+    with pytest.raises(OutputError, match="not a lock of stepwarp"), locked(tmp_path, "a test"):
+        pass
+    assert (tmp_path / NAME).read_text() == "my only copy"
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "fifo", "folder"])
+def test_nothing_is_opened_through_a_link_or_a_special_file(tmp_path, kind):
+    victim, lock = tmp_path / "victim", tmp_path / "out" / NAME
+    lock.parent.mkdir()
+    victim.write_text("precious")
+    if kind == "fifo":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    elif kind == "hard link":
+        lock.hardlink_to(victim)
+    else:
+        lock.symlink_to(victim if kind == "link" else tmp_path / "nowhere")
+    before = victim.stat().st_mtime_ns
+    with pytest.raises(OutputError, match=r"\.lock"), locked(lock.parent, "a test"):
+        pass
+    assert victim.read_text() == "precious"
+    assert victim.stat().st_mtime_ns == before
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_no_run_has_made_is_refused_and_stays(tmp_path):
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / ".env").write_text("x")
+    with pytest.raises(OutputError, match="cases: is there already"), locked(tmp_path, "batch", ["cases"]):
+        pass
+    assert (tmp_path / "cases" / ".env").read_text() == "x"
+    with locked(tmp_path, "batch", ["cases"], known=True):
+        pass
+    with locked(tmp_path, "batch", ["cases"]):  # now it is marked
+        pass
+    with pytest.raises(OutputError, match="no benchmark of stepwarp"), locked(tmp_path, "benchmark", ["cases"]):
         pass
 
 

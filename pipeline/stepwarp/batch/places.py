@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stepwarp.workflow.benchmark.places import read_json
 from stepwarp.workflow.outputs import RECORD
+
+#: What a batch writes into its folder, besides links for BIDS.
+OWN_NAMES = ("cases", "failed", ".work", "environment.json", "summary.json", "cases.csv", "index.html")
+#: The hidden folders beside those of cases: new results, old ones on their way out, and where they are written.
+_UNFINISHED = re.compile(r"\.(.+\.(new|old)-[0-9a-f]{8}|\..+\.(new|old)-[0-9a-f]{8}\.partial-stepwarp)")
 
 #: The picture of a case for the page, beside what `register` writes.
 PICTURE = "picture.jpg"
@@ -73,11 +81,18 @@ class Places:
         paths = sorted(path for path in self.failures.glob("*.json") if not path.name.startswith("."))
         return {path.stem: read_json(path) for path in paths}
 
+    @property
+    def known(self) -> bool:
+        """Whether a batch has worked here, by what it notes in its first moment or its last."""
+        for path in (self.environment, self.summary):
+            with suppress(OSError, ValueError, TypeError):
+                if "stepwarp" in json.dumps(json.loads(path.read_text(encoding="utf-8"))):
+                    return True
+        return False
+
     def tidy(self) -> None:
-        """Remove what was not finished: only to be called while no one writes."""
+        """Remove what was not finished: only to be called while no one writes, in a folder that is a batch's."""
         shutil.rmtree(self.scratch, ignore_errors=True)
-        for path in (*self.cases.glob(".*"), *self.failures.glob(".partial-*"), *self.out.glob(".partial-*")):
-            if path.is_dir():
+        for path in self.cases.glob(".*"):
+            if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import stepwarp
 from stepwarp.batch import bids as derivatives
 from stepwarp.batch.conclude import conclude
 from stepwarp.batch.farm import Farm, Size
-from stepwarp.batch.places import Places
+from stepwarp.batch.places import OWN_NAMES, Places
 from stepwarp.batch.plan import Case, Source, plan, refuse_replacing
 from stepwarp.batch.run import Tell, run
 from stepwarp.batch.settings import Settings
@@ -81,7 +81,7 @@ class Batch:
 
         replace: whether results of other inputs or settings may be replaced. Raises OutputError for a folder that
         another run holds or that cannot be written to, RegistrationError if the scheduler is lost."""
-        with locked(self.out, "another batch"):
+        with locked(self.out, "batch", OWN_NAMES, known=self.places.known):
             cases = self.plan(progress)
             if not replace:
                 refuse_replacing(cases)
@@ -97,7 +97,7 @@ class Batch:
         """Write the summary, the table and the page anew from what the folder holds."""
         if not self.places.cases.is_dir():
             raise InputError(f"{self.out}: holds no batch. Run it without --summary-only.")
-        with locked(self.out, "another batch"):
+        with locked(self.out, "batch", OWN_NAMES, known=self.places.known):
             return self._conclude(self.plan())
 
     def _conclude(self, cases: Sequence[Case]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal as signals
 import traceback
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ from typer.core import TyperCommand
 from stepwarp.cli.terminal import tell
 from stepwarp.errors import OutputError, StepwarpError, is_out_of_memory
 
-VERDICT_FAIL, OUT_OF_MEMORY, INTERRUPTED, TERMINATED = 7, 8, 130, 143
+VERDICT_FAIL, OUT_OF_MEMORY, INTERRUPTED = 7, 8, 130
 
 #: For the end of each --help; the first character keeps the lines as they are.
 EXIT_CODES = """\b
@@ -33,7 +34,12 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as it comes from a scheduler: treated like Ctrl-C."""
+    """SIGTERM and its like, as they come from a scheduler: treated like Ctrl-C. The argument is the signal's number."""
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell gives it to a process that a signal ended."""
+        return 128 + int(self.args[0] if self.args else signals.SIGTERM)
 
 
 class Command(TyperCommand):
@@ -47,8 +53,9 @@ class Command(TyperCommand):
         except typer.Exit:
             raise
         except KeyboardInterrupt as signal:
-            terminated = isinstance(signal, Terminated)
-            _end("terminated" if terminated else "interrupted", TERMINATED if terminated else INTERRUPTED)
+            if isinstance(signal, Terminated):
+                _end("terminated", signal.exit_code)
+            _end("interrupted", INTERRUPTED)
         except StepwarpError as error:
             _end(str(error), error.exit_code)
         except Exception as error:

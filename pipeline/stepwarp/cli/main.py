@@ -39,7 +39,7 @@ app.add_typer(mnist, name="mnist")
 def main() -> None:
     """Run the command line and exit with its code."""
     open_streams()
-    signal.signal(signal.SIGTERM, _terminate)
+    _end_on_signals()
     with guarded_streams():
         try:
             app(prog_name="stepwarp")
@@ -47,8 +47,17 @@ def main() -> None:
             sys.exit(exit_code(end.code))
 
 
+def _end_on_signals() -> None:
+    """Whatever a scheduler, a lost terminal or a limit sends ends a run as Ctrl-C does, with nothing left behind;
+    except where it was asked to be ignored, as nohup does."""
+    for name in ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
+
+
 def _terminate(number: int, frame: object) -> NoReturn:
-    raise Terminated
+    raise Terminated(number)
 
 
 def _show_version(wanted: bool) -> None:

@@ -124,11 +124,13 @@ def register(
     if trace is not None:
         check_out(trace, TRACE, overwrite=force, option="--trace", default="trace")
     from stepwarp.workflow.device import same_bits
+    from stepwarp.workflow.outputs import claimed
     from stepwarp.workflow.register import register as register_files
 
     with ExitStack() as stack:
         progress = stack.enter_context(shown_progress(silent=as_json))
         unsure = stack.enter_context(same_bits()) if deterministic else []
+        place = stack.enter_context(claimed(out, force))
         registration = register_files(
             fixed,
             moving,
@@ -150,7 +152,7 @@ def register(
             outside=outside,
             progress=progress,
         )
-        registration.save(out, overwrite=force, progress=progress)
+        registration.save(out, overwrite=force, progress=progress, place=place)
         if trace is not None:
             registration.save_trace(trace, overwrite=force)
     if unsure:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,18 +24,21 @@ def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Lend a temporary path beside `path`, with its suffixes, and move what was written there to `path` at the end.
 
     The bytes are on the disk before the name is. If the body fails, is interrupted, or the disk is full, nothing is
-    left behind and an older file stays as it was; a link at `path` is replaced, not followed.
+    left behind and an older file stays as it was; a link at `path` is replaced, not followed. What a writer of the
+    same file left when it was killed is removed.
 
-    Raises OutputError if `path` exists and `overwrite` is false, if its folder is missing or read-only, and if the
-    disk is full; other errors of the body pass unchanged."""
+    Raises OutputError if `path` exists and `overwrite` is false, or is no ordinary file, if its folder is missing or
+    read-only, and if the disk is full; other errors of the body pass unchanged."""
     path = Path(path)
     _refuse_existing(path, overwrite)
-    temporary = _created_beside(path)
+    _clear_dead(path)
+    temporary, descriptor = _created_beside(path)
     try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         yield temporary
+        temporary.chmod(mode)  # some writers make a file that only its owner can read
         _flush(temporary)
-        _refuse_existing(path, overwrite)
-        temporary.replace(path)
+        _give_name(temporary, path, overwrite)
         _flush_folder(path.parent)
     except OSError as error:
         if error.errno in _FULL:
@@ -40,6 +46,7 @@ def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:
@@ -50,22 +57,78 @@ def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
+def _clear_dead(path: Path) -> None:
+    """Remove the temporary files of `path` whose writers have died."""
+    beginning = _temporary_name(path)
+    with contextlib.suppress(OSError):
+        for each in path.parent.iterdir():
+            if each.name.startswith(beginning):
+                _remove_if_dead(each)
+
+
+def _remove_if_dead(path: Path) -> None:
+    # Whoever holds the lock is alive; a file system without locks tells nothing, and nothing is removed.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        finally:
+            os.close(descriptor)
+
+
 def _refuse_existing(path: Path, overwrite: bool) -> None:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written, {_reason(error)}. Choose another name.") from error
     if path.is_dir():
         raise OutputError(f"{path}: is a folder. Choose another name.")
-    if not overwrite and os.path.lexists(path):
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is no ordinary file. Choose another name.")
+    if not overwrite:
         raise OutputError(f"{path}: exists already. Choose another name, or replace it with --force.")
 
 
-def _created_beside(path: Path) -> Path:
-    """A new empty file in the folder of `path`: made at once, so that a folder that takes no file is known early."""
+def _created_beside(path: Path) -> tuple[Path, int]:
+    """A new empty file in the folder of `path`, open: made at once, so that a folder that takes none is known early."""
     suffixes = "".join(path.suffixes[-2:])
-    temporary = path.with_name(f".partial-{secrets.token_hex(8)}{suffixes}")
+    while True:
+        temporary = path.with_name(f"{_temporary_name(path)}{secrets.token_hex(4)}{suffixes}")
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written, {_reason(error)} ({path.parent}).") from error
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # taken for one whose writer has died, in the moment before the lock
+
+
+def _temporary_name(path: Path) -> str:
+    """How the names of temporary files of `path` begin. Their writer holds a lock on them as long as it lives."""
+    return f".partial-stepwarp-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+
+
+def _give_name(temporary: Path, path: Path, overwrite: bool) -> None:
+    if overwrite:
+        _refuse_existing(path, overwrite)
+        temporary.replace(path)
+        return
     try:
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written, {_reason(error)} ({path.parent}).") from error
-    return temporary
+        os.link(temporary, path)  # unlike a renaming, it never replaces what has appeared meanwhile
+    except FileExistsError:
+        _refuse_existing(path, overwrite)
+        raise
+    except OSError:  # a file system without hard links
+        _refuse_existing(path, overwrite)
+        temporary.replace(path)
 
 
 def _flush(path: Path) -> None:

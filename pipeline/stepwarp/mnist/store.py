@@ -12,6 +12,7 @@ import numpy as np
 
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import atomic_path, write_text
+from stepwarp.files.lock import refuse_links
 from stepwarp.probes.statistics import jsonable
 
 STUDY = "study.json"
@@ -34,6 +35,7 @@ def claim(out: Path, about: Mapping[str, Any], force: bool) -> None:
                 f"{path}: was made with other settings or digits. Choose another --out, or replace it with --force."
             )
         for part in _PARTS:
+            refuse_links(out / part)
             shutil.rmtree(out / part, ignore_errors=True)
     try:
         for part in _PARTS:

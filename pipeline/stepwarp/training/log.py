@@ -9,6 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from stepwarp.files import write_text
+from stepwarp.files.lock import open_own, refuse_links
+
 
 class Log:
     """`log.jsonl` and the folder `tensorboard` of a run's folder; both are added to when a training goes on.
@@ -20,13 +23,14 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter
 
         self._path = folder / "log.jsonl"
+        refuse_links(folder / "tensorboard")
         _cut(self._path, after)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1 if after else None)
 
     def write(self, kind: str, iteration: int, values: Mapping[str, float | str]) -> None:
         """One line, and one scalar for each number. kind: train, validation."""
         line = {"kind": kind, "iteration": iteration, **{name: _plain(value) for name, value in values.items()}}
-        with self._path.open("a", encoding="utf-8") as file:
+        with open_own(self._path, "a") as file:
             file.write(json.dumps(line) + "\n")
         for name, value in values.items():
             if isinstance(value, float):
@@ -57,4 +61,4 @@ def _cut(path: Path, after: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # the last line of a process that was killed
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in kept), overwrite=True)

@@ -1,15 +1,16 @@
 """Writing a registration, and proving that the files say what was computed.
 
-Everything is written and verified in a hidden folder beside the target and moved there at the end, registration.json
-last: a folder that holds registration.json is complete, and a run that fails leaves nothing behind."""
+Everything is written and verified in a hidden folder, beside the target or within it, and moved to its place at the
+end, registration.json last: a folder that holds the record of a registration is complete, and a run that fails leaves
+nothing behind."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ import numpy as np
 from stepwarp import files
 from stepwarp.errors import OutputError, VerificationError
 from stepwarp.files import proof
+from stepwarp.files.lock import refuse_links
+from stepwarp.files.workspace import move, workspace
 from stepwarp.geometry import Affine, Image
 from stepwarp.losses.intensities import scale_intensities
 from stepwarp.registrar.progress import Progress
@@ -42,12 +45,41 @@ _POINTS = 1000
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Raises OutputError if `out` is a file, or holds any of the results and may not be overwritten."""
-    if out.exists() and not out.is_dir():
+    """Raises OutputError if `out` is a file, holds any of the results and may not be overwritten, or files of their
+    names that no registration is known to have written there."""
+    if os.path.lexists(out) and not out.is_dir():
         raise OutputError(f"{out}: is a file; the results need a folder. Choose another name.")
-    present = [name for name in NAMES if (out / name).exists()]
+    present = [name for name in NAMES if os.path.lexists(out / name)]
     if present and not overwrite:
         raise OutputError(f"{out}: holds {present[0]} already. Choose another folder, or replace it with --force.")
+    for name in present:
+        refuse_links(out / name)
+    foreign = sorted(set(present) - _written_by_us(out / RECORD))
+    if foreign:
+        raise OutputError(
+            f"{out / foreign[0]}: is there already, and no {RECORD} beside it says that stepwarp wrote it. Choose "
+            "another folder, or move it away."
+        )
+
+
+@contextmanager
+def claimed(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Lend a folder to work in for the results of `out`, to which nobody else can write as long as the block lasts.
+
+    Raises OutputError as `check_target`, if another run has claimed it, and if it cannot be written to."""
+    check_target(out, overwrite)
+    with workspace(out, "registration") as place:
+        check_target(out, overwrite)  # another run may have ended in the meantime
+        yield place
+
+
+def _written_by_us(record: Path) -> set[str]:
+    """The files that a record says a registration has written, itself among them."""
+    try:
+        outputs = json.loads(record.read_text(encoding="utf-8"))["outputs"]
+        return {RECORD, *map(str, outputs)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def save(
@@ -57,20 +89,16 @@ def save(
     overwrite: bool,
     progress: Progress,
     truth: dict[str, tuple[Any, Any]] | None,
+    place: Path | None,
 ) -> Path:
     """Write the registration into the folder `out` and return it.
 
-    truth: rows for the report of a pair whose answer is known, label -> (before, after).
+    truth: rows for the report of a pair whose answer is known, label -> (before, after). place: of `claimed`, if that
+    holds the folder already.
 
     Raises OutputError if it cannot be written, VerificationError if SimpleITK reads something else than was computed;
     then nothing is left under the final names."""
-    check_target(out, overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be created, {(error.strerror or str(error)).lower()}.") from error
-    try:
+    with nullcontext(place) if place is not None else claimed(out, overwrite) as partial:
         record = dict(registration.record)
         record["stages"] = list(record["stages"])
         clock = Clock(progress, record["stages"])
@@ -82,9 +110,8 @@ def save(
             _write_report(registration, partial, record, truth)
         record["outputs"] = {path.name: files.sha256(path) for path in sorted(partial.iterdir())}
         files.write_text(partial / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        check_target(out, overwrite)
         _move_into_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     registration.record.update(record)
     return out
 
@@ -169,14 +196,18 @@ def _write_report(
 
 
 def _move_into_place(partial: Path, out: Path) -> None:
-    """A new folder appears at once; in an existing one the old record goes first and the new one comes last."""
-    partial.chmod(0o755)
+    """A new folder appears at once. In an existing one, a record that is none says what is ours while files are moved,
+    and the new record comes last."""
     if not out.exists():
         partial.replace(out)
         return
-    (out / RECORD).unlink(missing_ok=True)
-    for name in NAMES:
-        if name != RECORD and not (partial / name).exists():
+    old = sorted(_written_by_us(out / RECORD) - {RECORD})
+    if old:
+        names = {*old, *(path.name for path in partial.iterdir())} - {RECORD}
+        text = json.dumps({"being_replaced": True, "outputs": dict.fromkeys(sorted(names), "")})
+        files.write_text(out / RECORD, text + "\n", overwrite=True)
+    for name in old:
+        if not (partial / name).exists():
             (out / name).unlink(missing_ok=True)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == RECORD):
-        path.replace(out / path.name)
+        move(path, out / path.name)

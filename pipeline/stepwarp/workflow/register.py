@@ -78,11 +78,12 @@ class Registration:
         overwrite: bool = False,
         progress: Progress = silent,
         truth: dict[str, tuple[Any, Any]] | None = None,
+        place: Path | None = None,
     ) -> Path:
         """Write everything into the folder `out`, read it back with SimpleITK, and compare: see `workflow.outputs`."""
         from stepwarp.workflow.outputs import save
 
-        return save(self, Path(out), overwrite=overwrite, progress=progress, truth=truth)
+        return save(self, Path(out), overwrite=overwrite, progress=progress, truth=truth, place=place)
 
     def save_trace(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the field after each step and trace.json into `folder`: see `workflow.trace`.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,8 @@ from stepwarp import files
 from stepwarp.errors import OutputError
 from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
+from stepwarp.files.lock import refuse_links
+from stepwarp.files.workspace import move, workspace
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
 from stepwarp.report.pair import StepView
 
@@ -141,12 +142,7 @@ def save_trace(steps: list[TraceStep], folder: Path, overwrite: bool) -> None:
     Raises OutputError if the folder holds a trace and may not be overwritten, or cannot be written; then nothing is
     left of the new one."""
     check_trace_target(folder, overwrite)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be created, {(error.strerror or str(error)).lower()}.") from error
-    try:
+    with workspace(folder, "trace") as partial:
         with ThreadPoolExecutor(2) as pool:
             for job in [
                 pool.submit(files.write_displacement, partial / field_name(number), step.field)
@@ -156,18 +152,29 @@ def save_trace(steps: list[TraceStep], folder: Path, overwrite: bool) -> None:
                 job.result()
         rows = [step.row for step in steps]
         files.write_text(partial / TRACE, json.dumps(rows, indent=1, allow_nan=False) + "\n")
+        check_trace_target(folder, overwrite)
         _move_into_place(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_trace_target(folder: Path, overwrite: bool) -> None:
     """Raises OutputError if `folder` is a file, or holds a trace that may not be overwritten."""
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; the steps need a folder. Choose another name.")
     present = _of_a_trace(folder)
     if present and not overwrite:
         raise OutputError(f"{present[0]}: exists already. Choose another folder, or replace it with --force.")
+    if present and not _is_trace(folder / TRACE):
+        raise OutputError(f"{present[0]}: is there already, and no {TRACE} says whose it is. Move it away.")
+    for path in present:
+        refuse_links(path)
+
+
+def _is_trace(path: Path) -> bool:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(rows, list) and all("kind" in row for row in rows)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _of_a_trace(folder: Path) -> list[Path]:
@@ -177,11 +184,10 @@ def _of_a_trace(folder: Path) -> list[Path]:
 
 def _move_into_place(partial: Path, folder: Path) -> None:
     """A new folder appears at once; in an existing one the old trace goes first."""
-    partial.chmod(0o755)
     if not folder.exists():
         partial.replace(folder)
         return
-    for path in _of_a_trace(folder):
+    for path in reversed(_of_a_trace(folder)):  # trace.json last: until then it says whose the others are
         path.unlink()
     for path in sorted(partial.iterdir(), key=lambda path: path.name == TRACE):
-        path.replace(folder / path.name)
+        move(path, folder / path.name)

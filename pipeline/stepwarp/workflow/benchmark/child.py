@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwarp.errors import StepwarpError
+from stepwarp.files.lock import open_own
 
 #: How libraries are told the number of threads before they are loaded.
 _THREADS = (
@@ -88,7 +89,7 @@ def without_folders(value: Any) -> Any:
 
 def _wait(command: list[str], job: str, log: Path, environment: Mapping[str, str], tick: Callable[[], None]) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with open_own(log, "wb") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

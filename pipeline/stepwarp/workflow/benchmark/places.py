@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from stepwarp.errors import InputError
 from stepwarp.files import write_text
 
 RUN = "run.json"
+#: What a benchmark writes into its folder.
+OWN_NAMES = ("runs", "cases", "pictures", "environment.json", "summary.json", "table.md", "cases.csv", "index.html")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,15 @@ class Places:
     @property
     def index(self) -> Path:
         return self.out / "index.html"
+
+    @property
+    def known(self) -> bool:
+        """Whether a benchmark has worked here: its first case leaves what it knows of the machine."""
+        for path in (self.environment, self.summary):
+            with suppress(InputError):
+                if path.exists() and "stepwarp" in json.dumps(read_json(path)):
+                    return True
+        return False
 
     def read_cases(self) -> list[dict[str, Any]]:
         """Every case there is, by pair and method."""

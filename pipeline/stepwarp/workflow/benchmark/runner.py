@@ -11,7 +11,7 @@ from stepwarp.files.lock import locked
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.benchmark import child, judged
 from stepwarp.workflow.benchmark.environment import environment
-from stepwarp.workflow.benchmark.places import Places, read_json, write_json
+from stepwarp.workflow.benchmark.places import OWN_NAMES, read_json, write_json
 from stepwarp.workflow.benchmark.plan import Asked, Case
 from stepwarp.workflow.methods import OWN
 
@@ -31,8 +31,7 @@ def run(cases: Sequence[Case], asked: Asked, *, progress: Progress = silent, tel
     after any interruption, even kill -9, the same call goes on. tell: told of each case as it ends.
 
     Raises OutputError if another benchmark is writing into the same folder."""
-    with locked(asked.out, "another benchmark"):
-        _tidy(asked.places)
+    with locked(asked.out, "benchmark", OWN_NAMES, known=asked.places.known):
         work = [case for case in cases if case.todo != "done"]
         if any(case.todo == "run" for case in work):
             methods = dict.fromkeys(case.method.name for case in work if case.todo == "run")
@@ -142,13 +141,6 @@ def _environment(asked: Asked) -> dict[str, Any]:
         "counted, nor reading and writing by the benchmark",
         "order": "methods in turn on each pair, one process per case, one case at a time",
     }
-
-
-def _tidy(places: Places) -> None:
-    """Remove what a killed benchmark left half-written."""
-    for folder in (places.cases, places.out / "pictures"):
-        for path in folder.glob(".partial-*"):
-            path.unlink(missing_ok=True)
 
 
 def _line(content: dict[str, Any]) -> str:
