@@ -39,7 +39,7 @@ def locked(
     where the file system does not tell that to other computers, it goes stale after two minutes."""
     with _taken(folder, kind) as file:
         if not known and _read(file).get(_MARK) != kind:
-            _refuse_foreign(folder, kind, names)
+            _refuse_foreign(file, folder, kind, names)
         for name in (*(names or ()), *shared):
             refuse_links(folder / name)
         who = {"process": os.getpid(), "computer": socket.gethostname(), "since": _now()}
@@ -101,14 +101,18 @@ def _refuse_unusual(path: Path) -> None:
         raise OutputError(f"{path}: is no ordinary file. Remove it.")
 
 
-def _refuse_foreign(folder: Path, kind: str, names: Collection[str] | None) -> None:
-    present = sorted(path.name for path in folder.iterdir())
-    there = [name for name in present if name != NAME and (names is None or name in names)]
-    if there:
-        raise OutputError(
-            f"{folder / there[0]}: is there already, and no {kind} of stepwarp is known to have made it. "
-            "Choose another --out, or move it away."
-        )
+def _refuse_foreign(file: IO[str], folder: Path, kind: str, names: Collection[str] | None) -> None:
+    there = sorted(
+        path.name for path in folder.iterdir() if path.name != NAME and (names is None or path.name in names)
+    )
+    if not there:
+        return
+    if not os.fstat(file.fileno()).st_size:  # made a moment ago
+        (folder / NAME).unlink(missing_ok=True)
+    raise OutputError(
+        f"{folder / there[0]}: is there already, and no {kind} of stepwarp is known to have made it. "
+        "Choose another --out, or move it away."
+    )
 
 
 @contextmanager
