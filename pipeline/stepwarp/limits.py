@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _MIB = 2**20
-#: Below these, what a file of a control group says is a limit; v1 writes the largest whole number of pages for none.
+#: Where control groups are, and which of them this process is in.
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+#: From here on, what a control group or the shell says is no limit: v1 writes a very large number for none.
 _NO_LIMIT = 2**60
 
 
@@ -83,17 +85,17 @@ def _quotas() -> Iterator[float]:
             yield share / of
 
 
-def _groups(controller: str, root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[Path]:
+def _groups(controller: str) -> list[Path]:
     """The folder of this process's group of a controller, "" for v2's one tree, and of all groups around it.
 
     In a container the path that the kernel names may lie outside of what is mounted; what there is of it counts."""
     found: list[Path] = []
-    for line in _lines(own):
+    for line in _lines(_OWN_GROUPS):
         number, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if controller not in names.split(",") or (not controller and number != "0"):
             continue
-        for mount in (root, root / "unified") if not controller else (root / controller, root / names):
+        for mount in (_GROUPS, _GROUPS / "unified") if not controller else (_GROUPS / controller, _GROUPS / names):
             if ".." in Path(path).parts:
                 path = "/"
             group = mount / path.lstrip("/")

@@ -12,12 +12,13 @@ from stepwarp.errors import InputError, OutputError
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, LabelMap, jacobian
 from stepwarp.geometry.orientation import canonical
 from stepwarp.registrar.deformable import as_deformation
-from stepwarp.registrar.steps import FieldMap, Step
+from stepwarp.registrar.steps import FieldMap, Repeat, Step
 from stepwarp.registrar.steps.config import build, read_step
 from stepwarp.registrar.weights import SHIPPED, Card, Recipe, Registrar, save_native_weights
 from stepwarp.registrar.weights.recipe import Spacing, Tissue
 from stepwarp.workflow import search
 from stepwarp.workflow import trace as trace_module
+from stepwarp.workflow.network import attempt, read_network
 from stepwarp.workflow.register import register
 
 LPS = np.array([-1.0, -1.0, 1.0])
@@ -362,3 +363,43 @@ def test_the_page_shows_every_step(helped):
     assert f"LNCC {helped.trace[-1].row['lncc']:.3f}" in text
     with pytest.raises(ValueError, match="missing"):
         PairPage(helped.fixed, helped.moved, helped.moved, helped.record, steps=steps)
+
+
+class Slow(Step):
+    """Takes its time, on a clock that stands still otherwise."""
+
+    now = 0.0
+
+    def forward(self, fixed, moving):
+        Slow.now += 10
+        return FieldMap(torch.zeros(1, 3, *fixed.grid.shape), fixed.grid)
+
+
+@pytest.mark.parametrize(("budget", "steps"), [(25, 3), (1000, 5), (-1, 0)])
+def test_the_time_budget_holds_between_the_steps(brains, monkeypatch, budget, steps):
+    monkeypatch.setattr(Slow, "now", 0.0)
+    monkeypatch.setattr("stepwarp.registrar.progress.time.monotonic", lambda: Slow.now)
+    network = read_network(Registrar(Repeat(Slow(), 5), RECIPE, card()), None, torch.device("cpu"))
+    tried = attempt(network, brains.fixed, brains.moving, Affine.identity(3), "lncc", deadline=budget)
+    said = " | ".join((*tried.notes, *tried.checks))
+    assert Slow.now == 10 * steps
+    if steps:
+        assert tried.record["steps"] == steps
+    assert ("the time budget ended the network after 3 of 5 steps" in said) == (steps == 3)
+    assert ("the time budget was spent before it" in said) == (steps == 0)
+
+
+def test_more_steps_than_anything_takes_are_refused(weights):
+    with pytest.raises(InputError, match="would run 4000000 steps"):
+        read_network(weights, 4_000_000, torch.device("cpu"))
+
+
+def test_a_map_that_leads_out_of_the_images_is_dropped(brains):
+    class Throw(Step):
+        def forward(self, fixed, moving):
+            return FieldMap(torch.full((1, 3, *fixed.grid.shape), 1e30), fixed.grid)
+
+    network = read_network(Registrar(Throw(), RECIPE, card()), None, torch.device("cpu"))
+    tried = attempt(network, brains.fixed, brains.moving, Affine.identity(3), "lncc")
+    assert tried.warp is None
+    assert tried.record["reason"] == "its map leads far out of the images"

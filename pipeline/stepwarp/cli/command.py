@@ -66,7 +66,8 @@ class Command(TyperCommand):
             traceback.print_exception(error)
         if is_out_of_memory(error):
             _end(
-                "out of memory. Free some, or work on smaller images; in register, --preset fast needs less.",
+                "out of memory. Free some, raise the limit of the job or of `ulimit -v`, or work on smaller images; in "
+                "register, --preset fast needs less.",
                 OUT_OF_MEMORY,
             )
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:

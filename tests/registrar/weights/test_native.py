@@ -161,3 +161,21 @@ def test_a_header_that_asks_for_everything_gets_nothing(saved, tmp_path):
     safetensors.torch.save_file(safetensors.torch.load_file(saved), path, {"stepwarp": json.dumps(told)})
     with pytest.raises(InputError, match="lacks"):
         load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"step": "repeat", "n": 1000, "inner": {"step": "repeat", "n": 2, "inner": {"step": "vector_field"}}},
+        {"step": "two_step", "steps": [{"step": "repeat", "n": 501, "inner": {"step": "vector_field"}}] * 2},
+        {"step": "repeat", "n": 16, "inner": {"step": "two_step", "steps": [{"step": "velocity"}] * 64, "lazy": True}},
+        {"step": "downsampled", "inner": {"step": "repeat", "n": 1, "used": 1000, "inner":
+            {"step": "two_step", "steps": [{"step": "vector_field"}] * 2}}},
+    ],
+)  # fmt: skip
+def test_steps_without_end_are_refused(saved, step):
+    with safetensors.safe_open(saved, "pt") as file:
+        header = json.loads(file.metadata()["stepwarp"])
+    safetensors.torch.save_file({}, saved, {"stepwarp": json.dumps(header | {"step": step})})
+    with pytest.raises(InputError, match="no network takes more than 1000"):
+        load_weights(saved)

@@ -124,3 +124,11 @@ def test_images_of_other_dimensions(pair):
         Recipe(intensities=Quantiles(), grid=Spacing(mm=2)).prepare(pair[0], flat)
     still = Recipe(intensities=Quantiles(), grid=FullExtent(shape=(7, 8))).prepare(flat, flat)
     assert still.moving.data.shape == (7, 8)
+
+
+@pytest.mark.parametrize(
+    "grid", [Spacing(mm=1e-300), Spacing(mm=1, multiple=10**19), FullExtent(shape=(30_000, 30_000, 30_000))]
+)
+def test_a_grid_that_fits_into_no_memory_is_refused(grid):
+    with pytest.raises(InputError, match="volume: the network wants it on a grid of"):
+        grid.grid(volume(torch.zeros(4, 4, 4)))

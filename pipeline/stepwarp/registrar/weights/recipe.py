@@ -204,10 +204,10 @@ def _around_foreground(image: Image, margin_mm: float) -> Grid:
 
 
 def _check_size(shape: np.ndarray, image: Image) -> None:
-    if not shape.prod() <= _MOST_VOXELS:
-        raise InputError(
-            f"{image.name}: the network wants it on a grid of {shape.prod():.0e} voxels, which fit nowhere"
-        )
+    with np.errstate(over="ignore"):
+        voxels = float(shape.prod())
+    if not voxels <= _MOST_VOXELS:
+        raise InputError(f"{image.name}: the network wants it on a grid of {voxels:.0e} voxels, which fit nowhere")
 
 
 def _stretched(image: Image, low: float, high: float) -> Image:

@@ -1,0 +1,38 @@
+"""The kernels' threads: in a forked process, and where the user's environment asks for what there is not."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from stepwarp.errors import ForkedError
+from stepwarp.geometry import smoothing
+
+
+def smooth(_: int = 0) -> float:
+    return float(smoothing.gaussian(torch.ones(1, 1, 4, 4, 4), 1.0).mean())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP is that of Linux")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_says_how_to_start_it_instead():
+    assert smooth() == pytest.approx(1)
+    with (
+        multiprocessing.get_context("fork").Pool(1) as pool,
+        pytest.raises(ForkedError, match=r"get_context\('spawn'\)"),
+    ):
+        pool.apply_async(smooth, (0,)).get(timeout=60)
+    assert smooth() == pytest.approx(1), "here nothing has changed"
+
+
+def test_settings_that_cannot_be_met_are_named_and_left_out():
+    script = "import sys; sys.path.insert(0, sys.argv[1]); from test_threading_layer import smooth; print(smooth())"
+    environment = os.environ | {"NUMBA_THREADING_LAYER": "nonsense", "NUMBA_NUM_THREADS": "0"}
+    command = [sys.executable, "-c", script, os.path.dirname(__file__)]  # noqa: PTH120
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert float(done.stdout) == pytest.approx(1)
+    assert "NUMBA_THREADING_LAYER=nonsense" in done.stderr
+    assert "NUMBA_NUM_THREADS=0" in done.stderr
