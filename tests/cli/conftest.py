@@ -61,7 +61,8 @@ def fake_register(monkeypatch, record):
             raise fake.error
         return SimpleNamespace(record=fake.record, save=save, save_trace=save_trace)
 
-    def save(out, *, overwrite, progress):
+    def save(out, *, overwrite, progress, place):
+        assert place.is_dir()  # claimed before the work
         fake.saved.append((out, overwrite))
         return out
 

@@ -170,6 +170,19 @@ def test_existing_results_are_kept_unless_forced(run, fake_register, two_files, 
     assert f"{out / name}: exists already" in result.err
     assert "--force" in result.err
     assert not fake_register.calls
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_force_replaces_what_a_record_says_is_ours_and_nothing_else(run, fake_register, two_files, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("precious")
+    result = register(run, two_files, out, "--force")
+    assert result.code == 4
+    assert f"{out / name}: is there already" in result.err
+    assert (out / name).read_text() == "precious"
+    assert not fake_register.calls
+    (out / "registration.json").write_text(json.dumps({"outputs": {name: "digest"}}))
     assert register(run, two_files, out, "--force").code == 0
 
 

@@ -102,9 +102,8 @@ def _refuse_unusual(path: Path) -> None:
 
 
 def _refuse_foreign(file: IO[str], folder: Path, kind: str, names: Collection[str] | None) -> None:
-    there = sorted(
-        path.name for path in folder.iterdir() if path.name != NAME and (names is None or path.name in names)
-    )
+    present = {path.name for path in folder.iterdir()} - {NAME}
+    there = sorted(present if names is None else present.intersection(names))
     if not there:
         return
     if not os.fstat(file.fileno()).st_size:  # made a moment ago
