@@ -240,10 +240,10 @@ def test_what_a_mask_excludes_does_not_reach_the_network(brains, run, weights):
 @pytest.mark.parametrize(
     ("choice", "hint"),
     [
-        ({"network": "brain-t2"}, "brain-t2: is no file, and no weights of that name come with stepwarp"),
+        ({"weights": "brain-t2"}, "brain-t2: is no file, and no weights of that name come with stepwarp"),
         ({"steps": 3}, "no network to run them"),
         ({"refine": False}, "that is affine_only"),
-        ({"network": "x", "affine_only": True}, "affine_only ends before the network"),
+        ({"weights": "x", "affine_only": True}, "affine_only ends before the network"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused(run, choice, hint):
