@@ -129,7 +129,7 @@ def main() -> None:
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     done = {(row["pair"], row["setting"], row["weights_sha256"]) for row in rows}
     register(
-        chosen[0].fixed.image, chosen[0].moving.image, preset="fast", network=WEIGHTS[0], threads=THREADS
+        chosen[0].fixed.image, chosen[0].moving.image, preset="fast", weights=WEIGHTS[0], threads=THREADS
     )  # warm up
     for pair in chosen:
         for name, how in settings():

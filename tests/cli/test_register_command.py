@@ -31,8 +31,8 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "device": "auto",
             "threads": None,
             "time_budget": None,
-            "network": None,
-            "network_steps": None,
+            "weights": None,
+            "steps": None,
             "refine": True,
             "escalate": True,
             "trace": False,
@@ -60,8 +60,8 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "device": "cpu",
         "threads": 3,
         "time_budget": 12.5,
-        "network": None,
-        "network_steps": None,
+        "weights": None,
+        "steps": None,
         "refine": True,
         "escalate": False,
         "trace": False,
@@ -73,7 +73,7 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
 def test_options_of_the_network_reach_the_workflow(run, fake_register, two_files, tmp_path):
     options = f"--weights brain-t1 --steps 5 --no-refine --trace {tmp_path / 'way'} --force"
     assert register(run, two_files, tmp_path / "out", *options.split()).code == 0
-    network = {"network": "brain-t1", "network_steps": 5, "refine": False, "trace": True}
+    network = {"weights": "brain-t1", "steps": 5, "refine": False, "trace": True}
     assert network.items() <= fake_register.calls[0].items()
     assert fake_register.traced == [(tmp_path / "way", True)]
 

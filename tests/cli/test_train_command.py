@@ -73,7 +73,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(run, recipe, tmp_path):
     assert result.code == 0, result.err
     assert "small: 5 iterations" in result.out
     assert "2 scans, 2 ordered pairs to train on, 0 to validate on" in result.out
-    assert "VectorField of UNet, on Grid(20 x 24 x 20 voxels of 8 x 8 x 8 mm)" in result.out
+    assert "VectorField of UNet, on Grid(20 x 24 x 20 voxels of 8 x 8 x 8 mm, RAS)" in result.out
     assert "seconds/iteration" in result.out
     assert sorted(tmp_path.iterdir()) == before
 

@@ -69,13 +69,13 @@ def run(brains, recipe):
 
 @pytest.fixture(scope="module")
 def helped(run, weights):
-    return run(network=weights, trace=True)
+    return run(weights=weights, trace=True)
 
 
 @pytest.fixture(scope="module")
 def alone(run, weights):
     """The network without what follows."""
-    return run(network=str(weights), refine=False)
+    return run(weights=str(weights), refine=False)
 
 
 def reasons(registration):
@@ -103,7 +103,7 @@ def test_levels_coarser_than_its_grid_are_left_out(helped):
 
 def test_without_a_level_as_fine_as_its_grid_the_network_has_the_last_word(tmp_path, run):
     fine = write(tmp_path / "fine.safetensors", recipe=Recipe(intensities=Tissue(), grid=Spacing(mm=6)))
-    record = run(network=fine).record
+    record = run(weights=fine).record
     assert record["loss"] == []
     assert record["stopped"] == "no level of the preset is as fine as the network's grid"
 
@@ -132,7 +132,7 @@ def test_without_weights_there_is_no_network(registration):
 
 
 def test_more_steps_than_it_was_saved_with_go_further(brains, run, weights, alone):
-    longer = run(network=weights, network_steps=10, refine=False)
+    longer = run(weights=weights, steps=10, refine=False)
     assert longer.record["network"]["steps"] == 10
     assert brains.error(longer.transform) < brains.error(alone.transform)
 
@@ -140,7 +140,7 @@ def test_more_steps_than_it_was_saved_with_go_further(brains, run, weights, alon
 def test_a_registrar_in_hand_is_used_and_not_changed(brains, run, alone):
     config = read_step(DESCENT)
     registrar = Registrar(build(config, 3), RECIPE, card(), config)
-    given = run(network=registrar, network_steps=2, refine=False)
+    given = run(weights=registrar, steps=2, refine=False)
     assert registrar.step.n == 4
     assert given.record["network"]["steps"] == 2
     assert given.record["network"]["path"] is None
@@ -153,7 +153,7 @@ def test_a_registrar_in_hand_is_used_and_not_changed(brains, run, alone):
     ids=["shuffle", "nonsense"],
 )
 def test_a_network_that_harms_is_dropped_and_named(run, registration, step, reason):
-    found = run(network=Registrar(step, RECIPE, card(name="harmful")), refine=False, trace=True)
+    found = run(weights=Registrar(step, RECIPE, card(name="harmful")), refine=False, trace=True)
     assert torch.equal(found.warp.displacement, registration.warp.displacement)
     assert found.record["loss"] == registration.record["loss"]
     network = found.record["network"]
@@ -192,7 +192,7 @@ def test_a_map_that_folds_is_dropped_even_where_images_grow_alike(run, brains):
             return FieldMap(field, fixed.grid)
 
     descent = build(read_step(DESCENT | {"n": 12}), 3)
-    found = run(network=Registrar(Torn(), RECIPE, card()), refine=False)
+    found = run(weights=Registrar(Torn(), RECIPE, card()), refine=False)
     assert not found.record["network"]["used"]
     assert "folds in" in found.record["network"]["reason"]
     assert found.record["network"]["similarity_after"]["lncc"] > found.record["network"]["similarity_before"]["lncc"]
@@ -200,7 +200,7 @@ def test_a_map_that_folds_is_dropped_even_where_images_grow_alike(run, brains):
 
 def test_a_pair_too_small_for_the_network_is_registered_without_it(tmp_path, run, registration):
     deep = {"step": "vector_field", "net": {"kind": "unet", "channels": [2] * 7}}
-    found = run(network=write(tmp_path / "deep.safetensors", deep))
+    found = run(weights=write(tmp_path / "deep.safetensors", deep))
     assert torch.equal(found.warp.displacement, registration.warp.displacement)
     assert "needs images of 64 voxels" in found.record["network"]["reason"]
     assert "not used" in reasons(found)
@@ -209,8 +209,8 @@ def test_a_pair_too_small_for_the_network_is_registered_without_it(tmp_path, run
 def test_a_pair_unlike_the_training_is_to_be_looked_at(tmp_path, run, helped):
     lncc = helped.record["network"]["similarity_before"]["lncc"]
     near, far = ({"lncc_after_affine": [share * lncc, (share + 0.1) * lncc]} for share in (1.1, 1.6))
-    assert run(network=write(tmp_path / "near", expects=near), refine=False).record["network"]["unlike"] == []
-    verdict = run(network=write(tmp_path / "far", expects=far), refine=False).record["verdict"]
+    assert run(weights=write(tmp_path / "near", expects=near), refine=False).record["network"]["unlike"] == []
+    verdict = run(weights=write(tmp_path / "far", expects=far), refine=False).record["verdict"]
     assert verdict["status"] == "check"
     assert "unlike the training of the network descent: local correlation after the affine" in verdict["reasons"][0]
     assert f"{lncc:.3g}, there {1.6 * lncc:.3g} to {1.7 * lncc:.3g}" in verdict["reasons"][0]
@@ -222,7 +222,7 @@ def test_how_the_volumes_are_stored_does_not_matter(brains, run, weights, alone)
         Image(i.data.permute(2, 0, 1).flip(1).contiguous(), turned_grid(i.grid), i.name)
         for i in (canonical(brains.fixed), canonical(brains.moving))
     ]
-    found = run(*turned, network=weights, refine=False)
+    found = run(*turned, weights=weights, refine=False)
     assert np.linalg.norm(found.transform(brains.points) - alone.transform(brains.points), axis=1).max() < 0.05
 
 
@@ -236,7 +236,7 @@ def turned_grid(grid):
 
 def test_another_spacing_gives_about_the_same(brains, run, weights, alone):
     grid = brains.fixed.grid.coarser((1, 2, 1))
-    found = run(brains.fixed.warp(Affine.identity(3), grid), network=weights, refine=False)
+    found = run(brains.fixed.warp(Affine.identity(3), grid), weights=weights, refine=False)
     assert found.record["network"]["used"]
     assert brains.error(found.transform) < brains.error(alone.affine)
 
@@ -251,7 +251,7 @@ def test_what_a_mask_excludes_does_not_reach_the_network(brains, run, weights):
         data = image.data.clone()
         data[lesion] = share * image.data.max()
         mask = LabelMap(trusted, image.grid, "mask")
-        results.append(run(Image(data, image.grid, "sick"), fixed_mask=mask, network=weights, refine=False))
+        results.append(run(Image(data, image.grid, "sick"), fixed_mask=mask, weights=weights, refine=False))
     assert results[0].record["network"]["used"]
     assert torch.equal(results[0].warp.displacement, results[1].warp.displacement)
 
@@ -259,10 +259,10 @@ def test_what_a_mask_excludes_does_not_reach_the_network(brains, run, weights):
 @pytest.mark.parametrize(
     ("choice", "hint"),
     [
-        ({"network": "brain-t2"}, "brain-t2: is no file, and no weights of that name come with stepwarp"),
-        ({"network_steps": 3}, "no network to run them"),
+        ({"weights": "brain-t2"}, "brain-t2: is no file, and no weights of that name come with stepwarp"),
+        ({"steps": 3}, "no network to run them"),
         ({"refine": False}, "that is affine_only"),
-        ({"network": "x", "affine_only": True}, "affine_only ends before the network"),
+        ({"weights": "x", "affine_only": True}, "affine_only ends before the network"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused(run, choice, hint):
@@ -273,7 +273,7 @@ def test_a_choice_that_makes_no_sense_is_refused(run, choice, hint):
 def test_steps_of_a_network_that_repeats_nothing_are_refused(tmp_path, run):
     once = write(tmp_path / "once.safetensors", DESCENT["inner"])
     with pytest.raises(InputError, match=r"once\.safetensors: repeats none of its steps"):
-        run(network=once, network_steps=3)
+        run(weights=once, steps=3)
 
 
 def test_a_network_of_slices_is_refused(tmp_path, run):
@@ -281,7 +281,7 @@ def test_a_network_of_slices_is_refused(tmp_path, run):
     config = read_step(DESCENT)
     save_native_weights(path, config, build(config, 2).state_dict(), RECIPE, card(), dims=2)
     with pytest.raises(InputError, match=r"flat\.safetensors: is a network of images of 2 axes"):
-        run(network=path)
+        run(weights=path)
 
 
 def test_a_shipped_file_that_was_changed_is_refused(tmp_path, run, monkeypatch):
@@ -290,15 +290,15 @@ def test_a_shipped_file_that_was_changed_is_refused(tmp_path, run, monkeypatch):
     monkeypatch.setattr(shipped.resources, "files", lambda _: tmp_path)
     monkeypatch.setitem(SHIPPED, "toy", "0" * 64)
     with pytest.raises(InputError, match="is missing, so 'toy' cannot be used"):
-        run(network="toy")
+        run(weights="toy")
     (tmp_path / "weights").mkdir()
     path = write(tmp_path / "weights" / "toy.safetensors")
     with pytest.raises(InputError, match="is not the file that was released as 'toy'"):
-        run(network="toy")
+        run(weights="toy")
     monkeypatch.setitem(SHIPPED, "toy", hashlib.sha256(path.read_bytes()).hexdigest())
-    assert run(network="toy", refine=False).record["network"]["path"] == str(path)
+    assert run(weights="toy", refine=False).record["network"]["path"] == str(path)
     with pytest.raises(InputError, match="Did you mean 'toy'"):
-        run(network="toyy")
+        run(weights="toyy")
 
 
 def test_the_trace_tells_the_way(helped, registration):

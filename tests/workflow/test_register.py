@@ -330,9 +330,12 @@ def test_a_device_that_is_not_there_is_refused(run):
 
 
 def test_an_image_in_which_nothing_stands_out_is_refused_by_name(run):
-    grid = Grid.isotropic((8, 8, 8))
+    image = Image(torch.full((16, 16, 16), 7.0), Grid.isotropic((16, 16, 16)), "flat.nii")
+    with pytest.raises(InputError, match=r"^flat\.nii: is 7 everywhere"):
+        run(image)
+    image.data[3, 3, 3] = 6
     with pytest.raises(InputError, match=r"^flat\.nii: no voxel stands out"):
-        run(Image(torch.full(grid.shape, 7.0), grid, "flat.nii"))
+        run(image)
 
 
 @pytest.mark.parametrize(("factor", "offset"), [(1.0, 0.0), (250.0, 0.0), (3.0, -1000.0)])

@@ -56,8 +56,8 @@ class Settings:
             "similarity": self.similarity,
             "device": self.device,
             "time_budget": self.time_budget,
-            "network": self._weights_path(),
-            "network_steps": self.steps,
+            "weights": self._weights_path(),
+            "steps": self.steps,
             "refine": self.refine,
             "escalate": self.escalate,
             "trust": self.trust,
@@ -67,7 +67,7 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """What of the settings a result depends on, JSON-ready: the preset by its content, the weights by theirs."""
         path = self._weights_path()
-        options = {key: value for key, value in self.options().items() if key != "network"}
+        options = self.options()
         recipe = load_preset(self.preset).model_dump(mode="json")
         options |= {"preset": recipe, "outside": recorded_outside(self.outside), "trust": list(self.trust)}
         return options | {"weights": None if path is None else sha256(path)}

@@ -3,12 +3,10 @@
 from stepwarp.files.atomic import atomic_path, write_text
 from stepwarp.files.landmarks import Landmarks, read_landmarks, write_landmarks
 from stepwarp.files.parts import sha256
+from stepwarp.files.sources import as_either, as_image, as_labels, as_mask, given_back, stated_kind
 from stepwarp.files.transforms import read_transform, write_affine, write_composite, write_displacement
 from stepwarp.files.trust import Trust, TrustRules
 from stepwarp.files.volumes import (
-    as_image,
-    as_labels,
-    as_mask,
     on_grid_of,
     read_either,
     read_image,
@@ -23,10 +21,12 @@ __all__ = [
     "Trust",
     "TrustRules",
     "Voxels",
+    "as_either",
     "as_image",
     "as_labels",
     "as_mask",
     "atomic_path",
+    "given_back",
     "on_grid_of",
     "read_either",
     "read_image",
@@ -35,6 +35,7 @@ __all__ = [
     "read_mask",
     "read_transform",
     "sha256",
+    "stated_kind",
     "write_affine",
     "write_composite",
     "write_displacement",

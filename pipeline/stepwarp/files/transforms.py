@@ -15,7 +15,7 @@ from stepwarp.errors import InputError, OutputError
 from stepwarp.files import nifti
 from stepwarp.files.atomic import atomic_path
 from stepwarp.files.foreign import displacements, foreign_field, refuse_foreign
-from stepwarp.files.lps import flip_grid, flip_map, flip_vectors
+from stepwarp.files.lps import affine_of_itk, flip_map, flip_vectors, place_itk
 from stepwarp.files.placement import affine_of, grid_of, straightened
 from stepwarp.files.transform_guard import HDF5_SUFFIXES, TEXT_SUFFIXES, check_transform
 from stepwarp.files.trust import Trust, TrustRules
@@ -162,10 +162,7 @@ def _affine_from_itk(transform: SimpleITK.Transform, name: str) -> Affine:
 def _field_from_itk(image: SimpleITK.Image, name: str) -> DisplacementField:
     import SimpleITK
 
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    grid = grid_of(image.GetSize(), flip_grid(affine), name)
+    grid = grid_of(image.GetSize(), affine_of_itk(image), name)
     lps = SimpleITK.GetArrayViewFromImage(image).transpose(2, 1, 0, 3).astype(np.float32)
     return _field(flip_vectors(lps), grid, name)
 
@@ -195,11 +192,7 @@ def _field_to_itk(field: DisplacementField) -> SimpleITK.DisplacementFieldTransf
 
     vectors = flip_vectors(field.millimetres().double().numpy())
     image = SimpleITK.GetImageFromArray(vectors.transpose(2, 1, 0, 3), isVector=True)
-    affine = flip_grid(field.grid.affine)
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetSpacing(field.grid.spacing.tolist())
-    image.SetDirection((affine[:3, :3] / field.grid.spacing).ravel().tolist())
-    return SimpleITK.DisplacementFieldTransform(image)
+    return SimpleITK.DisplacementFieldTransform(place_itk(image, field.grid.affine))
 
 
 def _write_with_itk(path: Path, transform: SimpleITK.Transform, overwrite: bool) -> None:

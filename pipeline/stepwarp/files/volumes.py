@@ -1,4 +1,4 @@
-"""Images, label maps and masks from files and from nibabel, each checked before anything is computed with it."""
+"""Images, label maps and masks from files, each checked before anything is computed with it."""
 
 from __future__ import annotations
 
@@ -68,31 +68,6 @@ def read_either(path: str | Path, *, trust: Trusting = None) -> tuple[Voxels, Gr
     return _read(Path(path), trust)
 
 
-def as_image(source: str | Path | SpatialImage | Image, *, trust: Trusting = None) -> Image:
-    """The image that a path, an image of nibabel, or an Image is; checked as by `read_image`."""
-    if isinstance(source, Image):
-        return _checked(source)
-    return _image(*_voxels_of(source, "the given image", trust))
-
-
-def as_labels(source: str | Path | SpatialImage | LabelMap, *, trust: Trusting = None) -> LabelMap:
-    """The label map that a path, an image of nibabel, or a LabelMap is; checked as by `read_labels`."""
-    if isinstance(source, LabelMap):
-        return source
-    voxels, grid = _voxels_of(source, "the given label map", trust)
-    return LabelMap(voxels.labels(), grid, voxels.name)
-
-
-def as_mask(source: str | Path | SpatialImage | Volume, *, trust: Trusting = None) -> LabelMap:
-    """The mask that a path, an image of nibabel, or a volume is, 0 and 1; checked as by `read_mask`."""
-    if isinstance(source, Volume):
-        inside = (source.data != 0) & ~source.data.isnan()
-        inside = inside if source.missing is None else inside & ~source.missing
-        return LabelMap(inside.to(torch.uint8), source.grid, source.name)
-    voxels, grid = _voxels_of(source, "the given mask", trust)
-    return LabelMap(voxels.mask(), grid, voxels.name)
-
-
 def write_volume(path: str | Path, volume: Volume, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
     """Write .nii or .nii.gz, atomically: sform and qform equal, code 1, mm.
 
@@ -131,30 +106,13 @@ def _image(voxels: Voxels, grid: Grid) -> Image:
     return Image(data, grid, voxels.name, missing=missing)
 
 
-def _checked(image: Image) -> Image:
-    """An image that was made in Python, with its NaN as missing."""
-    if image.data.isfinite().all():
-        return image
-    data, missing = Voxels(image.data.cpu().numpy(), 1, 0, image.name).intensities()
-    return replace(image, data=data, missing=missing)
-
-
-def _voxels_of(source: object, unnamed: str, trust: Trusting) -> tuple[Voxels, Grid]:
-    """What a path or an image of nibabel holds."""
-    if isinstance(source, SpatialImage):
-        return _from_nibabel(source, source.get_filename() or unnamed, trust)
-    if isinstance(source, str | Path):
-        return _read(Path(source), trust)
-    raise InputError(f"{type(source).__name__}: is neither a path nor an image. Give a path or an image of nibabel.")
-
-
 def _read(path: Path, trust: Trusting) -> tuple[Voxels, Grid]:
     """The voxels (i, j, k) and their grid."""
     name = str(path)
     suffix = nifti.suffix_of(path)
     if suffix in nifti.SUFFIXES:
         header, voxels = nifti.read_voxels(path)
-        shape = _three_axes(voxels.stored.shape, name)
+        shape = three_axes(voxels.stored.shape, name)
         voxels = replace(voxels, stored=voxels.stored.reshape(shape, order="F"))
         return voxels, grid_of(shape, affine_of(header, shape, name, trust), name)
     check_present(path)
@@ -168,11 +126,12 @@ def _read(path: Path, trust: Trusting) -> tuple[Voxels, Grid]:
         image = cast(SpatialImage, nibabel.load(path))
     except Exception as error:  # nibabel raises whatever its parsers run into
         raise _unreadable(name, error) from error
-    return _from_nibabel(image, name, trust)
+    return from_nibabel(image, name, trust)
 
 
-def _from_nibabel(image: SpatialImage, name: str, trust: Trusting) -> tuple[Voxels, Grid]:
-    shape = _three_axes(image.shape, name)
+def from_nibabel(image: SpatialImage, name: str, trust: Trusting) -> tuple[Voxels, Grid]:
+    """The voxels (i, j, k) of an image of nibabel and their grid; InputError as `read_image`."""
+    shape = three_axes(image.shape, name)
     nifti.check_number_type(image.get_data_dtype(), name)
     nifti.check_shape(shape, image.get_data_dtype().itemsize, name)
     affine = _affine_of_image(image, shape, name, trust)
@@ -199,7 +158,7 @@ def _affine_of_image(image: SpatialImage, shape: tuple[int, ...], name: str, tru
     return image.affine
 
 
-def _three_axes(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+def three_axes(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     """The shape without trailing axes of one entry; InputError unless that leaves a volume."""
     further = [n for n in shape[3:] if n != 1]
     if len(shape) < 3 or min(shape[:3]) == 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from nibabel.orientations import aff2axcodes
 from torch import Tensor
 
 #: Two grids are the same when no corner voxel lies further apart than this (mm): headers store float32.
@@ -145,6 +146,11 @@ class Grid:
 
     __hash__ = None  # type: ignore[assignment]  # equality has a tolerance
 
+    @property
+    def described(self) -> str:
+        """Size, spacing and orientation in words."""
+        size, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{s:.3g}" for s in self.spacing)
+        return f"{size} voxels of {spacing} mm, {''.join(map(str, aff2axcodes(self.affine)))}"
+
     def __repr__(self) -> str:
-        size = " x ".join(map(str, self.shape))
-        return f"Grid({size} voxels of {' x '.join(f'{s:.3g}' for s in self.spacing)} mm)"
+        return f"Grid({self.described})"

@@ -112,7 +112,8 @@ class Affine(Transform):
         return DisplacementField(moved, grid)
 
     def __repr__(self) -> str:
-        return f"Affine({np.array2string(self.matrix, precision=4, suppress_small=True)})"
+        rows = ", ".join(f"[{', '.join(f'{value:.4g}' for value in row)}]" for row in self.matrix[:-1] + 0.0)
+        return f"Affine([{rows}])"
 
 
 class DisplacementField(Transform):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from stepwarp.geometry import sampling
 from stepwarp.geometry.background import background
 from stepwarp.geometry.grid import Grid, float64
 from stepwarp.geometry.transform import Affine, Composition, DisplacementField, Transform
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,7 @@ class Volume:
     missing: Tensor | None = None
 
     interpolation: ClassVar[sampling.Interpolation]
+    _what: ClassVar[str] = "values"
 
     def __post_init__(self) -> None:
         for values in (self.data, self.missing):
@@ -40,6 +44,29 @@ class Volume:
     def filling(self) -> float:
         """What stands for nothing at all: 0, or the lowest value where that is lower."""
         return min(0.0, float(self.data.min()))
+
+    def __repr__(self) -> str:
+        low, high = (f"{float(value):.4g}" for value in torch.aminmax(self.data))
+        gaps = "" if self.missing is None else ", with gaps"
+        return f"{type(self).__name__}({self.name}: {self.grid.described}, {self._what} {low} to {high}{gaps})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Its middle slices, for notebooks; None for a volume that has not three axes."""
+        from stepwarp.geometry.thumbnail import png
+
+        return png(self) if self.grid.ndim == 3 else None
+
+    def to_nibabel(self) -> Nifti1Image:
+        """As an image of nibabel: sform and qform equal, code 1, mm; its own type of number; what is missing is NaN."""
+        from nibabel.nifti1 import Nifti1Image
+
+        data = self.data if self.missing is None else torch.where(self.missing, torch.nan, self.data)
+        values = data.detach().cpu().numpy()
+        image = Nifti1Image(values, self.grid.affine, dtype=values.dtype)
+        image.set_sform(self.grid.affine, 1, update_affine=False)
+        image.set_qform(self.grid.affine, 1, update_affine=False)
+        image.header.set_xyzt_units("mm")
+        return image
 
     def warp(self, transform: Transform, onto: Grid | None = None) -> Self:
         """This volume pulled back: at each voxel x of `onto` (own grid by default), its value at transform(x).
@@ -109,6 +136,7 @@ class LabelMap(Volume):
     """Integer labels, read from the nearest voxel; 0 outside."""
 
     interpolation = "nearest"
+    _what = "labels"
 
 
 def _split(transform: Transform, grid: Grid) -> tuple[Affine, DisplacementField]:

@@ -22,10 +22,11 @@ from stepwarp.files import (
     Landmarks,
     TrustRules,
     Voxels,
-    read_either,
+    as_either,
+    as_labels,
     read_image,
-    read_labels,
     read_landmarks,
+    stated_kind,
     write_landmarks,
     write_volume,
 )
@@ -95,7 +96,7 @@ def apply(
     contradict each other, and for a volume of which nothing falls on its new grid; OutputError for what cannot be
     written. What the arguments alone reveal is found before anything is written."""
     jobs = _jobs(inputs, outputs, overwrite)
-    kinds = {_is_landmarks(path) for path, _ in jobs}
+    kinds = {is_landmarks(path) for path, _ in jobs}
     journey = plan(transforms, source, target, inverse)
     if len(kinds) == 2 and not journey.in_folder:
         raise InputError(
@@ -140,14 +141,13 @@ class _Carrier:
         return load(self.journey.send, self.trust)
 
     def carry(self, path: Path, output: Path) -> Applied:
-        return self._carry_landmarks(path, output) if _is_landmarks(path) else self._carry_volume(path, output)
+        return self._carry_landmarks(path, output) if is_landmarks(path) else self._carry_volume(path, output)
 
     def _carry_volume(self, path: Path, output: Path) -> Applied:
-        volume, decision = self._read_volume(path)
-        _refuse_wrong_side(volume, self.journey)
+        volume, decision = read_volume(path, self.interpolation, self.labels, self.outside, self.trust)
+        refuse_wrong_side(volume, self.journey)
         warped = volume.warp(self.lookup.transform, onto=self.grid)
-        if not _is_empty(volume) and _is_empty(warped):
-            raise InputError(f"{path}: nothing of it falls on the new grid. Check the transform and its direction.")
+        refuse_nothing(volume, warped)
         write_volume(output, warped, overwrite=self.overwrite)
         how = f"{decision}, {volume.outside:g} outside; {self.journey.words}: each voxel of the new grid looks up its "
         how += f"place through {self.lookup}"
@@ -155,25 +155,6 @@ class _Carrier:
         if isinstance(volume, LabelMap) and isinstance(warped, LabelMap):
             return Applied(path, output, "labels", how, (*notes, *_lost_labels(volume, warped)))
         return Applied(path, output, "image", how, notes)
-
-    def _read_volume(self, path: Path) -> tuple[Volume, str]:
-        """The volume as the type that is read in the right way between voxels, and the decision in words."""
-        if self.labels:
-            return read_labels(path, trust=self.trust), "label map as stated, nearest voxel"
-        voxels, grid = read_either(path, trust=self.trust)
-        if self.interpolation == "nearest":
-            return _nearest_image(voxels, grid, self.outside), "nearest voxel as asked for"
-        kind, decision = "image", "linear as asked for"
-        if self.interpolation == "auto":
-            kind = kind_of(voxels.labels().numpy()) if voxels.are_whole else "image"
-            decision = "image by its values, linear"
-        if kind == "unsure":
-            raise InputError(f"{path}: may be an image or a label map. Say --labels, or --interpolation linear.")
-        if kind == "labels":
-            decision = "label map by its values (whole numbers in patches), nearest voxel"
-            return LabelMap(voxels.labels(), grid, voxels.name), decision
-        data, missing = voxels.intensities()
-        return Image(data, grid, voxels.name, missing=missing).surrounded(self.outside), decision
 
     def _carry_landmarks(self, path: Path, output: Path) -> Applied:
         landmarks = read_landmarks(path, self.space, self.journey.left)
@@ -183,6 +164,31 @@ class _Carrier:
         outside = _outside(landmarks, self.journey.left)
         notes = (*self.journey.notes, *self.send.notes, *outside, *_not_carried(sent, output))
         return Applied(path, output, "landmarks", how, notes)
+
+
+def read_volume(
+    source: Any, interpolation: Interpolation, labels: bool, outside: float | None, trust: TrustRules
+) -> tuple[Volume, str]:
+    """A source of `files.as_either` as the type that is read in the right way between voxels, and why, in words."""
+    stated = "labels" if labels else stated_kind(source)
+    if stated == "labels" and interpolation != "linear":
+        return as_labels(source, trust=trust), "label map as stated, nearest voxel"
+    voxels, grid = as_either(source, trust=trust)
+    if interpolation == "nearest":
+        return _nearest_image(voxels, grid, outside), "nearest voxel as asked for"
+    kind, decision = "image", "linear as asked for"
+    if interpolation == "auto" and stated is not None:
+        decision = "image as stated, linear"
+    elif interpolation == "auto":
+        kind = kind_of(voxels.labels().numpy()) if voxels.are_whole else "image"
+        decision = "image by its values, linear"
+    if kind == "unsure":
+        raise InputError(f"{voxels.name}: may be an image or a label map. Say --labels, or --interpolation linear.")
+    if kind == "labels":
+        decision = "label map by its values (whole numbers in patches), nearest voxel"
+        return LabelMap(voxels.labels(), grid, voxels.name), decision
+    data, missing = voxels.intensities()
+    return Image(data, grid, voxels.name, missing=missing).surrounded(outside), decision
 
 
 class _NearestImage(Image):
@@ -201,7 +207,7 @@ def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite
         if output.resolve() in taken:
             raise InputError(f"{output}: is an input or another output as well. Choose another name.")
         taken.add(output.resolve())
-        suffixes = LANDMARK_SUFFIXES if _is_landmarks(path) else _VOLUME_SUFFIXES
+        suffixes = LANDMARK_SUFFIXES if is_landmarks(path) else _VOLUME_SUFFIXES
         if not output.name.lower().endswith(suffixes):
             raise InputError(f"{output}: what {path} becomes is written as {', '.join(suffixes)}. Choose such a name.")
         if output.exists() and not overwrite:
@@ -209,11 +215,12 @@ def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite
     return jobs
 
 
-def _is_landmarks(path: Path) -> bool:
+def is_landmarks(path: Path) -> bool:
+    """Whether a file of that name holds landmarks."""
     return path.name.lower().endswith(LANDMARK_SUFFIXES)
 
 
-def _refuse_wrong_side(volume: Volume, journey: Journey) -> None:
+def refuse_wrong_side(volume: Volume, journey: Journey) -> None:
     """InputError for a volume on the very grid it should be brought to, if nobody said that it comes from the other."""
     if journey.default and journey.left != journey.grid and volume.grid == journey.grid:
         raise InputError(
@@ -239,6 +246,12 @@ def _nearest_image(voxels: Voxels, grid: Grid, outside: float | None) -> Volume:
         exact[missing] = float(data.min())
     data = data if (exact == data).all() else exact
     return _NearestImage(data, grid, voxels.name, missing=missing).surrounded(outside)
+
+
+def refuse_nothing(volume: Volume, warped: Volume) -> None:
+    """InputError for a volume with something in it of which nothing is left."""
+    if not _is_empty(volume) and _is_empty(warped):
+        raise InputError(f"{volume.name}: nothing of it falls on the new grid. Check the transform and its direction.")
 
 
 def _is_empty(volume: Volume) -> bool:

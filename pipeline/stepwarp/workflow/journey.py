@@ -64,16 +64,25 @@ def plan(transforms: Sequence[str | Path], source: Side | None, target: Side | N
 def _in_folder(link: Link, result: Result, source: Side | None, target: Side | None, inverse: bool) -> Journey:
     if inverse:
         raise InputError(f"--inverse: {link.path} knows both directions. Say --from fixed, or --from moving.")
-    other: dict[Side, Side] = {"fixed": "moving", "moving": "fixed"}
     default = source is None and target is None
-    source = source or (other[target] if target else "moving")
-    target = target or other[source]
-    if source == target:
-        raise InputError(f"--from {source} --to {target}: there is nothing to do. Name two different images.")
+    source, target = sides(source, target)
     lookup, send = (link, link.flipped()) if target == "fixed" else (link.flipped(), link)
     notes = ("the verdict on this registration was: fail",) if result.failed else ()
     grid, left = result.grids[target], result.grids[source]
     return Journey((lookup,), (send,), f"{source} to {target}", True, grid, left, default, notes)
+
+
+def sides(source: Side | None, target: Side | None) -> tuple[Side, Side]:
+    """Where to go from, and where to: from moving to fixed unless said otherwise."""
+    other: dict[Side, Side] = {"fixed": "moving", "moving": "fixed"}
+    for side in (source, target):
+        if side not in (None, *other):
+            raise InputError(f"there is no image '{side}' to go from or to; there are {', '.join(other)}")
+    source = source or (other[target] if target else "moving")
+    target = target or other[source]
+    if source == target:
+        raise InputError(f"--from {source} --to {target}: there is nothing to do. Name two different images.")
+    return source, target
 
 
 def load(links: tuple[Link, ...], trust: TrustRules) -> Map:

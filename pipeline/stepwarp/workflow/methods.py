@@ -58,7 +58,7 @@ class StepwarpMethod:
             moving,
             preset=self.preset,
             affine_only=self.affine_only,
-            network=self.network,
+            weights=self.network,
             refine=self.refine,
             threads=threads,
             device="auto",

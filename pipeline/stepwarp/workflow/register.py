@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import nibabel
 import numpy as np
@@ -37,6 +38,14 @@ from stepwarp.workflow.subjects import (
     recorded_outside,
 )
 from stepwarp.workflow.trace import TraceStep, save_trace
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
+
+    from stepwarp.workflow.apply import Interpolation, Space
+    from stepwarp.workflow.journey import Side
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +79,49 @@ class Registration:
     def moved(self) -> Image:
         """The moving image on the fixed grid, its intensities as read, interpolated once."""
         return self.moving.warp(self.transform, self.fixed.grid)
+
+    def apply(
+        self,
+        what: Any,
+        *,
+        source: Side | None = None,
+        target: Side | None = None,
+        reference: Any = None,
+        interpolation: Interpolation = "auto",
+        labels: bool = False,
+        outside: float | None = None,
+        space: Space | None = None,
+        trust: str | Sequence[str] | None = None,
+    ) -> Any:
+        """Carry an image, a label map or points from one image's space to the other's; it comes back as its own kind.
+
+        what: whatever `register` takes, on any grid: what was a path comes back as an Image or LabelMap. Points: an
+        array or tensor (N, 3) in RAS+ mm, or a file of landmarks, which comes back as Landmarks. source, target: the
+        image that it belongs to ("fixed" or "moving") and the one it is brought to; by default from moving to fixed,
+        points as well. reference: an image on whose grid volumes land; by default that of the image `target`.
+
+        interpolation, labels, outside: as in `stepwarp apply`; "auto" reads label maps, known by their type or their
+        values, from the nearest voxel, and images linearly. space: "lps" for points of ITK. Raises InputError as
+        `register`, and for a volume of which nothing falls on the new grid."""
+        from stepwarp.workflow.in_hand import carry
+
+        return carry(self, what, source, target, reference, interpolation, labels, outside, space, trust)
+
+    def to_nibabel(self) -> Nifti1Image:
+        """The moved image, on the fixed grid, as an image of nibabel."""
+        return self.moved.to_nibabel()
+
+    def __repr__(self) -> str:
+        measures = self.record["measures"]
+        alike = measures.get("similarity", measures["similarity_affine"])["lncc"]
+        folds = "" if self.warp is None else f", {measures['regularity']['corner_folds']['count']} folds"
+        found = f"{self.record['verdict']['status']}, local correlation {alike:.2f}{folds}"
+        return f"Registration({self.moving.name} -> {self.fixed.name}: {found}; onto {self.fixed.grid.described})"
+
+    def _repr_html_(self) -> str:
+        from stepwarp.report.notebook import shown
+
+        return shown(self.fixed, self.moved, repr(self))
 
     def save(
         self,
@@ -107,31 +159,35 @@ def register(
     device: str = "auto",
     threads: int | None = None,
     time_budget: float | None = None,
-    network: str | Path | Registrar | None = None,
-    network_steps: int | None = None,
+    weights: str | Path | Registrar | None = None,
+    steps: int | None = None,
     refine: bool = True,
     escalate: bool = True,
     trace: bool = False,
     trust: str | Sequence[str] | None = None,
     outside: float | None = None,
     progress: Progress = silent,
+    network: str | Path | Registrar | None = None,
+    network_steps: int | None = None,
 ) -> Registration:
     """Find the transform that maps points of the fixed image to their matches in the moving image.
 
-    fixed, moving: paths, nibabel images or `Image`s; 3D, any spacing and orientation; their headers need not overlap.
+    fixed, moving: paths, images of nibabel, SimpleITK or TorchIO, MetaTensors, pairs (array, affine) of numpy or torch
+    with a 4 x 4 affine to RAS+ mm, or `Image`s; 3D, any spacing and orientation; their headers need not overlap.
     preset: fast, default or best, or settings of one's own. affine_only: stop after the linear stage. transform: what
     the linear stage may do: rigid, similarity or affine. similarity: instead of the preset's: lncc, ncc, ssd, or for
-    different contrasts mi or mind. Masks: non-zero where an image may be trusted; the rest has no influence.
+    different contrasts mi or mind. Masks: likewise, non-zero where an image may be trusted; the rest has no influence.
     device: auto, cpu or cuda. threads: all cores by default. time_budget: seconds after which no further iteration
     starts. trust: which statement of a header to believe that makes none, or two that contradict
     each other; one word for all files or FILE=statement for each. outside: what the moved image becomes
     where the moving one ends (NaN for nothing); by default the moving image's own background, the most frequent value
     on its faces if it covers half of them, else 0. It has no influence on the search.
 
-    network: weights to go on with from the affine: a file, the name of shipped ones, or a `Registrar`; the preset's
+    weights: a network to go on with from the affine: a file, the name of shipped ones, or a `Registrar`; the preset's
     levels that are coarser than its finest grid are then left out. What it finds is dropped, and the verdict says so,
-    where it does not help. network_steps: how often it runs each step that it repeats. refine: whether the preset
-    follows. trace: keep what every step found, for `save_trace` and the report.
+    where it does not help. steps: how often it runs each step that it repeats. refine: whether the preset follows.
+    trace: keep what every step found, for `save_trace` and the report. network, network_steps: the former names of
+    weights and steps.
 
     escalate: where the verdict is fail, try once more and more thoroughly, if there is time for it, and keep the better
     of the two; `escalation` in the record says which.
@@ -140,15 +196,17 @@ def register(
     started = time.monotonic()
     deadline = None if time_budget is None else started + time_budget
     recipe = _recipe(preset, similarity, transform, time_budget)
-    check_network(network, network_steps, refine, affine_only)
+    weights = _renamed("network", network, "weights", weights)
+    steps = _renamed("network_steps", network_steps, "steps", steps)
+    check_network(weights, steps, refine, affine_only)
     check_outside(outside)
     place = chosen_device(device)
     used_threads = use_threads(threads)
     clock, rules = Clock(progress), files.TrustRules.of(trust)
     with clock.stage("read"):
-        net = None if network is None else read_network(network, network_steps, place)
-        a = prepare(fixed, fixed_mask, rules)
-        b = prepare(moving, moving_mask, rules, outside)
+        net = None if weights is None else read_network(weights, steps, place)
+        a = prepare(fixed, fixed_mask, rules, role="fixed")
+        b = prepare(moving, moving_mask, rules, outside, role="moving")
     about = {
         "version": stepwarp.__version__,
         "inputs": described_inputs(a, b),
@@ -159,7 +217,7 @@ def register(
             "affine_only": affine_only,
             "time_budget": time_budget,
             "network": None if net is None else net.card.name,
-            "network_steps": network_steps,
+            "network_steps": steps,
             "refine": refine,
             "escalate": escalate,
             "trust": list(rules.words),
@@ -214,6 +272,16 @@ def _recipe(name: str | Preset, similarity: str | None, transform: str, time_bud
     if similarity is None:
         return recipe
     return recipe.model_copy(update={"deformable": recipe.deformable.model_copy(update={"similarity": similarity})})
+
+
+def _renamed(former: str, old: T | None, name: str, new: T | None) -> T | None:
+    """The argument under its name or its former one, which is still understood."""
+    if old is None:
+        return new
+    if new is not None:
+        raise InputError(f"{former} is the former name of {name}; give one of them")
+    warnings.warn(f"{former} is now called {name}", DeprecationWarning, stacklevel=3)
+    return old
 
 
 def check_network(network: object, steps: int | None, refine: bool, affine_only: bool) -> None:

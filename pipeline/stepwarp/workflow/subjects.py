@@ -10,11 +10,10 @@ from typing import Any
 
 import nibabel
 import torch
-from nibabel.spatialimages import SpatialImage
 
 from stepwarp import files
 from stepwarp.errors import InputError
-from stepwarp.geometry import Image, Volume
+from stepwarp.geometry import Image
 from stepwarp.geometry.orientation import canonical
 from stepwarp.losses.intensities import scale_intensities
 from stepwarp.workflow.verdict import foreground
@@ -23,8 +22,9 @@ from stepwarp.workflow.verdict import foreground
 _LEAST_TRUSTED = 0.1
 _LARGEST = torch.finfo(torch.float32).max
 
-Source = str | Path | SpatialImage | Image
-MaskSource = str | Path | SpatialImage | Volume
+#: What `files.as_image` and `files.as_mask` take.
+Source = Any
+MaskSource = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +47,19 @@ class Subject:
 
 
 def prepare(
-    source: Source, mask_source: MaskSource | None, trust: files.TrustRules, outside: float | None = None
+    source: Source,
+    mask_source: MaskSource | None,
+    trust: files.TrustRules,
+    outside: float | None = None,
+    role: str = "given",
 ) -> Subject:
     """Read an image and its mask, and bring them into the form that is registered.
 
     outside: what the image as read holds beyond its grid, by default its own background; the search reads its own.
+    role: what to call images in hand that have no name.
     Raises InputError as the readers, and for a mask that is empty or not on the image's grid."""
-    image = files.as_image(source, trust=trust).surrounded(outside)
-    mask = None if mask_source is None else canonical(_read_mask(mask_source, image, trust))
+    image = files.as_image(source, trust=trust, unnamed=f"the {role} image").surrounded(outside)
+    mask = None if mask_source is None else canonical(_read_mask(mask_source, image, trust, f"the {role} mask"))
     return Subject(source, mask_source, image, scale_intensities(canonical(image), mask), mask)
 
 
@@ -115,9 +120,9 @@ def _described_file(source: Any) -> dict[str, Any]:
     return {"path": None, "sha256": None}
 
 
-def _read_mask(source: MaskSource, image: Image, trust: files.TrustRules) -> Image:
+def _read_mask(source: MaskSource, image: Image, trust: files.TrustRules, unnamed: str) -> Image:
     """The mask of an image as 0 and 1 on the image's grid."""
-    mask = files.on_grid_of(files.as_mask(source, trust=trust), image)
+    mask = files.on_grid_of(files.as_mask(source, trust=trust, unnamed=unnamed), image)
     if not mask.data.any():
         raise InputError(f"{mask.name}: the mask is empty. Non-zero voxels are the ones that count.")
     return Image(mask.data.float(), image.grid, mask.name)

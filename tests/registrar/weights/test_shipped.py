@@ -66,7 +66,7 @@ def two_people(data_folder):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_brains_of_people_never_seen_are_brought_together(two_people, name):
     overlap, register = two_people
-    found = register(network=name, refine=False)
+    found = register(weights=name, refine=False)
     network = found.record["network"]
     assert (network["used"], network["unlike"], network["folds"]["count"]) == (True, [], 0)
     assert overlap(found.transform) > overlap(found.affine) + 0.12
@@ -75,5 +75,5 @@ def test_brains_of_people_never_seen_are_brought_together(two_people, name):
 @pytest.mark.data
 def test_after_labels_in_the_training_a_preset_comes_further_than_by_itself(two_people):
     overlap, register = two_people
-    alone, after = (overlap(register(network=name).transform) for name in (None, "brain-t1-labels"))
+    alone, after = (overlap(register(weights=name).transform) for name in (None, "brain-t1-labels"))
     assert after > alone + 0.005
