@@ -156,8 +156,7 @@ def _make(folder: Path) -> None:
         work.chmod(0o755)
         _log.warning("stepwarp: compiling the kernels, once; this takes about a minute (into %s)", folder.parent)
         _compile(work)
-        if folder.is_symlink() or not _trusted(folder):
-            _remove(folder)
+        _remove(folder)  # what is there by this name is not to be trusted
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
