@@ -184,12 +184,14 @@ def test_tidying_takes_away_the_unfinished_and_nothing_else(places):
         places.failure("b"),
         places.out / "index.html",
         places.out / ".lock",
+        places.cases / ".git" / "objects",
+        places.cases / ".env",
     ]
     gone = [
-        places.cases / ".a.new-12" / "1Warp.nii.gz",
-        places.cases / "..a.new-12.partial-x" / "file",
-        places.failures / ".partial-1.json",
-        places.out / ".partial-2.html",
+        places.cases / ".a.new-0123abcd" / "1Warp.nii.gz",
+        places.cases / "..a.new-0123abcd.partial-stepwarp" / "file",
+        places.failures / ".partial-stepwarp-1.json",
+        places.out / ".partial-stepwarp-2.html",
         places.scratch / "worker" / "file",
     ]
     for path in (*kept, *gone):
@@ -198,7 +200,7 @@ def test_tidying_takes_away_the_unfinished_and_nothing_else(places):
     places.tidy()
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in gone)
-    assert [path.name for path in places.cases.iterdir()] == ["a"]
+    assert sorted(path.name for path in places.cases.iterdir()) == [".env", ".git", "a"]
 
 
 def test_the_number_of_workers_follows_cores_and_memory(monkeypatch):

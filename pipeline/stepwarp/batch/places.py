@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwarp.workflow.benchmark.places import read_json
+from stepwarp.files.atomic import clear_temporaries
+from stepwarp.workflow.benchmark.places import is_environment, read_json
 from stepwarp.workflow.outputs import RECORD
 
 #: What a batch writes into its folder, besides links for BIDS.
@@ -83,12 +82,8 @@ class Places:
 
     @property
     def known(self) -> bool:
-        """Whether a batch has worked here, by what it notes in its first moment or its last."""
-        for path in (self.environment, self.summary):
-            with suppress(OSError, ValueError, TypeError):
-                if "stepwarp" in json.dumps(json.loads(path.read_text(encoding="utf-8"))):
-                    return True
-        return False
+        """Whether a batch has worked here, by what it notes in its first moment."""
+        return not (self.out / "runs").exists() and is_environment(self.environment)
 
     def tidy(self) -> None:
         """Remove what was not finished: only to be called while no one writes, in a folder that is a batch's."""
@@ -96,3 +91,5 @@ class Places:
         for path in self.cases.glob(".*"):
             if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
+        for folder in (self.out, self.cases, self.failures):
+            clear_temporaries(folder)

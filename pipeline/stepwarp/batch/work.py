@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import socket
@@ -133,11 +134,24 @@ def _save(found: Registration, job: Job) -> None:
         with suppress(Exception):
             _draw(found, job, fresh / PICTURE)
         if job.folder.exists():
+            _refuse_foreign(job.folder)
             job.folder.replace(stale)
         fresh.replace(job.folder)
     finally:
         for leftover in (fresh, stale):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """OutputError for a case's folder that holds what no registration wrote: it would go with the old result."""
+    ours = {RECORD, PICTURE}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        ours |= set(json.loads((folder / RECORD).read_text(encoding="utf-8"))["outputs"])
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+    if foreign:
+        raise OutputError(
+            f"{folder / foreign[0]}: is no part of the old result, which is to be replaced. Move it away."
+        )
 
 
 def _draw(found: Registration, job: Job, path: Path) -> None:

@@ -57,6 +57,7 @@ def _end_on_signals() -> None:
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # schedulers send several; what is cleared up now is not to be interrupted
     raise Terminated(number)
 
 

@@ -17,6 +17,8 @@ from stepwarp.errors import OutputError
 
 #: What the system says when the disk, the quota or the permitted file size is used up.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: How the names of temporary files begin.
+_TEMPORARY = ".partial-stepwarp-"
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     read-only, and if the disk is full; other errors of the body pass unchanged."""
     path = Path(path)
     _refuse_existing(path, overwrite)
-    _clear_dead(path)
+    clear_temporaries(path.parent, _temporary_name(path))
     temporary, descriptor = _created_beside(path)
     try:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
@@ -57,11 +59,10 @@ def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def _clear_dead(path: Path) -> None:
-    """Remove the temporary files of `path` whose writers have died."""
-    beginning = _temporary_name(path)
+def clear_temporaries(folder: Path, beginning: str = _TEMPORARY) -> None:
+    """Remove the temporary files in a folder whose writers have died."""
     with contextlib.suppress(OSError):
-        for each in path.parent.iterdir():
+        for each in folder.iterdir():
             if each.name.startswith(beginning):
                 _remove_if_dead(each)
 
@@ -104,8 +105,9 @@ def _created_beside(path: Path) -> tuple[Path, int]:
             continue
         except OSError as error:
             raise OutputError(f"{path}: cannot be written, {_reason(error)} ({path.parent}).") from error
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.name.lower().endswith((".h5", ".hdf5")):  # HDF5 locks its files itself, and refuses locked ones
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_nlink:
             return temporary, descriptor
         os.close(descriptor)  # taken for one whose writer has died, in the moment before the lock
@@ -113,7 +115,7 @@ def _created_beside(path: Path) -> tuple[Path, int]:
 
 def _temporary_name(path: Path) -> str:
     """How the names of temporary files of `path` begin. Their writer holds a lock on them as long as it lives."""
-    return f".partial-stepwarp-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+    return f"{_TEMPORARY}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
 
 
 def _give_name(temporary: Path, path: Path, overwrite: bool) -> None:

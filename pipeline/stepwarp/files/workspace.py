@@ -11,6 +11,12 @@ from stepwarp.errors import OutputError
 from stepwarp.files.lock import NAME, locked, refuse_links
 
 _NAME = "partial-stepwarp"
+#: Of a name, so much goes into that of the hidden folder, which has to stay within the file system's limit.
+_LONGEST = 60
+
+
+class KeptError(OutputError):
+    """Finished work that could not be given its name; it stays where it was made."""
 
 
 @contextmanager
@@ -36,14 +42,18 @@ def workspace(out: Path, kind: str) -> Iterator[Path]:
             work = place / "work"
             work.mkdir()
             yield work
-        finally:
+        except KeptError:
+            raise
+        except BaseException:
             shutil.rmtree(place, ignore_errors=True)
+            raise
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def place_for(out: Path) -> Path:
     """The hidden folder of `workspace`."""
     try:
-        return out / f".{_NAME}" if out.is_dir() else out.with_name(f".{out.name}.{_NAME}")
+        return out / f".{_NAME}" if out.is_dir() else out.with_name(f".{out.name[:_LONGEST]}.{_NAME}")
     except OSError as error:
         raise OutputError(f"{out}: cannot be made, {(error.strerror or str(error)).lower()}.") from error
 

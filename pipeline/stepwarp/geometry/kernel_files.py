@@ -79,6 +79,7 @@ def fill(folder: str) -> None:
 @cache
 def _whole(name: str) -> Path | None:
     """The first place's folder that is filled or can be."""
+    reasons: list[str] = []
     for place in _places():
         folder = place / name
         if _trusted(folder):
@@ -92,9 +93,11 @@ def _whole(name: str) -> Path | None:
                 return folder
         except (OSError, subprocess.SubprocessError) as error:
             _log.info("stepwarp: no compiled kernels can be kept in %s (%s)", place, error)
+            reasons.append(f"{place}: {getattr(error, 'strerror', None) or 'the compilation fails'}")
     _log.warning(
         "stepwarp: there is no folder for the compiled kernels, so every run compiles them, and its last digits may "
-        "differ. Set NUMBA_CACHE_DIR to a folder that you may write to."
+        "differ (%s). Set NUMBA_CACHE_DIR to a folder that you may write to.",
+        "; ".join(reasons),
     )
     return None
 
@@ -153,8 +156,7 @@ def _make(folder: Path) -> None:
         work.chmod(0o755)
         _log.warning("stepwarp: compiling the kernels, once; this takes about a minute (into %s)", folder.parent)
         _compile(work)
-        if folder.is_symlink() or not _trusted(folder):
-            _remove(folder)
+        _remove(folder)  # what is there by this name is not to be trusted
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -173,7 +175,13 @@ def _compile(folder: Path) -> None:
     said = time.monotonic()
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(
-            [*command, str(folder)], env=_environment(), cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True
+            [*command, str(folder)],
+            executable=_interpreter(),
+            env=_environment(),
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
         try:
             assert child.stdout is not None
@@ -187,6 +195,11 @@ def _compile(folder: Path) -> None:
         finally:
             child.kill()
             child.wait()
+
+
+def _interpreter() -> str:
+    """The running one, also where its file may no longer be reached, as after a change of the user."""
+    return sys.executable if os.access(sys.executable or "", os.X_OK) else "/proc/self/exe"
 
 
 def _environment() -> dict[str, str]:

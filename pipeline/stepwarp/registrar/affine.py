@@ -19,7 +19,7 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image, sampling
 from stepwarp.losses.similarity import Similarity
 from stepwarp.registrar.masks import pooled, trusted_part
-from stepwarp.registrar.progress import Progress, Step, is_over, silent
+from stepwarp.registrar.progress import Progress, Step, silent
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
 _ROTATIONS = 300
@@ -47,14 +47,11 @@ class Start:
 
 @dataclass(frozen=True)
 class LinearFit:
-    """The transform found, its loss, and the starts that were optimised, best first.
-
-    complete: whether no deadline cut it short."""
+    """The transform found, its loss, and the starts that were optimised, best first."""
 
     transform: Affine
     loss: float
     starts: tuple[Start, ...]
-    complete: bool = True
 
 
 class _Level:
@@ -137,7 +134,6 @@ def register_linear(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     device: torch.device | str = "cpu",
-    deadline: float | None = None,
     progress: Progress = silent,
 ) -> LinearFit:
     """The linear transform from the fixed to the moving world that makes `moving` most like `fixed`.
@@ -145,7 +141,7 @@ def register_linear(
     fixed, moving: intensities of about 0 to 1, background near 0, axes in the order and direction of RAS. kind: rigid
     (6 parameters in 3D), similarity (7) or affine (12); none of them mirrors. search: a dissimilarity of whole
     images, such as NCC, which sees from afar. refine: one to end with on the finer grids, such as LNCC, which sees
-    exactly. deadline: a `time.monotonic()` after which no further iteration starts; the best so far is the result.
+    exactly.
 
     Raises RegistrationError where no start leads to a usable transform."""
     pair = _Pair(fixed, moving, fixed_mask, moving_mask, device)
@@ -154,23 +150,19 @@ def register_linear(
     coarse = _Level(pair, settings.coarse_mm, search)
     fits = []
     for start, matrix, translation in starts:
-        if fits and is_over(deadline):
-            break
         model = _Model("rigid" if kind == "rigid" else "similarity", matrix, translation)
-        fits.append((_minimise(coarse, model, _SEARCH_ITERATIONS, deadline), start, model))
+        fits.append((_minimise(coarse, model, _SEARCH_ITERATIONS), start, model))
         progress(Step("affine", len(fits), total, fits[-1][0]))
     fits.sort(key=lambda fit: fit[0])
     model = fits[0][2].as_kind(kind)
-    loss = _minimise(coarse, model, _REFINE_ITERATIONS, deadline)
+    loss = _minimise(coarse, model, _REFINE_ITERATIONS)
     progress(Step("affine", len(fits) + 1, total, loss))
     for n, mm in enumerate(settings.refine_mm):
-        if is_over(deadline):
-            break
         model = model.as_kind(kind)
-        loss = _minimise(_Level(pair, mm, refine), model, _REFINE_ITERATIONS, deadline)
+        loss = _minimise(_Level(pair, mm, refine), model, _REFINE_ITERATIONS)
         progress(Step("affine", len(fits) + 2 + n, total, loss))
     tried = tuple(Start(start.name, start.degrees, start.scored, round(value, 5)) for value, start, _ in fits)
-    return LinearFit(_to_world(model, pair), loss, tried, complete=not is_over(deadline))
+    return LinearFit(_to_world(model, pair), loss, tried)
 
 
 class _Model:
@@ -199,8 +191,8 @@ class _Model:
         return _Model(kind, self.matrix(), self.translation)
 
 
-def _minimise(level: _Level, model: _Model, iterations: int, deadline: float | None) -> float:
-    """L-BFGS on the model's free parameters, in place, until the deadline; the loss at the end."""
+def _minimise(level: _Level, model: _Model, iterations: int) -> float:
+    """L-BFGS on the model's free parameters, in place; the loss at the end."""
     free = model.parameters()
 
     def place(flat: np.ndarray) -> None:
@@ -214,15 +206,9 @@ def _minimise(level: _Level, model: _Model, iterations: int, deadline: float | N
         loss = level.loss(model.matrix(), model.translation)
         return loss, torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in free]).numpy()
 
-    def stop_in_time(_: np.ndarray) -> None:
-        if is_over(deadline):
-            raise StopIteration
-
     start = torch.cat([p.detach().flatten() for p in free]).numpy()
     options = {"maxiter": iterations, "gtol": 1e-6, "ftol": 1e-9}
-    found = scipy.optimize.minimize(
-        loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options, callback=stop_in_time
-    )
+    found = scipy.optimize.minimize(loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options)
     place(found.x)
     return float(found.fun)
 

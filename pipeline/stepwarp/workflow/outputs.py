@@ -20,7 +20,7 @@ from stepwarp import files
 from stepwarp.errors import OutputError, VerificationError
 from stepwarp.files import proof
 from stepwarp.files.lock import refuse_links
-from stepwarp.files.workspace import move, workspace
+from stepwarp.files.workspace import KeptError, move, workspace
 from stepwarp.geometry import Affine, Image
 from stepwarp.losses.intensities import scale_intensities
 from stepwarp.registrar.progress import Progress
@@ -110,8 +110,7 @@ def save(
             _write_report(registration, partial, record, truth)
         record["outputs"] = {path.name: files.sha256(path) for path in sorted(partial.iterdir())}
         files.write_text(partial / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
-        check_target(out, overwrite)
-        _move_into_place(partial, out)
+        _publish(partial, out, overwrite)
     registration.record.update(record)
     return out
 
@@ -193,6 +192,15 @@ def _write_report(
         steps=step_views(registration.trace, registration.affine),
     )
     write_page(folder / REPORT, page)
+
+
+def _publish(partial: Path, out: Path, overwrite: bool) -> None:
+    """Give finished files their place; where that takes them no more, they stay where they are, and it says where."""
+    try:
+        check_target(out, overwrite)
+        _move_into_place(partial, out)
+    except (OutputError, OSError) as error:
+        raise KeptError(f"{error} The result is complete, in {partial}.") from error
 
 
 def _move_into_place(partial: Path, out: Path) -> None:

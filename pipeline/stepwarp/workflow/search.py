@@ -65,7 +65,6 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
             fixed_mask=fixed.mask,
             moving_mask=moving.mask,
             device=plan.device,
-            deadline=plan.deadline,
             progress=clock.progress,
         )
     if recorder is not None:
@@ -77,8 +76,6 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
     notes = [*plan.notes, *notes]
     if tried is not None:
         notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
-    if not fit.complete:
-        checks = [*checks, "the time budget was spent in the linear stage"]
     verdict = judge(measures, notes, checks, multimodal=plan.recipe.deformable.similarity in MULTIMODAL)
     return Found(fit, deformation, tried, measures, verdict, pair.steps())
 

@@ -38,7 +38,7 @@ def test_a_study_from_manifest_to_page(one_pair, tmp_path, stand_ins):
         "tiny": (1, 0),
     }
     assert methods["away"]["absent"] == "reg_away is not on the PATH; build it"
-    assert case(out, "s0_s1", "broken")["reason"] == "image.nii.gz: broke down"
+    assert case(out, "s0_s1", "broken")["reason"] == "image.nii.gz: broke\\ndown"
 
     done = case(out, "s0_s1", "centre-of-mass")
     assert done["evaluation"]["mean_dice"] == 1
@@ -126,7 +126,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_half_written_files_of_a_killed_run_are_removed_and_not_read(one_pair, tmp_path, monkeypatch):
     out = tmp_path / "out"
     (out / "cases").mkdir(parents=True)
-    (out / "cases" / ".partial-1234.json").write_text('{"pair"')
+    (out / "cases" / ".partial-stepwarp-1234.json").write_text('{"pair"')
+    (out / ".lock").write_text('{"stepwarp": "benchmark"}')
     asked = ask(out, threads=1, gpu=False)
     assert asked.places.read_cases() == []
     runner.run([], asked)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stepwarp.errors import InputError
 from stepwarp.files import write_text
+from stepwarp.files.atomic import clear_temporaries
 
 RUN = "run.json"
 #: What a benchmark writes into its folder.
@@ -64,17 +64,27 @@ class Places:
     @property
     def known(self) -> bool:
         """Whether a benchmark has worked here: its first case leaves what it knows of the machine."""
-        for path in (self.environment, self.summary):
-            with suppress(InputError):
-                if path.exists() and "stepwarp" in json.dumps(read_json(path)):
-                    return True
-        return False
+        return (self.out / "runs").is_dir() and is_environment(self.environment)
+
+    def tidy(self) -> None:
+        """Remove what a killed benchmark left half-written."""
+        for folder in (self.out, self.cases, self.out / "pictures"):
+            clear_temporaries(folder)
 
     def read_cases(self) -> list[dict[str, Any]]:
         """Every case there is, by pair and method."""
         # A name that begins with a dot is what a killed run left of a file.
         paths = sorted(path for path in self.cases.glob("*.json") if not path.name.startswith("."))
         return [read_json(path) for path in paths]
+
+
+def is_environment(path: Path) -> bool:
+    """Whether a file is what a benchmark or a batch notes of the machine."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"stepwarp", "cpu", "threads"} <= content.keys()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def run(cases: Sequence[Case], asked: Asked, *, progress: Progress = silent, tel
 
     Raises OutputError if another benchmark is writing into the same folder."""
     with locked(asked.out, "benchmark", OWN_NAMES, known=asked.places.known):
+        asked.places.tidy()
         work = [case for case in cases if case.todo != "done"]
         if any(case.todo == "run" for case in work):
             methods = dict.fromkeys(case.method.name for case in work if case.todo == "run")
