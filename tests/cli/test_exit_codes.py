@@ -71,7 +71,14 @@ main()
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "terminated"),
+        (signal.SIGXCPU, 152, "terminated"),
+        (signal.SIGUSR1, 138, "terminated"),
+    ],
 )
 def test_a_signal_ends_the_work_cleanly(tmp_path, number, code, word):
     script = tmp_path / "sleeper.py"
