@@ -71,6 +71,12 @@ def test_what_is_not_ours_is_refused_and_stays(tmp_path):
         pass
 
 
+def test_long_names_that_begin_alike_are_apart(tmp_path):
+    first, second = (tmp_path / ("x" * 240 + end) for end in "ab")
+    with workspace(first, "a test") as one, workspace(second, "a test") as other:
+        assert one != other
+
+
 def test_a_name_that_is_too_long_is_known_before_the_work(tmp_path):
     with pytest.raises(OutputError, match="too long"), workspace(tmp_path / ("x" * 260), "a test"):
         pass

@@ -90,6 +90,17 @@ def test_other_settings_do_not_mix_with_what_is_there(whole, settings, digits, t
     assert not fresh.evaluation(TIED, 0).exists()
 
 
+def test_what_no_study_has_made_is_refused_and_stays(settings, digits, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine").write_text("precious")
+    with pytest.raises(OutputError, match="models: is there already"):
+        Study.begun(tmp_path, settings, True, digits, force=True)
+    (tmp_path / "study.json").write_text('{"subjects": 3}')
+    with pytest.raises(OutputError, match="not that of a study of digits"):
+        Study.begun(tmp_path, settings, True, digits, force=True)
+    assert (tmp_path / "models" / "mine").read_text() == "precious"
+
+
 def test_a_page_can_be_made_before_anything_was_probed(settings, digits, tmp_path):
     study = Study.begun(tmp_path / "mnist", settings, True, digits)
     study.train((TIED,))

@@ -235,6 +235,14 @@ def test_a_folder_that_holds_a_training_is_not_overwritten(recipe, tmp_path):
         train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "log.jsonl", "tensorboard"])
+def test_a_new_training_replaces_no_file_that_is_there(recipe, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(OutputError, match=f"{name}: exists already"):
+        train(recipe(), tmp_path)
+    assert (tmp_path / name).read_text() == "precious"
+
+
 def test_what_cannot_be_resumed_is_refused(recipe, tmp_path):
     with pytest.raises(InputError, match="nothing to go on with"):
         train(recipe(), tmp_path / "nothing", resume=True)

@@ -161,6 +161,14 @@ def test_demo_replaces_nothing_unasked(demonstration, template, monkeypatch):
         demo(demonstration[0].folder.parent, preset=QUICK)
 
 
+def test_demo_replaces_no_file_that_no_demo_has_made(template, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "mni152", lambda: template)
+    (tmp_path / "fixed.nii.gz").write_text("precious")
+    with pytest.raises(OutputError, match=r"fixed\.nii\.gz: is there already"):
+        demo(tmp_path, preset=QUICK, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["fixed.nii.gz"]
+
+
 def test_demo_needs_a_place_to_write(template, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "mni152", lambda: template)
     (tmp_path / "file").write_text("")

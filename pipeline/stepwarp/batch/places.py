@@ -15,7 +15,7 @@ from stepwarp.workflow.outputs import RECORD
 #: What a batch writes into its folder, besides links for BIDS.
 OWN_NAMES = ("cases", "failed", ".work", "environment.json", "summary.json", "cases.csv", "index.html")
 #: The hidden folders beside those of cases: new results, old ones on their way out, and where they are written.
-_UNFINISHED = re.compile(r"\.(.+\.(new|old)-[0-9a-f]{8}|\..+\.(new|old)-[0-9a-f]{8}\.partial-stepwarp)")
+_UNFINISHED = re.compile(r"\.(.+\.(new|old)-[0-9a-f]{8}|.+\.partial-stepwarp)")
 
 #: The picture of a case for the page, beside what `register` writes.
 PICTURE = "picture.jpg"

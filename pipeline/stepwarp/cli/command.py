@@ -27,7 +27,7 @@ Exit codes:
   6    the registration itself broke down
   7    everything is written, but the verdict on the registration is: fail
   8    out of memory
-  130  interrupted (Ctrl-C); 143 terminated. No file is left half-written."""
+  130  interrupted (Ctrl-C); 143 terminated, 129 hung up. No file is left half-written."""
 
 #: What the system says when it does not let a file be written.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}

@@ -26,13 +26,11 @@ _BEAT, _DEAD = 10.0, 120.0
 
 
 @contextmanager
-def locked(
-    folder: Path, kind: str, names: Collection[str] | None = (), *, shared: Collection[str] = (), known: bool = False
-) -> Iterator[None]:
+def locked(folder: Path, kind: str, names: Collection[str] | None = (), *, known: bool = False) -> Iterator[None]:
     """Hold the folder, which is made if need be, while the block runs. kind: what the holder is, "benchmark".
 
     names: what it writes there, None for everything. Unless the folder is marked as one of this kind, or `known` as
-    one by other means, none of it may be there already. shared: what else it writes, and may come from elsewhere.
+    one by other means, none of it may be there already.
 
     Raises OutputError, which names process and computer, if it is held already, if it cannot be written to, and for a
     link or special file among all this. The lock of a process that was killed is none: the system lets go of it, and
@@ -40,7 +38,7 @@ def locked(
     with _taken(folder, kind) as file:
         if not known and _read(file).get(_MARK) != kind:
             _refuse_foreign(file, folder, kind, names)
-        for name in (*(names or ()), *shared):
+        for name in names or ():
             refuse_links(folder / name)
         who = {"process": os.getpid(), "computer": socket.gethostname(), "since": _now()}
         _write(file, {_MARK: kind, **who})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +13,8 @@ from stepwarp.errors import OutputError
 from stepwarp.files.lock import NAME, locked, refuse_links
 
 _NAME = "partial-stepwarp"
-#: Of a name, so much goes into that of the hidden folder, which has to stay within the file system's limit.
-_LONGEST = 60
+#: Longer names are abbreviated in that of the hidden folder, which has to stay within the file system's limit.
+_LONGEST = 48
 
 
 class KeptError(OutputError):
@@ -53,9 +55,16 @@ def workspace(out: Path, kind: str) -> Iterator[Path]:
 def place_for(out: Path) -> Path:
     """The hidden folder of `workspace`."""
     try:
-        return out / f".{_NAME}" if out.is_dir() else out.with_name(f".{out.name[:_LONGEST]}.{_NAME}")
+        return out / f".{_NAME}" if out.is_dir() else out.with_name(f".{_abbreviated(out.name)}.{_NAME}")
     except OSError as error:
         raise OutputError(f"{out}: cannot be made, {(error.strerror or str(error)).lower()}.") from error
+
+
+def _abbreviated(name: str) -> str:
+    """A name, or its beginning and what tells it from others with that beginning."""
+    if len(name) <= _LONGEST:
+        return name
+    return f"{name[: _LONGEST - 16]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
 
 
 def move(source: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ def claim(out: Path, about: Mapping[str, Any], force: bool) -> None:
     if path.exists():
         if _read(path) == wanted:
             return
+        if not _is_study(path):
+            raise OutputError(f"{path}: is not that of a study of digits. Choose another --out, or move it away.")
         if not force:
             raise OutputError(
                 f"{path}: was made with other settings or digits. Choose another --out, or replace it with --force."
@@ -37,12 +40,21 @@ def claim(out: Path, about: Mapping[str, Any], force: bool) -> None:
         for part in _PARTS:
             refuse_links(out / part)
             shutil.rmtree(out / part, ignore_errors=True)
+    else:
+        present = next((part for part in _PARTS if os.path.lexists(out / part)), None)
+        if present is not None:
+            raise OutputError(f"{out / present}: is there already, and no {STUDY} beside it. Choose another --out.")
     try:
         for part in _PARTS:
             (out / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made ({error.strerror}). Choose another --out.") from error
     write_json(path, wanted)
+
+
+def _is_study(path: Path) -> bool:
+    content = _read(path)
+    return isinstance(content, dict) and {"settings", "scale", "digits"} <= content.keys()
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from stepwarp.files import write_text
 from stepwarp.files.lock import open_own, refuse_links
 
+LOG, BOARD = "log.jsonl", "tensorboard"
+
 
 class Log:
     """`log.jsonl` and the folder `tensorboard` of a run's folder; both are added to when a training goes on.
@@ -22,10 +24,10 @@ class Log:
     def __init__(self, folder: Path, after: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._path = folder / "log.jsonl"
-        refuse_links(folder / "tensorboard")
+        self._path = folder / LOG
+        refuse_links(folder / BOARD)
         _cut(self._path, after)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1 if after else None)
+        self._board = SummaryWriter(str(folder / BOARD), purge_step=after + 1 if after else None)
 
     def write(self, kind: str, iteration: int, values: Mapping[str, float | str]) -> None:
         """One line, and one scalar for each number. kind: train, validation."""

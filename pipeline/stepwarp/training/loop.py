@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from stepwarp.training.dataset import Dataset, open_dataset
 from stepwarp.training.devices import launched_fabric
 from stepwarp.training.ema import RunningMean
 from stepwarp.training.export import export, machine_name
-from stepwarp.training.log import Log
+from stepwarp.training.log import BOARD, LOG, Log
 from stepwarp.training.objective import Objective, train_only
 from stepwarp.training.start import Start, read_start
 from stepwarp.training.validation import validate
@@ -295,7 +296,8 @@ def as_yaml(config: TrainingConfig) -> str:
 def _claim(out: Path, resume: bool) -> None:
     """The folder for a new training; or, to resume, as it is."""
     if not resume:
-        present = next((name for name in (CHECKPOINT, WEIGHTS) if (out / name).exists()), None)
+        names = (CHECKPOINT, WEIGHTS, CONFIG, LOG, BOARD)
+        present = next((name for name in names if os.path.lexists(out / name)), None)
         if present is not None:
             raise OutputError(f"{out / present}: exists already. Go on with it by --resume, or choose another --out.")
     try:

@@ -20,10 +20,15 @@ from stepwarp.errors import OutputError
 from stepwarp.evaluation.distances import DistanceSummary
 from stepwarp.evaluation.overlap import dice
 from stepwarp.files import write_affine, write_displacement, write_volume
+from stepwarp.files.lock import locked
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap, Transform, jacobian, sampling
 from stepwarp.geometry.smoothing import gaussian
 from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.workflow.outputs import is_result
 from stepwarp.workflow.register import Registration, register
+
+#: What a demonstration writes into its folder, besides the result.
+_OWN_NAMES = ("fixed.nii.gz", "moving.nii.gz", "fixed_labels.nii.gz", "moving_labels.nii.gz", "truth")
 
 #: The longest displacement inside the brain (mm); the scales of the deformation (sigma, mm) and their amplitudes.
 _LONGEST_MM = 12.0
@@ -103,6 +108,13 @@ def demo(
 
     Raises what `register` and `save` raise, and OutputError if `out` cannot take the files."""
     out = Path(out)
+    with locked(out, "demo", _OWN_NAMES, known=is_result(out / "result")):
+        return _demonstrated(out, preset, seed, device, threads, overwrite, progress)
+
+
+def _demonstrated(
+    out: Path, preset: str | Preset, seed: int, device: str, threads: int | None, overwrite: bool, progress: Progress
+) -> Demonstration:
     pair = make_pair(mni152(), seed, progress)
     save_pair(pair, out, overwrite)
     registration = register(

@@ -73,6 +73,11 @@ def claimed(out: Path, overwrite: bool) -> Iterator[Path]:
         yield place
 
 
+def is_result(folder: Path) -> bool:
+    """Whether a registration has written its record there."""
+    return bool(_written_by_us(folder / RECORD))
+
+
 def _written_by_us(record: Path) -> set[str]:
     """The files that a record says a registration has written, itself among them."""
     try:
@@ -200,7 +205,7 @@ def _publish(partial: Path, out: Path, overwrite: bool) -> None:
         check_target(out, overwrite)
         _move_into_place(partial, out)
     except (OutputError, OSError) as error:
-        raise KeptError(f"{error} The result is complete, in {partial}.") from error
+        raise KeptError(f"{error} The result is complete, in {partial}: move it away before the next run.") from error
 
 
 def _move_into_place(partial: Path, out: Path) -> None:
