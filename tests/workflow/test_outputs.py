@@ -213,6 +213,18 @@ def test_a_file_of_that_name_is_refused(tmp_path):
         check_target(tmp_path / "out", overwrite=True)
 
 
+def test_a_record_of_a_strangers_leads_to_no_file_of_the_users(tmp_path, linear, no_page):
+    """A result folder may have been downloaded: what its record lists is removed only by the names of results."""
+    out, victim = tmp_path / "out", tmp_path / "victim.txt"
+    out.mkdir()
+    victim.write_text("precious")
+    (out / "notes.txt").write_text("precious")
+    listed = {"../victim.txt": "", str(victim): "", "notes.txt": "", "report.html": ""}
+    (out / "registration.json").write_text(json.dumps({"outputs": listed}))
+    linear.save(out, overwrite=True)
+    assert victim.read_text() == (out / "notes.txt").read_text() == "precious"
+
+
 def test_a_folder_with_other_things_is_shared(tmp_path, linear, no_page):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")

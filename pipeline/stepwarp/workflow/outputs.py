@@ -79,10 +79,11 @@ def is_result(folder: Path) -> bool:
 
 
 def _written_by_us(record: Path) -> set[str]:
-    """The files that a record says a registration has written, itself among them."""
+    """The files of a registration that a record says it has written, itself among them. Whatever else it lists, such as
+    a path out of the folder, is nobody's to remove."""
     try:
         outputs = json.loads(record.read_text(encoding="utf-8"))["outputs"]
-        return {RECORD, *map(str, outputs)}
+        return {RECORD} | set(NAMES).intersection(outputs)
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 
