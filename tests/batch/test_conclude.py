@@ -11,7 +11,7 @@ from stepwarp.batch.bids import Names, check_names, publish
 from stepwarp.batch.conclude import conclude, csv_of, summarise
 from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Case, Job
-from stepwarp.errors import InputError
+from stepwarp.errors import InputError, OutputError
 
 FILES = ("0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz", "Warped.nii.gz", "Jacobian.nii.gz")
 
@@ -161,6 +161,20 @@ def test_results_under_names_of_bids(places):
         found = len(list((places.bids / "sub-02" / "anat").iterdir()))
         assert found == (6 if "broken" in records else 0)
     assert json.loads((places.bids / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+
+
+def test_anothers_dataset_and_links_in_ours_are_left_alone(places, tmp_path):
+    places.bids.mkdir(parents=True)
+    (places.bids / "dataset_description.json").write_text('{"Name": "my study"}')
+    with pytest.raises(OutputError, match="no dataset of stepwarp's"):
+        publish(places, [], {})
+    assert (places.bids / "dataset_description.json").read_text() == '{"Name": "my study"}'
+    (places.bids / "dataset_description.json").unlink()
+    publish(places, [], {})
+    publish(places, [], {})
+    (places.bids / "sub-01").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="is a link"):
+        publish(places, [], {})
 
 
 def test_names_of_bids_that_two_cases_would_share(places):

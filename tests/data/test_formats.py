@@ -189,6 +189,16 @@ def test_paths_begin_at_the_list_or_at_the_root(tmp_path):
     assert read_foreign(elsewhere, tmp_path / "set").images["a"].image == "a.nii.gz"
 
 
+def test_a_data_root_through_a_link_and_dots_is_the_same_root(tmp_path, monkeypatch):
+    (tmp_path / "disk" / "images").mkdir(parents=True)
+    (tmp_path / "disk" / "images" / "a.nii.gz").touch()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "shared").symlink_to(tmp_path / "disk")
+    source = written(tmp_path / "work", {"training": [{"image": "../shared/images/a.nii.gz"}]})
+    monkeypatch.chdir(tmp_path / "work")
+    assert read_foreign(source, Path("../shared")).images["a"].image == "images/a.nii.gz"
+
+
 @pytest.mark.parametrize("path", ["../outside.nii.gz", "/outside.nii.gz", "a/../../outside.nii.gz"])
 def test_paths_beyond_the_data_root_are_refused(tmp_path, path):
     root = tmp_path / "data"

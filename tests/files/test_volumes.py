@@ -634,6 +634,19 @@ def test_intensities_beyond_single_precision_keep_their_contrast(tmp_path, offse
     np.testing.assert_allclose((back - offset) / contrast, expected, atol=3e-4)
 
 
+def test_differences_that_single_precision_does_not_hold_are_interpolated(tmp_path):
+    values = np.random.default_rng(0).random(SHAPE).astype(np.float32)
+    values[3, 3, 3], values[4, 3, 3] = -3e38, 3e38
+    image = read_image(saved(tmp_path, nifti(values)))
+    half = Affine(np.vstack([np.column_stack([np.eye(3), OBLIQUE[:3, 0] / 2]), [0, 0, 0, 1]]))
+    assert image.warp(half).data.isfinite().all()
+
+
+def test_huge_numbers_are_no_labels_for_being_whole(tmp_path):
+    path = saved(tmp_path, nifti(np.round(np.random.default_rng(0).random(SHAPE) * 9) * 1e300))
+    refused(path, "not whole numbers", read=read_labels)
+
+
 def test_memory_that_is_not_there_is_said_with_sizes(tmp_path, values, monkeypatch):
     path = saved(tmp_path, nifti(values))
     monkeypatch.setattr(np, "frombuffer", lambda *_: (_ for _ in ()).throw(MemoryError()))

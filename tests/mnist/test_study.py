@@ -90,6 +90,15 @@ def test_other_settings_do_not_mix_with_what_is_there(whole, settings, digits, t
     assert not fresh.evaluation(TIED, 0).exists()
 
 
+def test_a_study_with_files_of_the_users_is_not_replaced(settings, digits, tmp_path):
+    Study.begun(tmp_path, settings, True, digits)
+    (tmp_path / "models" / "thesis.txt").write_text("precious")
+    other = settings.model_copy(update={"diffusion": 0.1})
+    with pytest.raises(OutputError, match=r"thesis\.txt: is no part of the study"):
+        Study.begun(tmp_path, other, True, digits, force=True)
+    assert (tmp_path / "models" / "thesis.txt").read_text() == "precious"
+
+
 def test_what_no_study_has_made_is_refused_and_stays(settings, digits, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine").write_text("precious")

@@ -331,6 +331,8 @@ def test_an_older_trace_is_kept_unless_it_may_be_replaced(tmp_path, helped, run,
     (tmp_path / "notes.txt").write_text("mine")
     helped.save_trace(tmp_path)
     (tmp_path / "step77_Warp.nii.gz").write_text("of a longer trace")
+    rows = json.loads((tmp_path / "trace.json").read_text())
+    (tmp_path / "trace.json").write_text(json.dumps([*rows, rows[-1] | {"file": "step77_Warp.nii.gz"}]))
     with pytest.raises(OutputError, match="exists already"):
         helped.save_trace(tmp_path)
     with monkeypatch.context() as patch:
@@ -343,6 +345,17 @@ def test_an_older_trace_is_kept_unless_it_may_be_replaced(tmp_path, helped, run,
     assert names == ["notes.txt", *(f"step{n:02d}_Warp.nii.gz" for n in range(1, 6)), "trace.json"]
     with pytest.raises(OutputError, match="is a file"):
         helped.save_trace(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("content", [None, "[]", '[{"kind": "affine", "file": null}]', "{}"])
+def test_what_no_trace_lists_is_refused_and_stays(tmp_path, helped, content):
+    (tmp_path / "step01_Warp.nii.gz").write_text("precious")
+    (tmp_path / "step1_from_ants_Warp.nii.gz").write_text("precious")
+    if content is not None:
+        (tmp_path / "trace.json").write_text(content)
+    with pytest.raises(OutputError, match="Move it away"):
+        helped.save_trace(tmp_path, overwrite=True)
+    assert {path.read_text() for path in tmp_path.glob("*.nii.gz")} == {"precious"}
 
 
 def test_without_a_trace_there_is_none_to_write(tmp_path, registration):

@@ -7,10 +7,11 @@ import SimpleITK as sitk
 import torch
 
 from stepwarp.errors import InputError
-from stepwarp.files import proof, read_image, write_affine, write_volume
-from stepwarp.geometry import Affine, Grid, Image
+from stepwarp.files import TrustRules, proof, read_image, write_affine, write_volume
+from stepwarp.geometry import Affine, Grid, Image, LabelMap
+from stepwarp.workflow import apply as apply_module
 from stepwarp.workflow.apply import apply
-from stepwarp.workflow.subjects import ants_options, described_inputs, prepare
+from stepwarp.workflow.subjects import ants_options, described_inputs, outside_remarks, prepare
 
 GRID = Grid((20, 22, 24), np.diag([2.0, 2.0, 2.0, 1.0]))
 #: Half a voxel and a bit: every voxel is interpolated, and the image ends inside the new grid.
@@ -157,3 +158,22 @@ def test_the_record_and_the_line_for_ants_say_it(value, said):
     record = {"inputs": described_inputs(subject, subject)}
     assert record["inputs"]["moving"]["outside"] == ("nan" if np.isnan(value) else value)
     assert ants_options(record, ["a.mat"]) == said
+
+
+@pytest.mark.parametrize(
+    ("lowest", "outside", "said"), [(-1024, None, True), (-1024, -1024.0, False), (-50, None, False)]
+)
+def test_water_around_a_cropped_ct_is_remarked(lowest, outside, said):
+    values = torch.linspace(lowest, 1500, 512).reshape(8, 8, 8)
+    moving = prepare(Image(values, Grid.isotropic((8, 8, 8))), None, TrustRules(), outside)
+    remarks = outside_remarks(moving)
+    assert bool(remarks) == said
+    assert all(f"--outside {lowest}" in remark for remark in remarks)
+
+
+def test_a_volume_of_the_images_shape_in_another_place_is_noted():
+    here = Grid.isotropic((4, 5, 6))
+    there = Grid(here.shape, here.affine + np.array([[0, 0, 0, 30.0], *[[0] * 4] * 3]))
+    elsewhere = apply_module._elsewhere(LabelMap(torch.zeros(4, 5, 6, dtype=torch.uint8), there), here)
+    assert "30 mm away" in elsewhere[0]
+    assert apply_module._elsewhere(LabelMap(torch.zeros(4, 5, 6, dtype=torch.uint8), here), here) == ()

@@ -17,11 +17,14 @@ from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Case
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import write_text
+from stepwarp.files.lock import refuse_links
 from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, JACOBIAN, MOVED, WARP
 from stepwarp.workflow.subjects import ants_options
 
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|acq|run|rec|tpl)-([A-Za-z0-9]+)(?=_|\.)")
 _SUFFIX = re.compile(r"_([A-Za-z0-9]+)\.[^/]*$")
+#: Says whose a dataset is.
+_DESCRIPTION = "dataset_description.json"
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,10 @@ def check_names(cases: Iterable[Case]) -> None:
 def publish(places: Places, cases: Iterable[Case], records: Mapping[str, Mapping[str, Any]]) -> None:
     """Link every finished case of `records` below `bids`, and take away the names of those that are not.
 
-    Raises OutputError if something cannot be written."""
+    Raises OutputError if something cannot be written, and for a folder that holds links, or another's dataset."""
+    refuse_links(places.bids)
     places.bids.mkdir(exist_ok=True)
+    _refuse_foreign(places.bids)
     _describe(places.bids)
     for case in cases:
         if case.job is None:
@@ -106,6 +111,21 @@ def publish(places: Places, cases: Iterable[Case], records: Mapping[str, Mapping
             write_text(folder / names.sidecar(), json.dumps(_sidecar(names, record), indent=1) + "\n")
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """OutputError unless a dataset is empty or says that it is stepwarp's."""
+    if not any(folder.iterdir()):
+        return
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        ours = any(by["Name"] == "stepwarp" for by in description["GeneratedBy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise OutputError(
+            f"{folder}: is no dataset of stepwarp's by its {_DESCRIPTION}. Move it away, or leave out --bids."
+        )
+
+
 def _entities(name: str) -> dict[str, str]:
     return dict(_ENTITY.findall(name))
 
@@ -122,7 +142,7 @@ def _describe(folder: Path) -> None:
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "stepwarp", "Version": stepwarp.__version__}],
     }
-    write_text(folder / "dataset_description.json", json.dumps(description, indent=1) + "\n", overwrite=True)
+    write_text(folder / _DESCRIPTION, json.dumps(description, indent=1) + "\n", overwrite=True)
 
 
 def _sidecar(names: Names, record: Mapping[str, Any]) -> dict[str, Any]:

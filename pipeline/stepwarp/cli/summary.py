@@ -26,7 +26,8 @@ def print_registration(record: Mapping[str, Any], folder: Path) -> None:
     apply = f"stepwarp apply -t {shlex.quote(str(folder))} -i MOVING_LABELS -o ON_FIXED_GRID"
     screen.print(f"{'look at':<20}{cell(folder / 'report.html')}")
     screen.print(f"{'carry further':<20}{cell(apply)}")
-    screen.print(f"{'with ANTs':<20}antsApplyTransforms {_for_ants(record)}")
+    if not record.get("trusted"):  # other programs read such headers in their own way
+        screen.print(f"{'with ANTs':<20}antsApplyTransforms {_for_ants(record)}")
 
 
 def print_demonstration(demonstration: Demonstration) -> None:

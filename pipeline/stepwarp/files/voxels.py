@@ -17,6 +17,8 @@ from stepwarp.errors import InputError
 #: What is left of a factor that a header holds in single precision.
 _SINGLE = float(np.finfo(np.float32).eps)
 _LARGEST_SINGLE = float(np.finfo(np.float32).max)
+#: Above this every number in double precision is whole, which then says nothing.
+_WHOLE_BELOW = 2.0**53
 #: Differences below this drown in what single precision calls 0.
 _SMALLEST_SPREAD = 1e-30
 #: Rounding may cost so much of the range of intensities, a tenth of what the self-check of a result allows.
@@ -121,18 +123,20 @@ class Voxels:
         # Steps of one or more are too coarse for a whole number to be known from them.
         allowed = self.resolution if self.resolution < 0.5 else 0.0
         with np.errstate(invalid="ignore"):  # an infinite value is no whole number
-            return whole, int((~(np.abs(values - whole) <= allowed)).sum())
+            known = (np.abs(values - whole) <= allowed) & (np.abs(values) <= _WHOLE_BELOW)
+        return whole, int((~known).sum())
 
     def _as_floats(self) -> np.ndarray:
         values = self.values
         with np.errstate(over="ignore", invalid="ignore"):
             single = values.astype(np.float32, order="K")
-        if values.dtype in (np.float16, np.float32, np.uint8, np.int8, np.uint16, np.int16):
+        if values.dtype in (np.float16, np.uint8, np.int8, np.uint16, np.int16):
             return single
         ends = [float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))]
         spread, largest = ends[1] - ends[0], max(map(abs, ends))
-        held = largest <= _LARGEST_SINGLE and spread >= _SMALLEST_SPREAD
-        enough = held and _SINGLE * largest <= _ROUNDED_AWAY * spread
+        # What is read between voxels is made of differences, which have to be held as well.
+        held = largest <= _LARGEST_SINGLE and _SMALLEST_SPREAD <= spread <= _LARGEST_SINGLE / 4
+        enough = held and (values.dtype == np.float32 or _SINGLE * largest <= _ROUNDED_AWAY * spread)
         # Infinities are refused, and what is constant: in single precision as in double.
         return single if enough or spread == 0 or not np.isfinite(spread) else values.astype(np.float64, order="K")
 

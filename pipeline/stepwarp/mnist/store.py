@@ -20,6 +20,8 @@ STUDY = "study.json"
 MODELS, PROBES, RUNS, FIGURES = "models", "probes", "runs", "figures"
 SUMMARY, TABLE, PAGE = "summary.json", "table.md", "mnist.html"
 _PARTS = (MODELS, PROBES, RUNS, FIGURES)
+#: What files of the parts are.
+_SUFFIXES = (".safetensors", ".npz", ".json", ".png", ".svg", ".gif")
 
 
 def claim(out: Path, about: Mapping[str, Any], force: bool) -> None:
@@ -38,7 +40,8 @@ def claim(out: Path, about: Mapping[str, Any], force: bool) -> None:
                 f"{path}: was made with other settings or digits. Choose another --out, or replace it with --force."
             )
         for part in _PARTS:
-            refuse_links(out / part)
+            _refuse_foreign(out / part)
+        for part in _PARTS:
             shutil.rmtree(out / part, ignore_errors=True)
     else:
         present = next((part for part in _PARTS if os.path.lexists(out / part)), None)
@@ -50,6 +53,13 @@ def claim(out: Path, about: Mapping[str, Any], force: bool) -> None:
     except OSError as error:
         raise OutputError(f"{out}: cannot be made ({error.strerror}). Choose another --out.") from error
     write_json(path, wanted)
+
+
+def _refuse_foreign(part: Path) -> None:
+    refuse_links(part)
+    for path in sorted(part.iterdir()) if part.is_dir() else ():
+        if path.is_dir() or path.suffix not in _SUFFIXES:
+            raise OutputError(f"{path}: is no part of the study that is to be replaced. Move it away.")
 
 
 def _is_study(path: Path) -> bool:

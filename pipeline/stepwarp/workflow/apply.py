@@ -151,7 +151,7 @@ class _Carrier:
         write_volume(output, warped, overwrite=self.overwrite)
         how = f"{decision}, {volume.outside:g} outside; {self.journey.words}: each voxel of the new grid looks up its "
         how += f"place through {self.lookup}"
-        notes = (*self.journey.notes, *self.lookup.notes)
+        notes = (*self.journey.notes, *self.lookup.notes, *_elsewhere(volume, self.journey.left))
         if isinstance(volume, LabelMap) and isinstance(warped, LabelMap):
             return Applied(path, output, "labels", how, (*notes, *_lost_labels(volume, warped)))
         return Applied(path, output, "image", how, notes)
@@ -258,6 +258,18 @@ def _is_empty(volume: Volume) -> bool:
     """Whether a volume holds nothing but what it holds outside."""
     nothing = volume.data == volume.outside
     return bool((nothing if volume.missing is None else nothing | volume.missing).all())
+
+
+def _elsewhere(volume: Volume, left: Grid | None) -> tuple[str, ...]:
+    """A note on a volume with as many voxels as the image that was registered, in another place: that image may have
+    been placed otherwise, by --trust, or this one be that of another scan."""
+    if left is None or volume.grid.shape != left.shape or volume.grid.coincides_with(left):
+        return ()
+    away = volume.grid.distance_to(left)
+    return (
+        f"it has as many voxels as the image that was registered and lies up to {away:.3g} mm away from it; if it "
+        "belongs to that image, its header must say the same place",
+    )
 
 
 def _lost_labels(volume: LabelMap, warped: LabelMap) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from stepwarp.registrar.deformable import Deformation, as_deformation, make_simi
 from stepwarp.registrar.progress import Step
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.network import Attempt, Network, attempt
-from stepwarp.workflow.subjects import Subject, mask_remarks
+from stepwarp.workflow.subjects import Subject, mask_remarks, outside_remarks
 from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured
 from stepwarp.workflow.verdict import MULTIMODAL, foreground, judge, lowered, measure
 
@@ -73,7 +73,7 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
     tried = None if plan.network is None else pair.attempt(plan.network)
     tried, deformation, measures = pair.deform(tried)
     notes, checks = mask_remarks(fixed, moving)
-    notes = [*plan.notes, *notes]
+    notes = [*plan.notes, *notes, *outside_remarks(moving)]
     if tried is not None:
         notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
     verdict = judge(measures, notes, checks, multimodal=plan.recipe.deformable.similarity in MULTIMODAL)

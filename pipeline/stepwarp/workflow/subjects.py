@@ -20,6 +20,8 @@ from stepwarp.workflow.verdict import foreground
 
 #: A mask that leaves less of the subject than this may be one of what to leave out.
 _LEAST_TRUSTED = 0.1
+#: Intensities below this are those of air in a CT (HU).
+_AIR = -500.0
 _LARGEST = torch.finfo(torch.float32).max
 
 #: What `files.as_image` and `files.as_mask` take.
@@ -101,6 +103,18 @@ def mask_remarks(fixed: Subject, moving: Subject) -> tuple[list[str], list[str]]
             share = f"the {role} mask excludes {subject.masked_out:.0%} of the subject"
             checks.append(f"{share}; its non-zero voxels are the ones that count")
     return notes, checks
+
+
+def outside_remarks(moving: Subject) -> list[str]:
+    """A sentence where what becomes of the surroundings is likely wrong: a cropped CT, around which is no water."""
+    image = moving.image
+    lowest = float(image.data.min())
+    if image.outside != 0 or lowest > _AIR:
+        return []
+    return [
+        f"the moved image is 0 where the moving one ends, and the moving one goes down to {lowest:.4g}; for the air "
+        f"around a CT, use --outside {lowest:.0f}"
+    ]
 
 
 def _described_image(subject: Subject) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +132,9 @@ def _facts(step: TraceStep) -> tuple[str, ...]:
     return alike, moved, f"folds: {row['corner_folds']['count']}", seconds
 
 
+_FIELD = re.compile(r"step\d{2,}_Warp\.nii\.gz")
+
+
 def field_name(number: int) -> str:
     """The file of a step's field."""
     return f"step{number:02d}_Warp.nii.gz"
@@ -163,23 +167,26 @@ def check_trace_target(folder: Path, overwrite: bool) -> None:
     present = _of_a_trace(folder)
     if present and not overwrite:
         raise OutputError(f"{present[0]}: exists already. Choose another folder, or replace it with --force.")
-    if present and not _is_trace(folder / TRACE):
-        raise OutputError(f"{present[0]}: is there already, and no {TRACE} says whose it is. Move it away.")
+    foreign = [path for path in present if path.name not in _listed(folder / TRACE)]
+    if foreign:
+        raise OutputError(f"{foreign[0]}: is there already, and no {TRACE} says that it is a trace's. Move it away.")
     for path in present:
         refuse_links(path)
 
 
-def _is_trace(path: Path) -> bool:
+def _listed(path: Path) -> set[str]:
+    """The files of the trace that a trace.json is of, itself among them; none if it is no trace's."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return isinstance(rows, list) and all("kind" in row for row in rows)
-    except (OSError, ValueError, TypeError):
-        return False
+        return {TRACE, *(row["file"] for row in rows if row["file"])} if rows[0]["kind"] == "affine" else set()
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return set()
 
 
 def _of_a_trace(folder: Path) -> list[Path]:
     """The files of an earlier trace, trace.json first."""
-    return [*folder.glob(TRACE), *sorted(folder.glob("step[0-9]*_Warp.nii.gz"))]
+    found = (path for path in folder.glob("step*_Warp.nii.gz") if _FIELD.fullmatch(path.name))
+    return [*folder.glob(TRACE), *sorted(found)]
 
 
 def _move_into_place(partial: Path, folder: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from stepwarp.data.manifest import pairs, read_manifest
-from stepwarp.errors import InputError
+from stepwarp.errors import InputError, OutputError
 from stepwarp.files import write_affine
 from stepwarp.geometry import Affine
 from stepwarp.registrar.weights import SHIPPED
-from stepwarp.workflow.benchmark import child, environment, judged, warm_up
+from stepwarp.workflow.benchmark import case, child, environment, judged, warm_up
 from stepwarp.workflow.benchmark.case import Meter
 from stepwarp.workflow.benchmark.places import read_json, write_json
 from stepwarp.workflow.methods import OWN, find_method
@@ -25,6 +25,14 @@ def test_processor_seconds_are_those_of_the_work():
     cost = meter.read()
     assert 0.15 < cost["cpu_seconds"] <= cost["seconds"] + 0.5
     assert cost["peak_mib"] > 10
+
+
+def test_what_no_run_wrote_stays(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    case._refuse_foreign(tmp_path)
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(OutputError, match=r"notes\.txt: is no part of the result"):
+        case._refuse_foreign(tmp_path)
 
 
 def test_a_job_survives_its_way_to_the_other_process(one_pair, tmp_path):

@@ -42,11 +42,12 @@ class Draft:
             raise InputError(f"{self.source}, {where}: {listed!r} is not the path of one file.")
         places = [Path(os.path.normpath(folder.absolute() / listed)) for folder in (self.folder, self.root)]
         place = next((place for place in places if place.exists()), places[0])
-        for root in (self.root.absolute(), self.root.resolve()):
+        # Names are compared as they are written, so that links within the root may lead anywhere.
+        for root in (Path(os.path.normpath(self.root.absolute())), self.root.resolve()):
             if place.is_relative_to(root):
                 return place.relative_to(root).as_posix()
         raise InputError(
-            f"{self.source}, {where}: {listed} lies outside the data root {self.root}. Set it with --data."
+            f"{self.source}, {where}: {listed} lies outside the data root '{self.root.absolute()}'. Set it with --data."
         )
 
     def scan(self, image: str, where: str, **facts: Any) -> str:

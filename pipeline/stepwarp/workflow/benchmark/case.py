@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import stepwarp
+from stepwarp.errors import OutputError
 from stepwarp.workflow.benchmark import child
 
 #: What methods import when they are called, by the beginning of their name: importing is not registering.
@@ -40,6 +41,7 @@ def main(job: dict[str, Any]) -> None:
     _import_for(method.name)
     torch.set_num_threads(job["threads"])
     folder = Path(job["folder"])
+    _refuse_foreign(folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     paths = {role: Path(job[role]) for role in ("fixed", "moving")}
@@ -89,6 +91,16 @@ class Meter:
         gpu = torch.cuda.max_memory_reserved() / 2**20 if torch and torch.cuda.is_initialized() else None
         cost = {"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "peak_mib": round(_peak_mib())}
         return cost if gpu is None else cost | {"peak_gpu_mib": round(gpu)}
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """OutputError for a run's folder that holds what no run wrote: it would go with the old result."""
+    from stepwarp.workflow.benchmark.places import RUN
+    from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, WARP
+
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name not in (AFFINE, WARP, INVERSE_WARP, RUN) and not path.name.startswith(".partial-"):
+            raise OutputError(f"{path}: is no part of the result that is to be replaced. Move it away.")
 
 
 def _cpu_seconds() -> float:
