@@ -8,16 +8,13 @@ the centres of the corner voxels."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
-import nibabel
 import numpy as np
 import torch
-from nibabel.spatialimages import SpatialImage
 from scipy.ndimage import zoom
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import nifti
+from stepwarp.files import nifti, quiet_nibabel
 from stepwarp.files.foreign import foreign_field
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
 from stepwarp.presence import check_present
@@ -32,7 +29,7 @@ def is_learn2reg(path: str | Path) -> bool:
     if suffix not in nifti.SUFFIXES:
         return suffix == ".npz"
     try:
-        shape = cast(SpatialImage, nibabel.load(path)).shape
+        shape = quiet_nibabel.load(path).shape
     except Exception:  # whatever nibabel runs into, the reader of the file explains it better
         return False
     return len(shape) == 4 and shape[3] == 3
