@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import read_transform, write_affine, write_composite, write_displacement, write_volume
+from stepwarp.files import read_image, read_transform, write_affine, write_composite, write_displacement, write_volume
 from stepwarp.files.learn2reg import is_learn2reg
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image
 
@@ -59,7 +59,7 @@ def affine_about(affine, centre):
 
 
 def points_in(grid, count=200):
-    """Inside by a voxel: beyond its grid a displacement of ITK ends."""
+    """Inside by a voxel: beyond its grid a displacement that is read ends."""
     index = np.random.default_rng(2).uniform(1, np.array(grid.shape) - 2, (count, 3))
     return index @ grid.linear.T + grid.affine[:3, 3]
 
@@ -83,6 +83,10 @@ def field_of_simpleitk(grid):
     image.SetSpacing(grid.spacing.tolist())
     image.SetDirection((LPS[:, None] * grid.linear / grid.spacing).ravel().tolist())
     return sitk.DisplacementFieldTransform(image)
+
+
+def field_of(path):
+    return sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
 
 
 def by_ants(paths, points):
@@ -137,6 +141,42 @@ def test_strangers_map_points_by_a_field_as_we_do(tmp_path, grid):
     assert read_transform(path).grid == grid
 
 
+def test_where_a_field_ends_strangers_read_the_identity_and_so_do_we(tmp_path, grid):
+    """Its outermost half voxels and beyond, near and far, from every kind of file."""
+    field = smooth_field(grid)
+    field = DisplacementField(field.displacement + 1.5, grid)  # nowhere 0
+    index = np.random.default_rng(3).uniform(-2, np.array(grid.shape) + 1, (400, 3))
+    edge = np.array([[-0.49, 5, 5], [-0.51, 5, 5], [5, grid.shape[1] - 0.51, 5], [5, 5, grid.shape[2] - 0.49]])
+    points = np.vstack([edge, index]) @ grid.linear.T + grid.affine[:3, 3]
+    write_displacement(tmp_path / "w.nii.gz", field)
+    expected = by_simpleitk(tmp_path / "w.nii.gz", points)
+    still = np.linalg.norm(expected - points, axis=1) < 1e-9
+    assert still[:4].tolist() == [False, True, False, True]
+    assert 0.2 < still.mean() < 0.8
+    np.testing.assert_allclose(by_ants([tmp_path / "w.nii.gz"], points), expected, atol=1e-4)
+    for name in ("w.nii.gz", "w.h5", "w.tfm"):
+        if name != "w.nii.gz":
+            sitk.WriteTransform(sitk.DisplacementFieldTransform(field_of(tmp_path / "w.nii.gz")), str(tmp_path / name))
+        np.testing.assert_allclose(read_transform(tmp_path / name)(points), expected, atol=1e-4)
+
+
+def test_an_image_is_moved_as_by_strangers_where_the_field_ends(tmp_path, grid):
+    """Onto a grid that reaches beyond the field's, at half its spacing: some voxels lie on the very edge."""
+    field = smooth_field(grid)
+    write_displacement(tmp_path / "w.nii.gz", DisplacementField(field.displacement + 1.5, grid))
+    shape = tuple(2 * n + 9 for n in grid.shape)
+    fine = Grid(shape, nib.affines.from_matvec(grid.linear / 2, grid.affine[:3, 3] - grid.linear @ [2.1, 2, 1.9]))
+    values = torch.from_numpy(np.random.default_rng(4).random(shape, np.float32))
+    write_volume(tmp_path / "m.nii.gz", Image(values, fine))
+    image = sitk.ReadImage(str(tmp_path / "m.nii.gz"))
+    chain = sitk.DisplacementFieldTransform(field_of(tmp_path / "w.nii.gz"))
+    expected = sitk.GetArrayFromImage(sitk.Resample(image, image, chain, sitk.sitkLinear, 0.0)).T
+    warp, read = read_transform(tmp_path / "w.nii.gz"), read_image(tmp_path / "m.nii.gz")
+    np.testing.assert_allclose(read.warp(warp).data.numpy(), expected, atol=1e-3)
+    both = Composition.of(Affine.identity(3), Affine(np.diag([1, 1, 1, 1.0])), warp)
+    np.testing.assert_allclose(read.warp(both).data.numpy(), expected, atol=1e-3)
+
+
 def test_nitransforms_reads_the_vectors_of_a_field(tmp_path, grid):
     # At the voxels: between them nitransforms interpolates by cubic splines.
     field, path = smooth_field(grid), tmp_path / "1Warp.nii.gz"
@@ -179,7 +219,8 @@ def test_strangers_map_points_by_a_composite_as_we_do(tmp_path, affine, grid):
 
 
 def test_a_composite_keeps_the_order_of_many_parts(tmp_path, affine):
-    first, second = smooth_field(GRIDS["RAS"]), smooth_field(GRIDS["LAS"], 1.0)
+    fields = smooth_field(GRIDS["RAS"]), smooth_field(GRIDS["oblique"], 1.0)
+    first, second = (DisplacementField(f.displacement, f.grid, outside="zero") for f in fields)
     for chain in (second @ affine @ first, affine, first, affine @ second @ affine.inverse()):
         write_composite(tmp_path / "c.h5", chain, overwrite=True)
         points = points_in(GRIDS["RAS"])

@@ -45,7 +45,9 @@ def read_learn2reg(path: str | Path, fixed: Grid, moving: Grid) -> Transform:
     broken = int((~np.isfinite(values)).any(0).sum())
     if broken:
         raise InputError(f"{path}: {broken} displacements are NaN or infinite. Compute it again.")
-    field = DisplacementField(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None], fixed)
+    field = DisplacementField(
+        torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None], fixed, outside="zero"
+    )
     return Composition.of(_same_index(fixed, moving), field)
 
 

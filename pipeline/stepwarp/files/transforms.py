@@ -1,7 +1,5 @@
 """Transforms in the files of ITK and ANTs. Both map points of the fixed world to points of the moving world, as here;
-their world is LPS+ mm.
-
-One difference remains, which no file can express: beyond its grid a displacement of ITK is 0, ours its border value."""
+their world is LPS+ mm. Beyond its grid a displacement that is read is 0, as it is to them."""
 
 from __future__ import annotations
 
@@ -134,7 +132,7 @@ def _field(vectors: np.ndarray, grid: Grid, name: str) -> DisplacementField:
     broken = int((~np.isfinite(vectors)).any(-1).sum())
     if broken:
         raise InputError(f"{name}: {broken} displacements are NaN or infinite. Compute it again.")
-    return DisplacementField.from_millimetres(vectors, grid)
+    return DisplacementField.from_millimetres(vectors, grid, outside="zero")
 
 
 def _field_of(member: Member, name: str) -> DisplacementField:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 import stepwarp
 from stepwarp.errors import InputError
@@ -24,7 +23,7 @@ from stepwarp.workflow.journey import load, plan
 
 Space = Literal["ras", "lps"]
 
-#: A field may end this many of its own voxels before the fixed image does: its border value is read there.
+#: A field may end this many of its own voxels before the fixed image does: beyond it nothing moves.
 _SHORT_BY_VOXELS = 1.0
 
 _INVERTED = "numerical inversion"
@@ -151,9 +150,7 @@ def _numerical_inverse(transform: Transform, grid: Grid) -> Transform:
     """The inverse, from a field on the grid after the inverse of the affine that is nearest to the transform.
 
     With the affine in it the field would lead out of the grid, beyond which there is nothing to invert."""
-    coarse = grid.coarser(8)
-    index = coarse.indices(dtype=torch.float64)[0].flatten(1).T.numpy()
-    points = index @ coarse.linear.T + coarse.affine[:3, 3]
+    points = grid.middles(8)
     solution = np.linalg.lstsq(np.column_stack([points, np.ones(len(points))]), transform(points), rcond=None)[0]
     try:
         nearest = Affine(solution.T)
