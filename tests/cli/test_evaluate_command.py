@@ -113,6 +113,7 @@ def test_summary_shows_the_means_what_was_lost_and_the_worst_first(run, calls, t
         "mean 2.000",
         "15.000 before",
         "3 voxels (0.3 %)",
+        "after (an image and itself: about 0.7)",
     ):
         assert text in out
     lines = [" ".join(line.split()) for line in out.splitlines()]

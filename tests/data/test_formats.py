@@ -77,7 +77,7 @@ def test_learn2reg(tmp_path):
     assert scan.image == "imagesTr/Lungs_0001_0000.nii.gz"
     assert scan.labels == "labelsTr/Lungs_0001_0000.nii.gz"
     assert scan.mask == "masksTr/Lungs_0001_0000.nii.gz"
-    assert scan.landmarks == "keypointsTr/Lungs_0001_0000.csv"
+    assert (scan.landmarks, scan.landmark_space) == ("keypointsTr/Lungs_0001_0000.csv", "voxel")
     assert scan.subject == "Lungs_0001"
     assert splits(manifest) == {
         f"Lungs_{person:04d}_{number:04d}": split

@@ -266,7 +266,7 @@ def learn2reg(u, fixed_labels, moving_labels, fixed_points, moving_points, spaci
         2 * ((fixed_labels == n) & (warped == n)).sum() / ((fixed_labels == n).sum() + (warped == n).sum())
         for n in labels
     ]
-    at = np.stack([map_coordinates(u[..., a], fixed_points.T, order=1) for a in range(3)], -1)
+    at = np.stack([map_coordinates(u[..., a], fixed_points.T) for a in range(3)], -1)
     tre = np.linalg.norm((fixed_points + at - moving_points) * spacing, axis=1)
     kernel = np.array([-0.5, 0, 0.5])
     slopes = [

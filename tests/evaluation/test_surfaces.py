@@ -63,6 +63,21 @@ def test_average_agrees_with_the_distance_maps_of_simpleitk():
     assert found.hd95_mm == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), rel=1e-5)
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING])
+def test_surfaces_between_voxels_are_another_measure(spacing):
+    """DeepMind's, which Learn2Reg's script calls with a spacing of 1: as near as half a voxel on either side allows."""
+    theirs = pytest.importorskip("surface_distance")
+    fixed, warped = pair(Grid(SHAPE, np.diag([*spacing, 1])))
+    for label, ours in surface_distances(fixed, warped, [1, 2, 3]).items():
+        masks = [(m.data == label).numpy() for m in (fixed, warped)]
+        in_mm, in_voxels = (
+            theirs.compute_robust_hausdorff(theirs.compute_surface_distances(*masks, by), 95.0)
+            for by in (spacing, np.ones(3))
+        )
+        assert 0.1 < abs(ours.hd95_mm - in_mm) < np.linalg.norm(spacing)
+        assert (in_voxels == in_mm) == (spacing == (1, 1, 1))
+
+
 def test_millimetres_do_not_depend_on_how_the_grid_lies_or_is_stored():
     grid = turned()
     fixed, warped = pair(grid)

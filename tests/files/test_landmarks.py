@@ -52,6 +52,39 @@ def test_bare_columns_need_a_statement(tmp_path):
     assert read_landmarks(stated).names == ("5",)
 
 
+@pytest.mark.parametrize(
+    "text", ["1.5,2,3\n4,5,6\n", "1.5\t2\t3\n4\t5\t6\n", "1,5;2;3\n4;5;6\n", "\ufeff1.5,2,3\r\n4,5,6"]
+)
+def test_rows_without_names_of_columns_are_what_is_said_of_them(tmp_path, text):
+    """As Learn2Reg's lists of keypoints are, in voxels."""
+    path, rows = written(tmp_path, text), np.array([[1.5, 2, 3], [4, 5, 6]])
+    grid = Grid((9, 9, 9), nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, 0.2, 0.3) * (1, 2, 3), (4, 5, 6)))
+    refused(path, "no line of column names", "--landmark-space voxel", "--space voxel", "ras or lps")
+    refused(path, "nothing says of which image", space="voxel")
+    found = read_landmarks(path, "voxel", grid)
+    np.testing.assert_allclose(found.points, nib.affines.apply_affine(grid.affine, rows))
+    assert found.names == ("1", "2")
+    np.testing.assert_array_equal(read_landmarks(path, "lps").points, rows * (-1, -1, 1))
+    write_landmarks(tmp_path / "out.csv", found)
+    np.testing.assert_allclose(read_landmarks(tmp_path / "out.csv").points, found.points)
+
+
+def test_rows_without_names_that_are_no_positions(tmp_path):
+    refused(written(tmp_path, "1,2,3,4\n"), "not three numbers", space="ras")
+    refused(written(tmp_path, "1,2\n"), "2 cells where 3", space="ras")
+    refused(written(tmp_path, "1,2,3\na,b,c\n"), "line 2", "'a'", space="ras")
+
+
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_lists_of_slicer_are_never_in_voxels(tmp_path, name):
+    write_landmarks(tmp_path / name, LANDMARKS)
+    refused(tmp_path / name, "LPS", "VOXEL", space="voxel")
+    text = (
+        (tmp_path / name).read_text().replace("# CoordinateSystem = LPS", "").replace('"coordinateSystem": "LPS",', "")
+    )
+    refused(written(tmp_path, text, name), "in mm, not in voxels", space="voxel")
+
+
 def test_statements_that_contradict_the_argument(tmp_path):
     refused(written(tmp_path, "# space: LPS\nx,y,z\n1,2,3\n"), "LPS", "RAS", space="ras")
     refused(written(tmp_path, "x_ras,y_ras,z_ras\n1,2,3\n"), "RAS", "LPS", space="lps")

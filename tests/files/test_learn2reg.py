@@ -79,10 +79,31 @@ def test_half_resolution_of_2021_is_enlarged_as_the_challenge_does(tmp_path):
     np.savez_compressed(tmp_path / "disp.npz", halves)
     transform = read_learn2reg(tmp_path / "disp.npz", FIXED, MOVING)
     expected = np.stack([zoom(c.astype(np.float32), 2, order=2) for c in halves])
+    expect(transform, expected)
+
+
+def expect(transform, displacements):
+    """displacements: (3, I, J, K)."""
     index = np.indices(SHAPE).reshape(3, -1)
     moved = transform(nib.affines.apply_affine(FIXED.affine, index.T))
-    target = nib.affines.apply_affine(MOVING.affine, (index + expected.reshape(3, -1)).T)
+    target = nib.affines.apply_affine(MOVING.affine, (index + displacements.reshape(3, -1)).T)
     np.testing.assert_allclose(moved, target, atol=1e-3)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("name", ["disp.npz", "disp.nii.gz"])
+def test_components_come_first_or_last_of_all_or_half_the_voxels_under_any_name(tmp_path, name, first, half):
+    u = displacement(shape=(8, 6, 5) if half else SHAPE)
+    stored = np.moveaxis(u, -1, 0) if first else u
+    if name == "disp.npz":
+        np.savez_compressed(tmp_path / name, spacing=np.ones(3), flow=stored)
+    else:
+        save(tmp_path / name, stored)
+    assert is_learn2reg(tmp_path / name)
+    components = np.moveaxis(u, -1, 0)
+    expected = np.stack([zoom(c, 2, order=2) for c in components]) if half else components
+    expect(read_learn2reg(tmp_path / name, FIXED, MOVING), expected)
 
 
 def test_its_form_is_known_without_reading_it(tmp_path):
@@ -104,7 +125,7 @@ def test_wrong_shapes_and_values_are_refused(tmp_path):
     with pytest.raises(InputError, match="1 displacements are NaN"):
         read_learn2reg(save(tmp_path / "b.nii.gz", broken), FIXED, MOVING)
     np.savez(tmp_path / "c.npz", np.zeros((3, 8, 6, 4), np.float16))
-    with pytest.raises(InputError, match="needs 3 x 8 x 6 x 5"):
+    with pytest.raises(InputError, match=r"3 x 8 x 6 x 4 numbers.*needs 16 x 12 x 10 x 3, or half"):
         read_learn2reg(tmp_path / "c.npz", FIXED, MOVING)
     odd = Grid((17, 12, 10), FIXED.affine)
     np.savez(tmp_path / "d.npz", np.zeros((3, 8, 6, 5), np.float16))
@@ -118,7 +139,10 @@ def test_archives_that_are_none_or_hold_code_are_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_learn2reg(path, FIXED, MOVING)
     np.savez(path, one=np.zeros(3), two=np.zeros(3))
-    with pytest.raises(InputError, match="one, two instead of one array"):
+    with pytest.raises(InputError, match="holds 3, 3 numbers"):
+        read_learn2reg(path, FIXED, MOVING)
+    np.savez(path, one=displacement(), two=displacement(), spacing=np.ones(3))
+    with pytest.raises(InputError, match="one and two may each"):
         read_learn2reg(path, FIXED, MOVING)
     np.savez(path, np.array([{"an": "object"}], dtype=object))
     with pytest.raises(InputError, match="cannot be read"):

@@ -1,3 +1,6 @@
+import re
+import warnings
+
 import ants
 import h5py
 import nibabel as nib
@@ -10,7 +13,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import read_transform, write_affine, write_composite, write_displacement, write_volume
+from stepwarp.files import read_image, read_transform, write_affine, write_composite, write_displacement, write_volume
+from stepwarp.files.learn2reg import is_learn2reg
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image
 
 LPS = np.array([-1.0, -1.0, 1.0])
@@ -55,7 +59,7 @@ def affine_about(affine, centre):
 
 
 def points_in(grid, count=200):
-    """Inside by a voxel: beyond its grid a displacement of ITK ends."""
+    """Inside by a voxel: beyond its grid a displacement that is read ends."""
     index = np.random.default_rng(2).uniform(1, np.array(grid.shape) - 2, (count, 3))
     return index @ grid.linear.T + grid.affine[:3, 3]
 
@@ -65,7 +69,24 @@ def by_simpleitk(path, points):
         transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
     else:
         transform = sitk.ReadTransform(str(path))
+    return by_transform(transform, points)
+
+
+def by_transform(transform, points):
     return np.array([transform.TransformPoint(tuple(p)) for p in points * LPS]) * LPS
+
+
+def field_of_simpleitk(grid):
+    vectors = (smooth_field(grid).millimetres().double().numpy() * LPS).transpose(2, 1, 0, 3)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(vectors), isVector=True)
+    image.SetOrigin((LPS * grid.affine[:3, 3]).tolist())
+    image.SetSpacing(grid.spacing.tolist())
+    image.SetDirection((LPS[:, None] * grid.linear / grid.spacing).ravel().tolist())
+    return sitk.DisplacementFieldTransform(image)
+
+
+def field_of(path):
+    return sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
 
 
 def by_ants(paths, points):
@@ -120,6 +141,42 @@ def test_strangers_map_points_by_a_field_as_we_do(tmp_path, grid):
     assert read_transform(path).grid == grid
 
 
+def test_where_a_field_ends_strangers_read_the_identity_and_so_do_we(tmp_path, grid):
+    """Its outermost half voxels and beyond, near and far, from every kind of file."""
+    field = smooth_field(grid)
+    field = DisplacementField(field.displacement + 1.5, grid)  # nowhere 0
+    index = np.random.default_rng(3).uniform(-2, np.array(grid.shape) + 1, (400, 3))
+    edge = np.array([[-0.49, 5, 5], [-0.51, 5, 5], [5, grid.shape[1] - 0.51, 5], [5, 5, grid.shape[2] - 0.49]])
+    points = np.vstack([edge, index]) @ grid.linear.T + grid.affine[:3, 3]
+    write_displacement(tmp_path / "w.nii.gz", field)
+    expected = by_simpleitk(tmp_path / "w.nii.gz", points)
+    still = np.linalg.norm(expected - points, axis=1) < 1e-9
+    assert still[:4].tolist() == [False, True, False, True]
+    assert 0.2 < still.mean() < 0.8
+    np.testing.assert_allclose(by_ants([tmp_path / "w.nii.gz"], points), expected, atol=1e-4)
+    for name in ("w.nii.gz", "w.h5", "w.tfm"):
+        if name != "w.nii.gz":
+            sitk.WriteTransform(sitk.DisplacementFieldTransform(field_of(tmp_path / "w.nii.gz")), str(tmp_path / name))
+        np.testing.assert_allclose(read_transform(tmp_path / name)(points), expected, atol=1e-4)
+
+
+def test_an_image_is_moved_as_by_strangers_where_the_field_ends(tmp_path, grid):
+    """Onto a grid that reaches beyond the field's, at half its spacing: some voxels lie on the very edge."""
+    field = smooth_field(grid)
+    write_displacement(tmp_path / "w.nii.gz", DisplacementField(field.displacement + 1.5, grid))
+    shape = tuple(2 * n + 9 for n in grid.shape)
+    fine = Grid(shape, nib.affines.from_matvec(grid.linear / 2, grid.affine[:3, 3] - grid.linear @ [2.1, 2, 1.9]))
+    values = torch.from_numpy(np.random.default_rng(4).random(shape, np.float32))
+    write_volume(tmp_path / "m.nii.gz", Image(values, fine))
+    image = sitk.ReadImage(str(tmp_path / "m.nii.gz"))
+    chain = sitk.DisplacementFieldTransform(field_of(tmp_path / "w.nii.gz"))
+    expected = sitk.GetArrayFromImage(sitk.Resample(image, image, chain, sitk.sitkLinear, 0.0)).T
+    warp, read = read_transform(tmp_path / "w.nii.gz"), read_image(tmp_path / "m.nii.gz")
+    np.testing.assert_allclose(read.warp(warp).data.numpy(), expected, atol=1e-3)
+    both = Composition.of(Affine.identity(3), Affine(np.diag([1, 1, 1, 1.0])), warp)
+    np.testing.assert_allclose(read.warp(both).data.numpy(), expected, atol=1e-3)
+
+
 def test_nitransforms_reads_the_vectors_of_a_field(tmp_path, grid):
     # At the voxels: between them nitransforms interpolates by cubic splines.
     field, path = smooth_field(grid), tmp_path / "1Warp.nii.gz"
@@ -162,7 +219,8 @@ def test_strangers_map_points_by_a_composite_as_we_do(tmp_path, affine, grid):
 
 
 def test_a_composite_keeps_the_order_of_many_parts(tmp_path, affine):
-    first, second = smooth_field(GRIDS["RAS"]), smooth_field(GRIDS["LAS"], 1.0)
+    fields = smooth_field(GRIDS["RAS"]), smooth_field(GRIDS["oblique"], 1.0)
+    first, second = (DisplacementField(f.displacement, f.grid, outside="zero") for f in fields)
     for chain in (second @ affine @ first, affine, first, affine @ second @ affine.inverse()):
         write_composite(tmp_path / "c.h5", chain, overwrite=True)
         points = points_in(GRIDS["RAS"])
@@ -217,8 +275,71 @@ def test_every_linear_transform_of_itk_is_an_affine(tmp_path, transform, suffix)
     points = points_in(GRIDS["RAS"])
     ours = read_transform(path)
     assert isinstance(ours, Affine)
-    expected = np.array([transform.TransformPoint(tuple(p)) for p in points * LPS]) * LPS
+    expected = by_transform(transform, points)
     np.testing.assert_allclose(ours(points), expected, atol=1e-9)
+
+
+VERSOR, SHIFT, SCALE, SKEW, CENTRE = [0.1, -0.2, 0.3], [4, -5, 6], [1.1, 0.9, 1.05], [0.05, -0.04, 0.03], [10, 20, -30]
+MATRIX = [1.1, 0.1, -0.05, 0.02, 0.9, 0.1, -0.1, 0.03, 1.05]
+#: Those that SimpleITK has no class for; by itself it does not read them, inside a composite it does.
+WITHOUT_A_CLASS = {
+    "MatrixOffsetTransformBase": (MATRIX + SHIFT, CENTRE),
+    "ScalableAffineTransform": (MATRIX + SHIFT, CENTRE),
+    "FixedCenterOfRotationAffineTransform": (MATRIX + SHIFT + [0, 0, 0], CENTRE),
+    "CenteredAffineTransform": (MATRIX + CENTRE + SHIFT, [1, 2, 3]),
+    "CenteredEuler3DTransform": (VERSOR + CENTRE + SHIFT, [1, 2, 3, 0]),
+    "CenteredEuler3DTransform, Z first": (VERSOR + CENTRE + SHIFT, [0, 0, 0, 1]),
+    "CenteredEuler3DTransform of ITK 4": (VERSOR + CENTRE + SHIFT, [0, 0, 0]),
+    "Euler3DTransform of ITK 4": (VERSOR + SHIFT, CENTRE),
+    "ComposeScaleSkewVersor3DTransform": (VERSOR + SHIFT + SCALE + SKEW, CENTRE),
+    "QuaternionRigidTransform": ([0.1, -0.2, 0.3, -0.927, *SHIFT], CENTRE),
+    "QuaternionRigidTransform, longer than 1": ([0.2, -0.4, 0.6, 1.8, *SHIFT], CENTRE),
+    "ScaleLogarithmicTransform": (VERSOR, CENTRE),
+    "VersorTransform": (VERSOR, CENTRE),
+    "ScaleTransform": (SCALE, CENTRE),
+    "IdentityTransform": ([], []),
+}
+COMPOSITE = "Transform: CompositeTransform_double_3_3\n"
+
+
+def in_text(name, parameters, fixed):
+    lines = [f"{tag}: {' '.join(map(str, v))}\n" for tag, v in (("Parameters", parameters), ("FixedParameters", fixed))]
+    return f"Transform: {name}_double_3_3\n" + "".join(lines)
+
+
+def in_matlab(name, parameters, fixed):
+    """Two records, as ITK writes them."""
+    records = ((f"{name}_double_3_3", parameters), ("fixed", fixed))
+    heads = [np.array([0, len(values), 1, 0, len(text) + 1], "<i4").tobytes() for text, values in records]
+    return b"".join(
+        head + text.encode() + b"\0" + np.array(values, "<f8").tobytes()
+        for head, (text, values) in zip(heads, records, strict=True)
+    )
+
+
+@pytest.mark.parametrize("title", WITHOUT_A_CLASS)
+def test_linear_transforms_that_simpleitk_does_not_read_by_themselves(tmp_path, title):
+    (parameters, fixed), name = WITHOUT_A_CLASS[title], re.split("[ ,]", title)[0]
+    text, points = in_text(name, parameters, fixed), points_in(GRIDS["oblique"])
+    (tmp_path / "alone.tfm").write_text("#Insight Transform File V1.0\n" + text)
+    (tmp_path / "alone.mat").write_bytes(in_matlab(name, parameters, fixed))
+    (tmp_path / "chain.tfm").write_text("#Insight Transform File V1.0\n" + COMPOSITE + text)
+    theirs = sitk.CompositeTransform(sitk.ReadTransform(str(tmp_path / "chain.tfm")))
+    expected = by_transform(theirs, points)
+    for path in ("alone.tfm", "alone.mat", "chain.tfm"):
+        np.testing.assert_allclose(read_transform(tmp_path / path)(points), expected, atol=1e-9)
+    theirs.AddTransform(field_of_simpleitk(GRIDS["oblique"]))
+    for path in ("with_field.h5", "with_field.tfm"):
+        sitk.WriteTransform(theirs, str(tmp_path / path))
+        np.testing.assert_allclose(read_transform(tmp_path / path)(points), by_transform(theirs, points), atol=1e-4)
+
+
+def test_a_rigid_transform_by_its_matrix_which_itk_writes_and_does_not_read(tmp_path):
+    numbers = list(TURN.ravel()) + SHIFT, CENTRE
+    for name in ("Rigid3DTransform", "AffineTransform"):
+        (tmp_path / f"{name}.tfm").write_text("#Insight Transform File V1.0\n" + in_text(name, *numbers))
+    ours, theirs = (read_transform(tmp_path / f"{n}.tfm").matrix for n in ("Rigid3DTransform", "AffineTransform"))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_single_precision_and_the_base_class_as_older_tools_write_them(tmp_path, affine):
@@ -340,15 +461,18 @@ def test_a_singular_affine(tmp_path):
 
 def test_transforms_of_a_plane_and_splines(tmp_path):
     sitk.WriteTransform(sitk.AffineTransform(2), str(tmp_path / "a.tfm"))
-    refused(tmp_path / "a.tfm", "2D")
+    refused(tmp_path / "a.tfm", "is a transform of 2D space")
+    perspective = in_text("Rigid3DPerspectiveTransform", VERSOR + SHIFT, []).replace("3_3", "3_2")
+    (tmp_path / "p.tfm").write_text("#Insight Transform File V1.0\n" + perspective)
+    refused(tmp_path / "p.tfm", "3D to 2D")
     spline = sitk.BSplineTransformInitializer(sitk.Image(9, 9, 9, sitk.sitkFloat32), [2, 2, 2])
     for transform in (spline, sitk.CompositeTransform([sitk.Euler3DTransform(), spline])):
         sitk.WriteTransform(transform, str(tmp_path / "b.h5"))
         refused(tmp_path / "b.h5", "BSplineTransform", "antsApplyTransforms")
 
 
-def field_file(path, shape, intent, value=0.5, affine=GRIDS["RAS"].affine):
-    image = nib.Nifti1Image(np.full(shape, value, np.float32), affine)
+def field_file(path, shape, intent, value=0.5, affine=GRIDS["RAS"].affine, dtype=np.float32):
+    image = nib.Nifti1Image(np.full(shape, value, dtype), affine)
     image.header.set_intent(intent)
     image.set_qform(affine, 1)
     nib.save(image, path)
@@ -363,6 +487,39 @@ def test_fields_in_other_forms(tmp_path):
     refused(field_file(tmp_path / "e.nii.gz", (8, 9, 10, 1, 2), 1007), "8 x 9 x 10 x 1 x 2")
     refused(field_file(tmp_path / "f.nii.gz", (8, 9, 10, 1, 3), 1007, np.nan), "720 displacements")
     assert isinstance(read_transform(field_file(tmp_path / "g.nii.gz", (8, 9, 10, 1, 3), 1007)), DisplacementField)
+
+
+def spoilt(content, at, length=200):
+    return content[:at] + np.random.default_rng(0).bytes(length) + content[at + length :]
+
+
+@pytest.mark.parametrize("name", ["none.h5", "spoilt.h5", "huge.h5", "spoilt.nii", "huge.nii"])
+def test_what_the_readers_of_a_damaged_file_say_of_it_is_not_on_the_terminal(tmp_path, capfd, caplog, name):
+    path = tmp_path / name
+    if name == "none.h5":
+        path.write_bytes(b"nonsense" * 99)
+    elif path.suffix == ".h5":
+        sitk.WriteTransform(sitk.CompositeTransform([field_of_simpleitk(GRIDS["RAS"])]), str(path))
+        with h5py.File(path, "r+") as file:
+            group = file["TransformGroup/1"]
+            values = group["TransformParameters"][()]
+            values[5] = 1e300 if name == "huge.h5" else 0.0
+            del group["TransformParameters"]
+            at = (
+                group.create_dataset("TransformParameters", data=values, compression=4).id.get_chunk_info(0).byte_offset
+            )
+        if name == "spoilt.h5":
+            path.write_bytes(spoilt(path.read_bytes(), at))
+    else:
+        field_file(path, (8, 9, 10, 1, 3), 1007, 1e300 if name == "huge.nii" else 0.5, dtype=np.float64)
+        if name == "spoilt.nii":
+            path.write_bytes(spoilt(path.read_bytes(), 252, 4))  # the codes of qform and sform
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refused(path)
+        assert not is_learn2reg(path)
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 def test_a_truncated_field_is_not_filled_with_zeros(tmp_path):

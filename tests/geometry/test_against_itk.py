@@ -105,6 +105,17 @@ def test_jacobian_determinant(grid: Grid, smooth_field):
     np.testing.assert_allclose(field.jacobian_determinant(grid)[inner].numpy(), expected[inner], atol=1e-5)
 
 
+def test_itk_forgets_the_direction_of_an_image_in_its_jacobian(grid: Grid, smooth_field):
+    """Given a field as it is, its filter is right on grids along the axes of LPS, ITK's world, and on no others."""
+    field = smooth_field(grid, 2.0)
+    image = itk_image(field.millimetres().double().numpy() @ FLIP, grid, vectors=True)
+    theirs = from_itk(sitk.DisplacementFieldJacobianDeterminant(image))
+    inner = (slice(1, -1),) * 3
+    away = np.abs(field.jacobian_determinant(grid)[inner].numpy() - theirs[inner]).max()
+    along = np.allclose(np.array(image.GetDirection()).reshape(3, 3), np.eye(3))
+    assert away < 1e-5 if along else away > 0.05
+
+
 @pytest.mark.parametrize("order", ["affine after field", "field after affine"])
 def test_nitransforms(order: str, grid: Grid, affine: Affine, smooth_field):
     """At voxel centres, since between them nitransforms reads fields by splines."""

@@ -92,13 +92,18 @@ def test_one_and_two_dimensions(grid: Grid, smooth_field, points_in):
     np.testing.assert_allclose(affine.jacobian_determinant(grid), 1.1**grid.ndim, rtol=1e-5)
 
 
-def test_beyond_its_grid_a_field_has_its_border_value(grid: Grid, smooth_field):
-    field = smooth_field(grid)
+@pytest.mark.parametrize("outside", ["border", "zero"])
+def test_beyond_its_grid_a_field_has_its_border_value_or_none(outside: str, grid: Grid, smooth_field):
+    field = DisplacementField(smooth_field(grid).displacement + 1, grid, outside)
     last = np.array(grid.shape) - 1
-    corner = grid.linear @ last + grid.affine[:3, 3]
-    outside = grid.linear @ (last + 4) + grid.affine[:3, 3]
-    np.testing.assert_allclose(field(outside) - outside, field(corner) - corner, atol=1e-5)
-    np.testing.assert_allclose(field(corner) - corner, field.millimetres()[-1, -1, -1], atol=1e-5)
+    corner, within, beyond = (grid.linear @ (last + by) + grid.affine[:3, 3] for by in (0, 0.49, 4))
+    expected = field.millimetres()[-1, -1, -1].numpy()
+    np.testing.assert_allclose(field(corner) - corner, expected, atol=1e-5)
+    np.testing.assert_allclose(field(within) - within, expected, atol=1e-5)
+    np.testing.assert_allclose(field(beyond) - beyond, expected * (outside == "border"), atol=1e-5)
+    wide = Grid(tuple(n + 4 for n in grid.shape), grid.affine)
+    np.testing.assert_allclose(field.on(wide)(beyond) - beyond, expected * (outside == "border"), atol=1e-5)
+    assert field.on(wide).outside == field.inverse().outside == outside
 
 
 def test_millimetres_there_and_back(grid: Grid, smooth_field):

@@ -1,9 +1,11 @@
 """The windowed correlation: its compiled kernel, its reference and MONAI's."""
 
+import ants
 import numpy as np
 import pytest
 import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from stepwarp.geometry import sampling
 from stepwarp.losses.similarity import LNCC
@@ -73,6 +75,30 @@ def test_against_monai(shape: tuple[int, ...], image):
     theirs = LocalNormalizedCrossCorrelationLoss(len(shape), kernel_size=5, smooth_nr=0, smooth_dr=1e-8)
     ours = LNCC(radius=2, epsilon=1e-12)
     assert float(ours(fixed, moved)) == pytest.approx(1 + float(theirs(moved, fixed)), abs=1e-5)
+
+
+def test_windows_at_the_border_are_cut_off_as_by_ants_and_not_filled_with_zeros_as_by_monai():
+    """Both as they define it, in numpy; the images do not fade out."""
+    fixed, moved = (gaussian_filter(np.random.default_rng(n).random((20, 22, 18)), 1.0) + 0.3 for n in (0, 1))
+    moved = fixed + 0.5 * moved
+
+    def correlation(size):
+        f, m, ff, mm, fm = (
+            uniform_filter(v, 5, mode="constant") * 125
+            for v in (fixed, moved, fixed * fixed, moved * moved, fixed * moved)
+        )
+        return ((fm - f * m / size) ** 2 / ((ff - f * f / size) * (mm - m * m / size))).mean()
+
+    cut_off = correlation(uniform_filter(np.ones(fixed.shape), 5, mode="constant") * 125)
+    filled = correlation(125)
+    f, m = (torch.from_numpy(v)[None, None] for v in (fixed, moved))
+    assert 1 - float(LNCC(radius=2, epsilon=1e-12)(f, m)) == pytest.approx(cut_off, abs=1e-4)
+    theirs = LocalNormalizedCrossCorrelationLoss(3, kernel_size=5, smooth_nr=0, smooth_dr=1e-8)
+    assert -float(theirs(m, f)) == pytest.approx(filled, abs=1e-4)
+    images = ants.from_numpy(fixed), ants.from_numpy(moved)
+    by_ants = -ants.image_similarity(*images, metric_type="ANTSNeighborhoodCorrelation")
+    assert by_ants == pytest.approx(cut_off, abs=1e-3)
+    assert filled > cut_off + 0.05
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1, 0.3), (0.4, 0.5), (-0.8, 0.9)])

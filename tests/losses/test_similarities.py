@@ -29,6 +29,14 @@ def test_smallest_where_images_are_aligned_and_larger_the_further_apart(name: st
 
 
 @each_measure
+def test_what_an_image_has_with_itself_is_as_the_documentation_says(name: str):
+    values = torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
+    values[..., :12] = 0.5  # windows in which there is nothing to compare
+    least, most = {"lncc": (0.3, 0.5), "mi": (0.2, 0.4)}.get(name, (-1e-6, 1e-4))
+    assert least < float(SIMILARITIES[name]()(values, values)) < most
+
+
+@each_measure
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradients_against_finite_differences(name: str, weighted: bool, shape: tuple[int, ...], image, mask):
     """In float64, in a random direction and along one voxel."""

@@ -45,12 +45,9 @@ AFFINE = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, 0.05, -0.08) * (
 
 
 def field_on(grid, longest_mm=2.5):
-    """Smooth, random, and 0 at the border, because beyond it ITK and this package differ."""
+    """Smooth and random up to the border."""
     noise = np.random.default_rng(1).standard_normal((*grid.shape, 3))
     vectors = gaussian_filter(noise, (4, 4, 4, 0))
-    for axis, n in enumerate(grid.shape):
-        window = np.clip(np.minimum(np.arange(n), np.arange(n)[::-1]) / 6, 0, 1)
-        vectors *= window.reshape([-1 if a == axis else 1 for a in range(4)])
     return DisplacementField.from_millimetres(vectors * (longest_mm / np.abs(vectors).max()), grid)
 
 
@@ -262,11 +259,15 @@ def test_every_format_of_landmarks_is_carried(folder, tmp_path, suffix):
 
 def test_voxel_indices_are_those_of_the_image_that_the_landmarks_come_from(folder, tmp_path):
     source = tmp_path / "in.csv"
-    source.write_text("name,i,j,k\na,15,14,12\n")
-    out, _ = carried(tmp_path, folder.path, source, "out.csv")
     world = nib.affines.apply_affine(folder.moving_grid.affine, [15, 14, 12])
     expected = folder.inverse_warp(folder.affine.inverse()(world))
-    assert np.abs(read_landmarks(out).points - expected).max() < 1e-3
+    for text, space in (("name,i,j,k\na,15,14,12\n", None), ("x,y,z\n15,14,12\n", "voxel"), ("15,14,12\n", "voxel")):
+        source.write_text(text)
+        out, done = carried(tmp_path, folder.path, source, "out.csv", space=space, overwrite=True)
+        assert np.abs(read_landmarks(out).points - expected).max() < 1e-3
+        assert not any("kept" in note for note in done.notes)
+    with pytest.raises(InputError, match="is in voxels, and nothing says of which image"):
+        carried(tmp_path, folder.files, source, "none.csv", space="voxel")
 
 
 @pytest.mark.parametrize("source", ["moving", "fixed"])

@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from stepwarp.errors import InputError
 from stepwarp.evaluation.evaluate import evaluate
@@ -195,6 +195,27 @@ def test_landmarks_in_voxels_belong_to_their_own_image(case, tmp_path):
         (tmp_path / f"{side}.csv").write_text("\n".join(["name,i,j,k", *rows]))
     result = case.evaluate(fixed_landmarks=tmp_path / "fixed.csv", moving_landmarks=tmp_path / "moving.csv")
     assert result["tre_mm"]["max"] < 0.01
+
+
+def test_learn2reg_as_it_is_now_is_judged_as_by_its_script(case, tmp_path):
+    """An .npz at full resolution, lists of voxels without names; its displacements at landmarks restated.
+
+    The script reads them by cubic splines, here as everywhere linearly: at a voxel both are the same."""
+    u = nib.load(case.folder / "disp.nii.gz").get_fdata()
+    at = np.array([[8, 9, 10], [12, 11, 9], [14, 12, 8], [3, 4, 15]], float)
+    towards = at + np.random.default_rng(0).normal(size=at.shape)
+    moved = at + np.stack([map_coordinates(u[..., axis], at.T) for axis in range(3)], -1)
+    expected = np.linalg.norm((moved - towards) * MOVING.spacing, axis=1)
+    np.savez_compressed(tmp_path / "disp.npz", flow=np.moveaxis(u, -1, 0).astype(np.float32))
+    for name, points in (("fixed.csv", at), ("moving.csv", towards)):
+        np.savetxt(tmp_path / name, points, delimiter=",")
+    landmarks = {"fixed_landmarks": tmp_path / "fixed.csv", "moving_landmarks": tmp_path / "moving.csv"}
+    images = case.path("fixed"), case.path("moving")
+    result = evaluate_files(*images, [tmp_path / "disp.npz"], space="voxel", **landmarks)
+    found = [point["after"] for point in result["tre_mm"]["landmarks"].values()]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    with pytest.raises(InputError, match="--landmark-space voxel"):
+        evaluate_files(*images, [tmp_path / "disp.npz"], **landmarks)
 
 
 def test_landmarks_of_an_unknown_world_or_length_are_refused(case, tmp_path):

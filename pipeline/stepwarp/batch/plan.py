@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel
-
 from stepwarp.batch.places import Places
 from stepwarp.batch.settings import Settings, damage, difference, key_of, parts_in, parts_of
 from stepwarp.data.manifest import Manifest, Role, located
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import sha256
+from stepwarp.files import quiet_nibabel, sha256
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.benchmark.places import read_json
 from stepwarp.workflow.outputs import RECORD
@@ -153,7 +151,7 @@ class Inputs:
         """From the header; a typical number where only the reader will know."""
         if path not in self._voxels:
             try:
-                shape = nibabel.load(path).shape  # type: ignore[attr-defined]
+                shape = quiet_nibabel.load(path).shape
                 self._voxels[path] = int(shape[0]) * int(shape[1]) * int(shape[2])
             except Exception:  # whatever is wrong with the file is said when it is read
                 self._voxels[path] = _TYPICAL_VOXELS

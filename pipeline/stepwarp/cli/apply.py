@@ -67,9 +67,10 @@ def apply(
     ] = "auto",
     labels: Annotated[bool, typer.Option("--labels", help="All images among the inputs are label maps.")] = False,
     space: Annotated[
-        Literal["ras", "lps"] | None,
+        Literal["ras", "lps", "voxel"] | None,
         typer.Option(
-            help="World of x, y, z in a table that does not say it; the output is in the same. ITK and ANTs use lps.",
+            help="World of x, y, z in a table that does not say it; the output is in the same. ITK and ANTs use lps. "
+            "voxel: voxels of the image in the folder that they belong to, as Learn2Reg's; the output is in mm, RAS.",
             show_default="refuse such files",
         ),
     ] = None,

@@ -49,8 +49,11 @@ def evaluate(
         typer.Option(metavar="NAMES", help="Names or numbers of landmarks to leave out, separated by commas."),
     ] = "",
     landmark_space: Annotated[
-        Literal["ras", "lps"] | None,
-        typer.Option(help="World of x, y, z in a .csv that does not say it.", show_default="refuse such files"),
+        Literal["ras", "lps", "voxel"] | None,
+        typer.Option(
+            help="World of x, y, z in a .csv that does not say it; voxel: voxels of its image, as Learn2Reg's lists.",
+            show_default="refuse such files",
+        ),
     ] = None,
     mask: Annotated[
         Path | None,

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 #: Labels and landmarks that are shown, the worst first, unless all are asked for.
 _WORST = 10
-_SIMILARITIES = {"lncc": "local correlation", "ncc": "correlation", "mutual_information": "shared information"}
+#: Measures of similarity in words, and what is said behind their numbers.
+SIMILARITIES = {
+    "lncc": ("local correlation", ""),
+    "ncc": ("correlation", ""),
+    "mutual_information": ("shared information", " (an image and itself: about 0.7)"),
+}
 
 
 def print_evaluation(result: Mapping[str, Any], everything: bool) -> None:
@@ -58,7 +63,8 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     residual = f"mean {_mm(back['mean'])}, 95 % {_mm(back['p95'])}, largest {_mm(back['max'])}"
     rows.append(("inverse residual (mm)", f"{residual}; {back['source']}"))
     before, after = result["similarity"]["before"], result["similarity"]["after"]
-    rows += [(name, f"{before[key]:.3f} before, {after[key]:.3f} after") for key, name in _SIMILARITIES.items()]
+    for key, (name, remark) in SIMILARITIES.items():
+        rows.append((name, f"{before[key]:.3f} before, {after[key]:.3f} after{remark}"))
     return rows
 
 

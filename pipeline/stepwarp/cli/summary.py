@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from stepwarp.cli.scores import SIMILARITIES
 from stepwarp.cli.terminal import cell, console
 
 if TYPE_CHECKING:
     from stepwarp.workflow.demo import Demonstration
 
 _COLOURS = {"pass": "green", "check": "yellow", "fail": "red"}
-_SIMILARITIES = {"lncc": "local correlation", "ncc": "correlation", "mutual_information": "shared information"}
 
 
 def print_registration(record: Mapping[str, Any], folder: Path) -> None:
@@ -49,7 +49,7 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     colour = _COLOURS[verdict["status"]]
     rows = [("verdict", f"[bold {colour}]{verdict['status']}[/]")]
     rows += [("", cell(reason)) for reason in verdict["reasons"]]
-    rows += [(name, _change(measures, key)) for key, name in _SIMILARITIES.items()]
+    rows += [(name, _change(measures, key) + remark) for key, (name, remark) in SIMILARITIES.items()]
     if "regularity" in measures:
         central, one_sided = (measures["regularity"][key]["count"] for key in ("folds", "corner_folds"))
         rows.append(("folds", f"{central} by central, {one_sided} by one-sided differences"))

@@ -55,8 +55,8 @@ class ScanEntry(Strict):
 
     subject: the person, where several scans are of the same one; by default every scan is of another person.
     split: what the scan is for; one without is for all, as an atlas is. landmark_space: the world of x, y, z in a
-    landmark file that does not state it. unreliable_landmarks: names, or numbers counted from 1, of those to leave out.
-    sha256: role -> digest."""
+    landmark file that does not state it, or voxel. unreliable_landmarks: names, or numbers counted from 1, of those to
+    leave out. sha256: role -> digest."""
 
     image: DataPath
     labels: DataPath | None = None

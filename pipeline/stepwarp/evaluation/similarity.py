@@ -10,8 +10,10 @@ from stepwarp.losses.similarity import LNCC, NCC, MutualInformation
 
 
 def similarities(fixed: Image, moved: Image, inside: Tensor) -> dict[str, float]:
-    """Correlation, local correlation (mean over windows) and shared information; 1 is perfect for each.
+    """Correlation, local correlation (mean over windows) and shared information: the higher, the more alike.
 
+    An image and itself have a correlation of 1. Their local correlation is below 1 where windows are flat (0.99 in
+    brains, 0.5 in heads with air around), and they share 0.7 to 0.8 of their information, not 1: see the losses.
     fixed, moved: on one grid, intensities scaled to about 0..1. inside: bool, the grid's shape."""
     f, m, weight = fixed.data[None, None], moved.data[None, None], inside[None, None].float()
     values = f[:, :, inside], m[:, :, inside]

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import nibabel
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 
 from stepwarp.errors import InputError
+from stepwarp.files import quiet_nibabel
 from stepwarp.geometry import Grid
 
 #: What the vectors of a field are: RAS mm, of the moving world's points or from the fixed ones to them.
@@ -151,7 +151,7 @@ def _unread(path: Path, program: str, what: str, command: str) -> ForeignField:
 def _extensions(path: Path) -> set[int]:
     """The codes of the header's extensions; whatever is wrong with them, a reader of the file does not mind."""
     try:
-        return {extension.get_code() for extension in nibabel.load(path).header.extensions}  # type: ignore[attr-defined]
+        return {extension.get_code() for extension in quiet_nibabel.load(path).header.extensions}  # type: ignore[attr-defined]
     except Exception:  # nibabel raises whatever its parser runs into
         return set()
 

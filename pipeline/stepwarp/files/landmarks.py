@@ -16,7 +16,7 @@ from stepwarp.files.atomic import write_text
 from stepwarp.files.lps import flip_vectors
 from stepwarp.files.point_tables import PointTable, point_table
 from stepwarp.files.slicer import Markups
-from stepwarp.files.tables import Space, csv_text, guarded, parse_table, read_text
+from stepwarp.files.tables import Space, csv_text, guarded, names_columns, parse_headless, parse_table, read_text
 from stepwarp.geometry import Grid
 
 LANDMARK_SUFFIXES = (".mrk.json", ".fcsv", ".csv", ".tsv")
@@ -70,7 +70,8 @@ def read_landmarks(path: str | Path, space: Space | None = None, grid: Grid | No
     Cells are separated by commas, semicolons or tabs; with the latter two a fraction may begin with a comma. The
     columns say what the numbers are: x_ras, y_ras, z_ras or x_lps, y_lps, z_lps (r, a, s or l, p, s in Slicer's tables)
     are mm; x, y, z are mm in the world that `space` or a first line `# space: LPS` (or RAS) states; i, j, k, used where
-    there is none of these, are voxels of `grid`. Names come from the first column there is of name, label, afid and id,
+    there is none of these, are voxels of `grid`; with space="voxel" x, y, z are that. Without a line of names the cells
+    are x, y, z, as in Learn2Reg's lists. Names come from the first column there is of name, label, afid and id,
     else they count from 1. One without a position (empty or n/a; Slicer's undefined and missing) is in `missing`.
 
     Raises InputError, naming file, line and problem, for a file that states no world where `space` is None, one that
@@ -84,16 +85,14 @@ def read_landmarks(path: str | Path, space: Space | None = None, grid: Grid | No
     if suffix == ".mrk.json":
         names, points, source = slicer.parse_markups(text, file, space)
     else:
-        parse_fcsv = suffix == ".fcsv"
-        source = (
-            slicer.parse_fcsv(text, file, space) if parse_fcsv else point_table(parse_table(text, file), space, grid)
-        )
+        source = slicer.parse_fcsv(text, file, space) if suffix == ".fcsv" else _table(text, file, space, grid)
         names, points = source.table.names(), source.points
     placed = np.isfinite(points).all(1)
     if not placed.any():
         raise InputError(f"{path}: holds no landmark{' that is placed' if names else ''}.")
     missing = tuple((n, name) for n, name in enumerate(names) if not placed[n])
-    return Landmarks(tuple(n for n, there in zip(names, placed, strict=True) if there), points[placed], missing, source)
+    kept = source if not isinstance(source, PointTable) or source.table.header or suffix == ".fcsv" else None
+    return Landmarks(tuple(n for n, there in zip(names, placed, strict=True) if there), points[placed], missing, kept)
 
 
 def write_landmarks(path: str | Path, landmarks: Landmarks, space: Space = "ras", overwrite: bool = False) -> None:
@@ -130,6 +129,11 @@ def keeps_source(path: str | Path, landmarks: Landmarks) -> bool:
     if isinstance(source, PointTable):
         return suffix == ".fcsv" if source.table.header is None else suffix in _DELIMITERS
     return isinstance(source, Markups) and suffix == ".mrk.json"
+
+
+def _table(text: str, file: str, space: Space | None, grid: Grid | None) -> PointTable:
+    table = parse_table(text, file) if names_columns(text) else parse_headless(text, file, "x,y,z", None)
+    return point_table(table, space, grid)
 
 
 def _as_read(suffix: str, source: PointTable | Markups | None, points: np.ndarray) -> str:

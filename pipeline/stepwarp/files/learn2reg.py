@@ -1,28 +1,23 @@
 """Displacements as Learn2Reg wants them: in voxels, of which nothing in the file says so.
 
 The voxel at index x of the fixed image looks up the moving image at index x + u(x), whatever the two headers say. A
-file is a NIfTI of four axes (I, J, K, 3), which to ITK and ANTs is no displacement; or, as in 2021, an .npz of half
-precision and half resolution (3, I/2, J/2, K/2), which the challenge's own script enlarges by quadratic splines between
-the centres of the corner voxels."""
+file is a NIfTI of four axes, which to ITK and ANTs is no displacement, or an .npz; the three components are the last
+axis, (I, J, K, 3), or the first. One of half the voxels of each axis, as in 2021, is enlarged as the challenge's own
+script did it, by quadratic splines between the centres of the corner voxels."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
-import nibabel
 import numpy as np
 import torch
-from nibabel.spatialimages import SpatialImage
 from scipy.ndimage import zoom
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import nifti
+from stepwarp.files import nifti, quiet_nibabel
 from stepwarp.files.foreign import foreign_field
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
 from stepwarp.presence import check_present
-
-_ARRAY = "arr_0"
 
 
 def is_learn2reg(path: str | Path) -> bool:
@@ -32,23 +27,25 @@ def is_learn2reg(path: str | Path) -> bool:
     if suffix not in nifti.SUFFIXES:
         return suffix == ".npz"
     try:
-        shape = cast(SpatialImage, nibabel.load(path)).shape
+        shape = quiet_nibabel.load(path).shape
     except Exception:  # whatever nibabel runs into, the reader of the file explains it better
         return False
-    return len(shape) == 4 and shape[3] == 3
+    return len(shape) == 4 and 3 in (shape[0], shape[3])
 
 
+@np.errstate(over="ignore")  # what single precision does not hold becomes infinite, and that is refused
 def read_learn2reg(path: str | Path, fixed: Grid, moving: Grid) -> Transform:
     """The displacement in a .nii, .nii.gz or .npz as a map of the fixed world to the moving world.
 
-    Raises InputError for a damaged file, one of another shape than the fixed grid asks for, and values that are not
-    finite, and one that another program wrote (which)."""
+    Raises InputError for a damaged file, one of another shape than the fixed grid asks for, values that are not finite,
+    an archive with several arrays that fit, and a file that another program wrote (which)."""
     path = Path(path)
-    values = _from_npz(path, fixed) if nifti.suffix_of(path) == ".npz" else _from_nifti(path, fixed)
+    values = _displacement(path, _in_npz(path) if nifti.suffix_of(path) == ".npz" else {"": _in_nifti(path)}, fixed)
+    values = np.ascontiguousarray(values, dtype=np.float32)
     broken = int((~np.isfinite(values)).any(0).sum())
     if broken:
         raise InputError(f"{path}: {broken} displacements are NaN or infinite. Compute it again.")
-    field = DisplacementField(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None], fixed)
+    field = DisplacementField(torch.from_numpy(values)[None], fixed, outside="zero")
     return Composition.of(_same_index(fixed, moving), field)
 
 
@@ -68,38 +65,47 @@ def _same_index(fixed: Grid, moving: Grid) -> Affine:
     return Affine(moving.affine @ fixed.inverse_affine)
 
 
-def _from_nifti(path: Path, fixed: Grid) -> np.ndarray:
+def _in_nifti(path: Path) -> np.ndarray:
     header, values = nifti.read_nifti(path)
     foreign = foreign_field(path, header)
     if foreign is not None:
         raise InputError(foreign.refusal or f"{path}: is from {foreign.program}, with five axes. Export it again.")
-    _require_shape(path, values.shape, (*fixed.shape, 3), fixed)
-    return np.moveaxis(values, -1, 0)
+    return values
 
 
-def _from_npz(path: Path, fixed: Grid) -> np.ndarray:
+def _in_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive, by their names."""
     check_present(path)
-    halves = tuple(n // 2 for n in fixed.shape)
     try:
         nifti.check_zip(path)
         with np.load(path, allow_pickle=False) as content:
-            if content.files != [_ARRAY]:
-                raise InputError(f"{path}: holds {', '.join(content.files) or 'nothing'} instead of one array.")
-            values = content[_ARRAY]
+            arrays = {name: content[name] for name in content.files}
     except InputError:
         raise
     except Exception as error:  # numpy raises whatever its parsers run into
         raise InputError(f"{path}: cannot be read ({error}). Fetch or write it again.") from error
-    if not isinstance(values, np.ndarray):
+    if not all(isinstance(values, np.ndarray) for values in arrays.values()):
         raise InputError(f"{path}: cannot be read (what it holds is no array). Fetch or write it again.")
+    return arrays
+
+
+def _displacement(path: Path, arrays: dict[str, np.ndarray], fixed: Grid) -> np.ndarray:
+    """The one among them that has the shape of a displacement of the fixed grid, (3, *fixed.shape)."""
+    halves = tuple(n // 2 for n in fixed.shape)
+    odd = any(n % 2 for n in fixed.shape)
+    shapes = [fixed.shape] if odd else [fixed.shape, halves]
+    fitting = {name: values for name, values in arrays.items() for n in shapes if values.shape in ((*n, 3), (3, *n))}
+    if len(fitting) > 1:
+        raise InputError(f"{path}: {' and '.join(fitting)} may each be the displacement. Keep one of them.")
+    if not fitting:
+        found = ", ".join(" x ".join(map(str, values.shape)) or "1" for values in arrays.values()) or "no"
+        needed = " x ".join(map(str, (*fixed.shape, 3)))
+        half = "; an odd number has no half" if odd else ", or half the voxels of each axis"
+        raise InputError(f"{path}: holds {found} numbers where the fixed image, {fixed}, needs {needed}{half}.")
+    (values,) = fitting.values()
     nifti.check_number_type(values.dtype, str(path))
-    _require_shape(path, values.shape, (3, *halves), fixed)
-    if any(n % 2 for n in fixed.shape):
-        raise InputError(f"{path}: has half the voxels of each axis, and {fixed} has an odd number of them.")
+    if values.shape[1:] not in shapes:
+        values = np.moveaxis(values, -1, 0)
+    if values.shape[1:] == fixed.shape:
+        return values
     return np.stack([zoom(component.astype(np.float32), 2, order=2) for component in values])
-
-
-def _require_shape(path: Path, found: tuple[int, ...], expected: tuple[int, ...], fixed: Grid) -> None:
-    if found != expected:
-        sizes = (" x ".join(map(str, shape)) for shape in (found, expected))
-        raise InputError(f"{path}: holds {next(sizes)} numbers where the fixed image, {fixed}, needs {next(sizes)}.")

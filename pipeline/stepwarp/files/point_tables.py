@@ -67,19 +67,27 @@ class PointTable:
 
 
 def point_table(table: Table, space: Space | None, grid: Grid | None) -> PointTable:
-    """What `read_landmarks` says of a .csv or .tsv."""
+    """What `read_landmarks` says of a .csv or .tsv. One without names of columns holds x, y, z."""
+    if table.header is None:
+        _check_bare_rows(table, space)
     frames = tuple((columns, world) for columns, world in _FRAMES if table.has(columns))
     if frames:
         columns, stated = frames[0]
         return PointTable(table, to_ras(table.points(columns), stated, space, table.file), frames)
-    if table.has(_BARE):
-        return _bare(table, table.stated_space("space"), space)
-    if not table.has(_VOXELS):
+    stated = table.stated_space("space")
+    in_voxels = table.has(_BARE) and space == "voxel" and stated is None
+    if table.has(_BARE) and not in_voxels:
+        return _bare(table, stated, space)
+    if not in_voxels and not table.has(_VOXELS):
         found = ", ".join(table.columns)
         raise InputError(f"{table.file}: needs columns x_ras, y_ras, z_ras (or x, y, z; or i, j, k), it has {found}.")
     if grid is None:
-        raise InputError(f"{table.file}: has voxel indices (i, j, k) only. Give the image that they belong to.")
-    return PointTable(table, table.points(_VOXELS) @ grid.linear.T + grid.affine[:3, 3], (), _VOXELS)
+        raise InputError(
+            f"{table.file}: is in voxels, and nothing says of which image. Give the folder of the registration, whose "
+            "record says it, or the points in mm."
+        )
+    columns = _BARE if in_voxels else _VOXELS
+    return PointTable(table, table.points(columns) @ grid.linear.T + grid.affine[:3, 3], (), columns)
 
 
 def fcsv_table(table: Table, space: Space | None) -> PointTable:
@@ -97,6 +105,19 @@ def _bare(table: Table, stated: Space | None, space: Space | None, remedy: str =
     points = to_ras(table.points(_BARE), stated, space, table.file, remedy)
     world = stated or space
     return PointTable(table, points, ((_BARE, world),) if world else ())
+
+
+def _check_bare_rows(table: Table, space: Space | None) -> None:
+    """InputError unless rows without names of columns are x, y, z, and somebody says in which space."""
+    if any(len(cells) != 3 for cells in table.cells):
+        raise InputError(
+            f"{table.file}: has no line of column names, and not three numbers in every row. Add the names."
+        )
+    if space is None and table.stated_space("space") is None:
+        raise InputError(
+            f"{table.file}: has no line of column names. If its rows are x, y, z in voxels, as those of Learn2Reg, say "
+            "--landmark-space voxel (of apply: --space voxel); if they are mm, ras or lps."
+        )
 
 
 def _safe(cell: str) -> str:

@@ -17,7 +17,8 @@ from stepwarp.errors import InputError
 from stepwarp.files.lps import flip_vectors
 from stepwarp.presence import check_present
 
-Space = Literal["ras", "lps"]
+#: What the numbers of a list are said to be: mm in one of two worlds, or voxels of the image that it belongs to.
+Space = Literal["ras", "lps", "voxel"]
 
 #: What to do about a file that does not state its world.
 STATE_IN_CSV = (
@@ -101,8 +102,7 @@ def parse_table(text: str, file: str) -> Table:
 
     Cells are separated by commas, semicolons or tabs, whatever there is most of in the line of names."""
     comments, body = _split_comments(text)
-    names = body.partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=names.count)
+    delimiter = _delimiter(body.partition("\n")[0])
     lines = _rows(body, delimiter, len(comments), file)
     if not lines:
         raise InputError(f"{file}: has no line of column names.")
@@ -115,18 +115,28 @@ def parse_table(text: str, file: str) -> Table:
     return _table(file, comments, columns, tuple(header), rows, delimiter)
 
 
-def parse_headless(text: str, file: str, default_columns: str) -> Table:
-    """As `parse_table`, but a comment `columns = ...` names the columns, and further cells may follow them."""
+def names_columns(text: str) -> bool:
+    """Whether the first line that is no comment holds anything but numbers."""
+    _, body = _split_comments(text)
+    line = body.partition("\n")[0]
+    return not all(map(is_number, line.split(_delimiter(line)))) or not line.strip()
+
+
+def parse_headless(text: str, file: str, default_columns: str, delimiter: str | None = ",") -> Table:
+    """As `parse_table`, but a comment `columns = ...` names the columns, and further cells may follow them.
+
+    delimiter: what separates cells; None for what there is most of in the first line."""
     comments, body = _split_comments(text)
+    delimiter = delimiter or _delimiter(body.partition("\n")[0])
     stated = (c.partition("=") for c in _texts(comments))
     named = next((value for key, _, value in stated if key.strip().lower() == "columns"), default_columns)
     columns = tuple(cell.strip().lower() for cell in named.split(","))
     _refuse_twice(columns, file)
-    rows = _rows(body, ",", len(comments), file)
+    rows = _rows(body, delimiter, len(comments), file)
     for line, cells in rows:
         if len(cells) < len(columns):
             raise InputError(f"{file}, line {line}: has {len(cells)} cells where {len(columns)} are expected.")
-    return _table(file, comments, columns, None, rows, ",")
+    return _table(file, comments, columns, None, rows, delimiter)
 
 
 def number(value: object, where: str) -> float:
@@ -160,6 +170,8 @@ def to_ras(
     """Points (N, 3) mm as RAS mm. The file or the caller says which world they are in; if both do, they must agree.
 
     remedy: how a file of this kind says it."""
+    if given == "voxel" and not stated:
+        raise InputError(f"{where}: is a list in mm, not in voxels. Say which world they are in, ras or lps.")
     if stated is None and given is None:
         raise InputError(
             f"{where}: does not say in which world its x, y, z are. {remedy}, or give the space as an option."
@@ -183,6 +195,10 @@ def guarded(name: str) -> str:
 
 def _unguarded(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA_STARTS) else cell
+
+
+def _delimiter(line: str) -> str:
+    return max(_DELIMITERS, key=line.count)
 
 
 def _split_comments(text: str) -> tuple[list[str], str]:

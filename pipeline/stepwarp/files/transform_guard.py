@@ -1,9 +1,8 @@
-"""What a transform file holds, looked at before ITK is let near it.
+"""What a transform file of ITK holds, read under guard: ITK itself is not let near it.
 
 ITK reads a file that lost its end and keeps what it has not read at identity. It makes room for whatever grid a file
 announces before it looks for the numbers, and where there are fewer numbers than a transform has parameters it reads
-beyond them, until the process dies. So it is given only files of transforms it knows, with as many numbers as they
-have."""
+beyond them, until the process dies. Of HDF5 that is damaged it tells the terminal twenty lines."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from stepwarp.errors import InputError
-from stepwarp.files import nifti
+from stepwarp.files import itk_linear, nifti
 from stepwarp.files.foreign import refuse_foreign
 from stepwarp.presence import check_present
 
@@ -35,45 +34,29 @@ _NUMBERS = re.compile(r"[-+.\deE\s]*")
 _KIND = re.compile(r"(\w+)_(?:double|float)_(\d)_(\d)")
 _MAT_NUMBERS = {0: "d", 10: "f"}
 
-_COMPOSITE, _FIELD = "CompositeTransform", "DisplacementFieldTransform"
-#: Linear transforms of 3D space -> how many parameters each has, and how many fixed ones it may have.
-_LINEAR = {
-    "AffineTransform": (12, (3,)),
-    "MatrixOffsetTransformBase": (12, (3,)),
-    "Euler3DTransform": (6, (3, 4)),
-    "VersorTransform": (3, (3,)),
-    "VersorRigid3DTransform": (6, (3,)),
-    "QuaternionRigidTransform": (7, (3,)),
-    "Similarity3DTransform": (7, (3,)),
-    "ScaleVersor3DTransform": (9, (3,)),
-    "ScaleSkewVersor3DTransform": (15, (3,)),
-    "ScaleTransform": (3, (3,)),
-    "ScaleLogarithmicTransform": (3, (3,)),
-    "TranslationTransform": (3, (0,)),
-    "IdentityTransform": (0, (0,)),
-}
-#: Their first three parameters are the axis of a turn times the sine of half its angle; ITK shortens what is longer.
-_VERSORS = [name for name in _LINEAR if "Versor" in name or name.startswith("Similarity")]
+_COMPOSITE, FIELD = "CompositeTransform", "DisplacementFieldTransform"
+#: By so much a versor may be longer than 1: rounding.
 _ROUNDED = 1e-4
+_NONE = np.empty(0)
 #: Fixed parameters of a field: size, origin, spacing and direction of its grid.
 _GRID = 18
 
 
 @dataclass(frozen=True, eq=False)
-class _Member:
-    """One transform of a file: its type as ITK writes it, how many parameters it has, and the fixed ones.
+class Member:
+    """One transform of a file: the name of its type, of how many axes it maps to how many, and its numbers."""
 
-    first: the first parameters, all of them of a linear transform."""
-
-    kind: str
-    parameters: int
-    first: np.ndarray
+    name: str
+    axes: tuple[int, int]
+    parameters: np.ndarray
     fixed: np.ndarray
 
 
-def check_transform(path: Path) -> None:
-    """InputError unless a text, MATLAB 4 or HDF5 file is whole, of one transform or a composite, and every part of it
-    is linear or a displacement field with as many numbers as it needs, in 3D."""
+def read_members(path: Path) -> list[Member]:
+    """The transforms in a text, MATLAB 4 or HDF5 file, in the order in which ITK lists them: it applies the last first.
+
+    InputError unless it is whole, of one transform or a composite, and every part of it is linear or a displacement
+    field with as many numbers as it needs, in 3D."""
     size = check_present(path)
     suffix = nifti.suffix_of(path)
     if suffix in TEXT_SUFFIXES:
@@ -82,7 +65,7 @@ def check_transform(path: Path) -> None:
         members = _in_mat(path)
     else:
         members = _in_hdf5(path, size)
-    composite = members[:1] and _named(members[0], path)[0] == _COMPOSITE
+    composite = bool(members) and members[0].name == _COMPOSITE
     parts = members[1:] if composite else members
     if not parts:
         raise _cut_off(path)
@@ -93,42 +76,42 @@ def check_transform(path: Path) -> None:
         )
     for part in parts:
         _check(part, path)
+    return parts
 
 
-def _check(member: _Member, path: Path) -> None:
-    name, axes = _named(member, path)
-    if axes != (3, 3):
-        raise InputError(f"{path}: is a transform of {axes[0]}D space. Give a 3D one.")
-    if name == _FIELD:
-        shape = member.fixed[:3].tolist()
-        if len(member.fixed) != _GRID or not min(shape) >= 1 or 3 * math.prod(shape) != member.parameters:
+def _check(member: Member, path: Path) -> None:
+    name, count = member.name, member.parameters.size
+    if member.axes != (3, 3):
+        axes = " to ".join(f"{n}D" for n in dict.fromkeys(member.axes))
+        raise InputError(f"{path}: is a transform of {axes} space. Give a 3D one.")
+    if name == FIELD:
+        shape = member.fixed[:3]
+        whole = member.fixed.size == _GRID and shape.min() >= 1 and (shape == np.floor(shape)).all()
+        if not whole or 3 * math.prod(shape.tolist()) != count:
             size = " x ".join(f"{n:g}" for n in shape)
-            raise InputError(
-                f"{path}: announces a field of {size} voxels and holds {member.parameters} numbers. Write it again."
-            )
-    elif name not in _LINEAR:
+            raise InputError(f"{path}: announces a field of {size} voxels and holds {count} numbers. Write it again.")
+    elif name not in itk_linear.NUMBERS:
         raise InputError(
             f"{path}: holds a {name}; affines and displacement fields are read. Convert it, for example by "
             "antsApplyTransforms -o [field.nii.gz,1]."
         )
-    elif member.parameters != _LINEAR[name][0] or len(member.fixed) not in _LINEAR[name][1]:
+    elif any(n not in allowed for n, allowed in zip((count, member.fixed.size), itk_linear.NUMBERS[name], strict=True)):
         raise InputError(
-            f"{path}: holds {member.parameters} + {len(member.fixed)} numbers, which are not those of a {name}. Write "
-            "it again."
+            f"{path}: holds {count} + {member.fixed.size} numbers, which are not those of a {name}. Write it again."
         )
-    elif name in _VERSORS and np.linalg.norm(member.first[:3]) > 1 + _ROUNDED:
+    elif name in itk_linear.VERSORS and np.linalg.norm(member.parameters[:3]) > 1 + _ROUNDED:
         raise InputError(f"{path}: its rotation is none, the versor is longer than 1. Compute it again.")
 
 
-def _named(member: _Member, path: Path) -> tuple[str, tuple[int, int]]:
-    """The name of the type, and of how many axes it maps to how many."""
-    match = _KIND.fullmatch(member.kind)
+def _member(kind: str, path: Path, parameters: np.ndarray = _NONE, fixed: np.ndarray = _NONE) -> Member:
+    """kind: a type as ITK writes it."""
+    match = _KIND.fullmatch(kind)
     if match is None:
         raise _not_a_transform(path)
-    return match[1], (int(match[2]), int(match[3]))
+    return Member(match[1], (int(match[2]), int(match[3])), parameters, fixed)
 
 
-def _in_text(path: Path, size: int) -> list[_Member]:
+def _in_text(path: Path, size: int) -> list[Member]:
     """A first line, then `Transform`, `Parameters` and `FixedParameters` of each transform, the last line ended.
 
     A composite has no parameters and comes first."""
@@ -142,14 +125,13 @@ def _in_text(path: Path, size: int) -> list[_Member]:
     fields = [(tag.strip(), value.strip()) for tag, _, value in pairs]
     members = []
     if fields and fields[0][0] == "Transform" and fields[0][1].startswith(_COMPOSITE):
-        members.append(_Member(fields.pop(0)[1], 0, np.empty(0), np.empty(0)))
+        members.append(_member(fields.pop(0)[1], path))
     tags = [tag for tag, _ in fields]
     if not text.endswith("\n") or not tags or tags != ["Transform", *_FIELDS] * (len(tags) // 3):
         raise _cut_off(path)
     values = [value for _, value in fields]
     for kind, parameters, fixed in zip(values[::3], values[1::3], values[2::3], strict=True):
-        numbers = _numbers(parameters, path)
-        members.append(_Member(kind, numbers.size, numbers, _numbers(fixed, path)))
+        members.append(_member(kind, path, _numbers(parameters, path), _numbers(fixed, path)))
     return members
 
 
@@ -170,7 +152,7 @@ def _finite(numbers: np.ndarray, path: Path) -> np.ndarray:
     return numbers
 
 
-def _in_mat(path: Path) -> list[_Member]:
+def _in_mat(path: Path) -> list[Member]:
     """Records of MATLAB 4: five int32 (type, rows, columns, imaginary, length of the name), the name, the numbers.
 
     A transform is two of them: its parameters under the name of its type, and the fixed ones."""
@@ -193,12 +175,12 @@ def _in_mat(path: Path) -> list[_Member]:
     if len(records) % 2:
         raise _cut_off(path)
     return [
-        _Member(name, parameters.size, parameters, fixed)
+        _member(name, path, parameters, fixed)
         for (name, parameters), (_, fixed) in zip(records[::2], records[1::2], strict=True)
     ]
 
 
-def _in_hdf5(path: Path, size: int) -> list[_Member]:
+def _in_hdf5(path: Path, size: int) -> list[Member]:
     """Groups of arrays: the type, the parameters and the fixed ones; of a composite, which comes first, the type."""
     import h5py
 
@@ -225,21 +207,22 @@ def _groups(file: Any, path: Path) -> Iterator[Any]:
         yield without_links_out(transforms[str(number)])
 
 
-def _in_group(group: Any, size: int, path: Path) -> _Member:
+def _in_group(group: Any, size: int, path: Path) -> Member:
     arrays = {name.replace("Tranform", "Transform"): group[name] for name in group}  # as ITK 4 wrote it
     for array in arrays.values():
         _check_storage(array, size, path)
     kind = np.ravel(arrays["TransformType"][()])[0]
     kind = kind.decode("latin-1") if isinstance(kind, bytes) else str(kind)
     if set(arrays) == {"TransformType"}:
-        return _Member(kind, 0, np.empty(0), np.empty(0))
+        return _member(kind, path)
     parameters, fixed = arrays["TransformParameters"], arrays["TransformFixedParameters"]
     if {parameters.dtype.kind, fixed.dtype.kind} != {"f"} or parameters.ndim != 1 or fixed.size > _GRID:
         raise _not_a_transform(path)
-    first = parameters[:_GRID]
-    if parameters.size <= _GRID:  # linear; those of a field are counted later, as displacements
-        _finite(first, path)
-    return _Member(kind, parameters.size, first, _finite(np.ravel(fixed[()]), path))
+    with nifti.memory_for(path, parameters.size * parameters.dtype.itemsize):
+        numbers = parameters[()]
+    if numbers.size <= _GRID:  # linear; those of a field are counted later, as displacements
+        _finite(numbers, path)
+    return _member(kind, path, numbers, _finite(np.ravel(fixed[()]), path))
 
 
 def _check_storage(array: Any, size: int, path: Path) -> None:

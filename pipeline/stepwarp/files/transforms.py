@@ -1,7 +1,5 @@
 """Transforms in the files of ITK and ANTs. Both map points of the fixed world to points of the moving world, as here;
-their world is LPS+ mm.
-
-One difference remains, which no file can express: beyond its grid a displacement of ITK is 0, ours its border value."""
+their world is LPS+ mm. Beyond its grid a displacement that is read is 0, as it is to them."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ import numpy as np
 import torch
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import nifti
+from stepwarp.files import itk_linear, nifti
 from stepwarp.files.atomic import atomic_path
 from stepwarp.files.foreign import displacements, foreign_field, refuse_foreign
-from stepwarp.files.lps import affine_of_itk, flip_map, flip_vectors, place_itk
+from stepwarp.files.lps import flip_grid, flip_map, flip_vectors, place_itk
 from stepwarp.files.placement import affine_of, grid_of, straightened
-from stepwarp.files.transform_guard import HDF5_SUFFIXES, TEXT_SUFFIXES, check_transform
+from stepwarp.files.transform_guard import FIELD, HDF5_SUFFIXES, TEXT_SUFFIXES, Member, read_members
 from stepwarp.files.trust import Trust, TrustRules
 from stepwarp.files.utf8 import utf8_path
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
@@ -75,6 +73,7 @@ def write_composite(path: str | Path, transform: Transform, overwrite: bool = Fa
 _SHEAR_MM = 0.01
 
 
+@np.errstate(over="ignore")  # what single precision does not hold becomes infinite, and that is refused
 def read_transform(path: str | Path, *, trust: Trust | TrustRules | None = None) -> Transform:
     """The transform in a file of ITK or ANTs: fixed world to moving world, RAS mm.
 
@@ -92,15 +91,17 @@ def read_transform(path: str | Path, *, trust: Trust | TrustRules | None = None)
         refuse_foreign(path)
         known = ", ".join((*_AFFINE_SUFFIXES, *HDF5_SUFFIXES, *nifti.SUFFIXES))
         raise InputError(f"{path}: a transform is read from {known}. Convert it.")
-    check_transform(path)
-    import SimpleITK
+    # ITK lists first what it applies last, as a Composition does.
+    return Composition.of(*(_of_member(member, str(path)) for member in read_members(path)))
 
+
+def _of_member(member: Member, name: str) -> Transform:
+    if member.name == FIELD:
+        return _field_of(member, name)
     try:
-        with utf8_path(path) as plain:
-            transform = SimpleITK.ReadTransform(plain)
-    except (RuntimeError, MemoryError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: ITK cannot read this transform ({_last_line(error)}). Write it again.") from error
-    return _from_itk(transform, str(path))
+        return itk_linear.affine_of(member.name, member.parameters, member.fixed)
+    except ValueError as error:
+        raise InputError(f"{name}: its matrix is singular or not finite. Compute it again.") from error
 
 
 def _read_displacement(path: Path, trust: Trust | TrustRules | None) -> DisplacementField:
@@ -131,40 +132,19 @@ def _field(vectors: np.ndarray, grid: Grid, name: str) -> DisplacementField:
     broken = int((~np.isfinite(vectors)).any(-1).sum())
     if broken:
         raise InputError(f"{name}: {broken} displacements are NaN or infinite. Compute it again.")
-    return DisplacementField.from_millimetres(vectors, grid)
+    return DisplacementField.from_millimetres(vectors, grid, outside="zero")
 
 
-def _from_itk(transform: SimpleITK.Transform, name: str) -> Transform:
-    """Of the kinds that `check_transform` lets pass."""
-    import SimpleITK
-
-    if transform.IsLinear():
-        return _affine_from_itk(transform, name)
-    if transform.GetTransformEnum() == SimpleITK.sitkDisplacementField:
-        return _field_from_itk(SimpleITK.DisplacementFieldTransform(transform).GetDisplacementField(), name)
-    composite = SimpleITK.CompositeTransform(transform)
-    parts = [composite.GetNthTransform(n) for n in range(composite.GetNumberOfTransforms())]
-    return Composition.of(*(_from_itk(part, name) for part in parts))
-
-
-def _affine_from_itk(transform: SimpleITK.Transform, name: str) -> Affine:
-    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    ends = np.array([transform.TransformPoint(tuple(axis)) for axis in np.eye(3)])
-    matrix = np.eye(4)
-    matrix[:3, :3] = (ends - origin).T
-    matrix[:3, 3] = origin
-    try:
-        return Affine(flip_map(matrix))
-    except ValueError as error:
-        raise InputError(f"{name}: its matrix is singular or not finite. Compute it again.") from error
-
-
-def _field_from_itk(image: SimpleITK.Image, name: str) -> DisplacementField:
-    import SimpleITK
-
-    grid = grid_of(image.GetSize(), affine_of_itk(image), name)
-    lps = SimpleITK.GetArrayViewFromImage(image).transpose(2, 1, 0, 3).astype(np.float32)
-    return _field(flip_vectors(lps), grid, name)
+def _field_of(member: Member, name: str) -> DisplacementField:
+    """From vectors along the first axis of the grid, then the second; and its size, origin, spacing and direction."""
+    size, origin, spacing, direction = np.split(member.fixed, [3, 6, 9])
+    affine = np.eye(4)
+    affine[:3, :3] = direction.reshape(3, 3) * spacing
+    affine[:3, 3] = origin
+    shape = tuple(size.astype(int).tolist())
+    grid = grid_of(shape, flip_grid(affine), name)
+    lps = member.parameters.reshape(*reversed(shape), 3).transpose(2, 1, 0, 3)
+    return _field(flip_vectors(lps.astype(np.float32)), grid, name)
 
 
 def _to_itk(path: Path, part: Transform) -> SimpleITK.Transform:

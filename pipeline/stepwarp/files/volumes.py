@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import nibabel
 import numpy as np
 import torch
 from nibabel.analyze import AnalyzeImage
@@ -16,7 +15,7 @@ from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import nifti
+from stepwarp.files import nifti, quiet_nibabel
 from stepwarp.files.parts import parts_of
 from stepwarp.files.placement import affine_of, grid_of
 from stepwarp.files.trust import Trust, TrustRules
@@ -123,7 +122,7 @@ def _read(path: Path, trust: Trusting) -> tuple[Voxels, Grid]:
         check_present(part)
         nifti.check_gzip(part)
     try:
-        image = cast(SpatialImage, nibabel.load(path))
+        image = quiet_nibabel.load(path)
     except Exception as error:  # nibabel raises whatever its parsers run into
         raise _unreadable(name, error) from error
     return from_nibabel(image, name, trust)

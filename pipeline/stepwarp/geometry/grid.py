@@ -92,6 +92,12 @@ class Grid:
         ends = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), -1).reshape(-1, d)
         return ends @ self.linear.T + self.affine[:-1, -1]
 
+    def middles(self, size: int) -> np.ndarray:
+        """World points (N, D) in the middle of blocks of so many voxels along each axis; none lies beyond the grid."""
+        at = [np.minimum(np.arange(0, n, size) + (size - 1) / 2, n - 1) for n in self.shape]
+        index = np.stack(np.meshgrid(*at, indexing="ij"), -1).reshape(-1, self.ndim)
+        return index @ self.linear.T + self.affine[:-1, -1]
+
     def indices(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """The voxel index of every voxel: (1, D, *shape)."""
         axes = [torch.arange(n, device=device, dtype=dtype) for n in self.shape]

@@ -117,26 +117,30 @@ class Affine(Transform):
 
 
 class DisplacementField(Transform):
-    """x -> x + u(x), with u stored on a grid in voxels of that grid; beyond the grid u has its border value.
+    """x -> x + u(x), with u stored on a grid in voxels of that grid.
 
-    displacement: (1, D, *grid.shape) float32, ij order."""
+    displacement: (1, D, *grid.shape) float32, ij order. outside: what u is beyond the grid, which ends half a voxel
+    beyond its outermost centres: its "border" value, as in a search, or "zero", as ITK and ANTs read files."""
 
-    def __init__(self, displacement: Tensor, grid: Grid) -> None:
+    def __init__(self, displacement: Tensor, grid: Grid, outside: sampling.Outside = "border") -> None:
         if tuple(displacement.shape) != (1, grid.ndim, *grid.shape):
             raise ValueError(f"a displacement of shape {tuple(displacement.shape)} does not fit {grid}")
         self.displacement = displacement
         self.grid = grid
+        self.outside: sampling.Outside = outside
 
     @classmethod
     def identity(cls, grid: Grid) -> DisplacementField:
         return cls(torch.zeros(1, grid.ndim, *grid.shape), grid)
 
     @classmethod
-    def from_millimetres(cls, displacement: np.ndarray | Tensor, grid: Grid) -> DisplacementField:
+    def from_millimetres(
+        cls, displacement: np.ndarray | Tensor, grid: Grid, outside: sampling.Outside = "border"
+    ) -> DisplacementField:
         """From (*grid.shape, D) RAS mm vectors."""
         vectors = float64(displacement)
         voxels = vectors @ float64(np.linalg.inv(grid.linear)).to(vectors.device).T
-        return cls(voxels.movedim(-1, 0)[None].float(), grid)
+        return cls(voxels.movedim(-1, 0)[None].float(), grid, outside)
 
     def millimetres(self) -> Tensor:
         """The displacement as RAS mm vectors, (*grid.shape, D) float32 on the CPU."""
@@ -150,18 +154,31 @@ class DisplacementField(Transform):
     def _map(self, points: Tensor) -> Tensor:
         index = Affine(self.grid.inverse_affine)._map(points)
         field = self.displacement.to(points.device)
-        moved = sampling.sample(field, index.T[None].to(field), outside="border")
-        return points + moved[0].T.double() @ float64(self.grid.linear).to(points.device).T
+        moved = sampling.sample(field, index.T[None].to(field), outside="border")[0].T.double()
+        if self.outside == "zero":
+            moved = moved * self._holds(list(index.unbind(1)))[:, None]
+        return points + moved @ float64(self.grid.linear).to(points.device).T
 
     def inverse(self) -> DisplacementField:
         """The inverse on the same grid, by fixed-point iteration; how exact it is says `inverse_residual`."""
-        return DisplacementField(jacobian.invert(self.displacement), self.grid)
+        return DisplacementField(jacobian.invert(self.displacement), self.grid, self.outside)
 
     def on(self, grid: Grid) -> DisplacementField:
         if grid == self.grid:
             return self
         matrix = float64(grid.index_map_to(self.grid))
-        return DisplacementField(sampling.resize_displacement(self.displacement, grid.shape, matrix), grid)
+        resized = sampling.resize_displacement(self.displacement, grid.shape, matrix)
+        if self.outside == "zero":
+            lines = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid.shape), indexing="ij")
+            at = [row[-1] + sum(slope * line for slope, line in zip(row, lines, strict=False)) for row in matrix[:-1]]
+            resized = resized * self._holds(at).to(resized.device)
+        return DisplacementField(resized, grid, self.outside)
+
+    def _holds(self, index: list[Tensor]) -> Tensor:
+        """Whether the grid has something at an index (a tensor for each axis), decided in double precision as by ITK:
+        the voxels of two grids often lie on each other's edge."""
+        within = [(at >= -0.5) & (at < n - 0.5) for at, n in zip(index, self.grid.shape, strict=True)]
+        return torch.stack(within).all(0)
 
     def __repr__(self) -> str:
         return f"DisplacementField(on {self.grid})"

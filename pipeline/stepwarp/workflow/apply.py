@@ -32,6 +32,7 @@ from stepwarp.files import (
 )
 from stepwarp.files.landmarks import LANDMARK_SUFFIXES, keeps_source
 from stepwarp.files.point_tables import PointTable
+from stepwarp.files.tables import Space
 from stepwarp.files.voxels import integers
 from stepwarp.geometry import Grid, Image, LabelMap, Volume
 from stepwarp.geometry.background import background
@@ -40,7 +41,6 @@ from stepwarp.workflow.kinds import kind_of
 from stepwarp.workflow.subjects import check_outside
 
 Interpolation = Literal["auto", "linear", "nearest"]
-Space = Literal["ras", "lps"]
 Kind = Literal["image", "labels", "landmarks"]
 
 _VOLUME_SUFFIXES = (".nii", ".nii.gz")
@@ -89,7 +89,8 @@ def apply(
     interpolation: "auto" reads label maps from the nearest voxel, images linearly. labels: all volumes are label maps.
     outside: what images become where their own grid ends (NaN for nothing); by default their own background, the most
     frequent value on their faces if it covers half of them, else 0. Label maps become 0 there.
-    space: the world of landmarks in a .csv that does not state it; they are written in the same one.
+    space: the world of landmarks in a .csv that does not state it, and in which they are written; or "voxel", of the
+    image in the folder that they belong to, from which they become RAS mm.
     trust: see `files.TrustRules`.
 
     Each volume is interpolated once, however long the chain. Raises InputError for unusable files, for arguments that
@@ -294,7 +295,7 @@ def _not_carried(landmarks: Landmarks, output: Path) -> tuple[str, ...]:
     if landmarks.missing:
         notes.append(f"without a position, and still so: {', '.join(name for _, name in landmarks.missing)}")
     source = landmarks.source
-    if not keeps_source(output, landmarks):
+    if source is not None and not keeps_source(output, landmarks):
         notes.append(f"{output.name} holds names and positions; further columns are kept in a file of the input's kind")
     elif isinstance(source, PointTable) and source.left_out:
         notes.append(f"the columns {', '.join(source.left_out)} say where the points were, and are left out")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
 import stepwarp
 from stepwarp.errors import InputError
@@ -16,15 +15,14 @@ from stepwarp.evaluation.evaluate import evaluate
 from stepwarp.files import Landmarks, TrustRules, read_image, read_labels, read_landmarks, read_mask, sha256
 from stepwarp.files.label_names import find_labels, read_label_names
 from stepwarp.files.learn2reg import is_learn2reg, read_learn2reg
+from stepwarp.files.tables import Space
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.folders import RegistrationFolder, Side, result_at
 from stepwarp.workflow.journey import load, plan
 
-Space = Literal["ras", "lps"]
-
-#: A field may end this many of its own voxels before the fixed image does: its border value is read there.
+#: A field may end this many of its own voxels before the fixed image does: beyond it nothing moves.
 _SHORT_BY_VOXELS = 1.0
 
 _INVERTED = "numerical inversion"
@@ -63,7 +61,7 @@ def evaluate_files(
     transforms: none for the identity in the world; a folder of `register` or of ANTs, or the prefix of ANTs' files; a
     chain of files in the order of antsApplyTransforms; one displacement of Learn2Reg (.nii.gz of four axes, .npz).
     ignore_labels: ids, or names of the table `label_names`. unreliable_landmarks: names or numbers. space: the world of
-    landmarks in a .csv that does not state it; voxel indices are those of their image.
+    landmarks in a .csv that does not state it, or "voxel"; voxel indices are those of their image.
 
     Besides what `evaluate` returns: stepwarp (version), inputs {role: {path, sha256}}, transform [files], the key
     inverse_mm.source, trusted [see `files.TrustRules.record`], and notes [a sentence each] on what to look at.
@@ -151,9 +149,7 @@ def _numerical_inverse(transform: Transform, grid: Grid) -> Transform:
     """The inverse, from a field on the grid after the inverse of the affine that is nearest to the transform.
 
     With the affine in it the field would lead out of the grid, beyond which there is nothing to invert."""
-    coarse = grid.coarser(8)
-    index = coarse.indices(dtype=torch.float64)[0].flatten(1).T.numpy()
-    points = index @ coarse.linear.T + coarse.affine[:3, 3]
+    points = grid.middles(8)
     solution = np.linalg.lstsq(np.column_stack([points, np.ones(len(points))]), transform(points), rcond=None)[0]
     try:
         nearest = Affine(solution.T)

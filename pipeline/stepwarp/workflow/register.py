@@ -257,7 +257,9 @@ def _registration(a: Subject, b: Subject, found: Found, clock: Clock, about: dic
     }
     warp, inverse_warp = None, None
     if deformation is not None:
-        warp, inverse_warp = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
+        fields = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
+        # Beyond the grid, what every reader makes of the files.
+        warp, inverse_warp = (DisplacementField(f.displacement, f.grid, outside="zero") for f in fields)
     return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps)
 
 

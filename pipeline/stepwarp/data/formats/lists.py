@@ -1,7 +1,7 @@
 """JSON lists: Learn2Reg's *_dataset.json, and the datalists of MONAI and the Medical Segmentation Decathlon.
 
 Learn2Reg lists its validation images among those for training too, and some of its validation pairs; and it names
-keypoint files after the images, .nii.gz, although they are .csv. Both are put right here."""
+keypoint files after the images, .nii.gz, although they are .csv, in voxels. Both are put right here."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ _ALIASES = {
     "landmarks": ("landmarks", "keypoints"),
 }
 _SIDES = ("fixed", "moving")
+_NIFTI = (".nii", ".nii.gz")
 #: NAME_CASE_SCAN: scans of one case are of one person.
 _LEARN2REG_NAME = re.compile(r"(.+_\d{4})_\d{4}\.nii(?:\.gz)?")
 
@@ -100,8 +101,9 @@ def _companions(entry: Mapping[str, Any], prefix: str, where: str, draft: Draft)
     for role, names in _ALIASES.items():
         listed = next((entry[prefix + name] for name in names if entry.get(prefix + name)), None)
         if listed is not None:
-            path = draft.path(listed, where)
-            found[role] = re.sub(r"\.nii(\.gz)?$", ".csv", path) if role == "landmarks" else path
+            found[role] = path = draft.path(listed, where)
+            if role == "landmarks" and path.endswith(_NIFTI):
+                found |= {role: re.sub(r"\.nii(\.gz)?$", ".csv", path), "landmark_space": "voxel"}
     return found
 
 
