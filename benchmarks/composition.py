@@ -24,8 +24,8 @@ from torch import Tensor
 
 from stepwarp.geometry import Grid, sampling
 from stepwarp.geometry.smoothing import gaussian
+from stepwarp.machine import load, machine
 from stepwarp.registrar.steps import FieldMap, Images, Map, Repeat, Step
-from stepwarp.workflow.benchmark.environment import load, machine
 
 RESULT = Path(__file__).parent / "results" / "composition.json"
 SHAPE, MM = (80, 96, 80), 2.0

@@ -24,12 +24,12 @@ from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.evaluation.regularity import inverse_consistency, regularity
 from stepwarp.files import read_image, read_labels
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, jacobian, sampling, smoothing
+from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.losses.intensities import scale_intensities
 from stepwarp.losses.similarity import LNCC, NCC
+from stepwarp.machine import load, machine
 from stepwarp.registrar.affine import register_linear
 from stepwarp.registrar.deformable import optimise
-from stepwarp.workflow.benchmark.environment import load, machine
 
 OUT = Path(__file__).parent / "results" / "deformable_models"
 SCHEDULES = {"to 2 mm": ((8, 30), (4, 30), (2, 30)), "to 1 mm": ((8, 30), (4, 30), (2, 30), (1, 15))}

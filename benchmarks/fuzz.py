@@ -129,7 +129,7 @@ def _rng(seed: int, target: str, number: int) -> random.Random:
 
 
 def summary(results: dict[str, Any], seed: int) -> dict[str, Any]:
-    from stepwarp.workflow.benchmark.environment import installed, machine
+    from stepwarp.machine import machine, versions
 
     totals = Counter()
     for result in results.values():
@@ -141,7 +141,7 @@ def summary(results: dict[str, Any], seed: int) -> dict[str, Any]:
         "seed": seed,
         "targets": results,
         "machine": machine(threads=1),
-        "packages": installed(packages),
+        "packages": versions(packages),
     }
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 import stepwarp
+from stepwarp.benchmark.judged import judge
 from stepwarp.data.manifest import Pair, data_root, pairs, read_manifest
 from stepwarp.files import read_image
 from stepwarp.geometry import Affine, Grid, Image
-from stepwarp.workflow.benchmark.environment import load, machine
-from stepwarp.workflow.benchmark.judged import judge
-from stepwarp.workflow.register import Registration
+from stepwarp.machine import load, machine
+from stepwarp.workflow.registration import Registration
 
 OUT = Path(__file__).parent / "results" / "invariances.json"
 

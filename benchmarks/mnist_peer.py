@@ -26,12 +26,12 @@ import icon_registration.losses
 import torch
 from torch import Tensor, nn
 
+from stepwarp.machine import load, machine
 from stepwarp.mnist.config import read_settings
 from stepwarp.mnist.data import SIDE, load_digits, pairs
 from stepwarp.mnist.models import MODELS, TIED
 from stepwarp.mnist.training import loss, train
 from stepwarp.registrar.steps import Images, Repeat, VectorField
-from stepwarp.workflow.benchmark.environment import load, machine
 from stepwarp.workflow.device import use_threads
 
 RESULT = Path(__file__).parent / "results" / "mnist" / "peer.json"

@@ -26,13 +26,14 @@ import stepwarp  # noqa: F401  # before torch: it sets how idle threads wait
 import torch
 
 from stepwarp.files import write_text
+from stepwarp.files.json import write_json
+from stepwarp.machine import machine
 from stepwarp.mnist.config import read_settings
 from stepwarp.mnist.data import GRID, Digits, load_digits, partners
 from stepwarp.mnist.models import MODELS, TIED
 from stepwarp.mnist.training import loss, surprise
 from stepwarp.registrar.steps import Images, Repeat
 from stepwarp.training.config import OptimiserSettings
-from stepwarp.workflow.benchmark.environment import machine
 from stepwarp.workflow.device import use_threads
 
 RESULT = Path(__file__).parent / "results" / "mnist" / "stability.json"
@@ -132,7 +133,7 @@ def main() -> None:
     for seed in range(given.seeds):
         if str(seed) not in content["seeds"]:
             content["seeds"][str(seed)] = study(digits.train.of(5), seed)
-            write_text(RESULT, json.dumps(content, indent=1) + "\n", overwrite=True)
+            write_json(RESULT, content, overwrite=True)
     write_text(RESULT.with_suffix(".md"), table(content["seeds"]), overwrite=True)
 
 

@@ -23,8 +23,8 @@ from stepwarp.config import Preset, preset
 from stepwarp.data.manifest import Manifest, Pair, data_root, pairs, read_manifest
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_labels
+from stepwarp.machine import load, machine
 from stepwarp.registrar.weights import SHIPPED
-from stepwarp.workflow.benchmark.environment import load, machine
 from stepwarp.workflow.register import register
 
 OUT = Path(__file__).parent / "results" / "network_time"

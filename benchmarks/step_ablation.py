@@ -18,6 +18,7 @@ import torch
 
 from stepwarp.data.manifest import data_root
 from stepwarp.losses.similarity import LNCC
+from stepwarp.machine import machine
 from stepwarp.registrar.steps import Images, parameters
 from stepwarp.registrar.steps.structure import repeats
 from stepwarp.registrar.weights import Registrar, load_weights
@@ -25,7 +26,6 @@ from stepwarp.training.config import TrainingConfig, check_config, read_config
 from stepwarp.training.dataset import Dataset, open_dataset
 from stepwarp.training.loop import WEIGHTS, train
 from stepwarp.training.validation import validate
-from stepwarp.workflow.benchmark.environment import machine
 
 HERE = Path(__file__).parent
 OUT, WORK = HERE / "results" / "step_ablation", HERE / "work" / "step_ablation"

@@ -21,10 +21,11 @@ from stepwarp.data.manifest import Pair, Scan, data_root, pairs, read_manifest
 from stepwarp.errors import StepwarpError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels, write_text
+from stepwarp.files.json import write_json
 from stepwarp.geometry import Affine, Image, LabelMap
 from stepwarp.geometry.orientation import canonical
 from stepwarp.geometry.sampling import average_pool
-from stepwarp.workflow.benchmark.environment import machine
+from stepwarp.machine import machine
 from stepwarp.workflow.verdict import judge
 
 from made_to_fail import WAYS, torso  # isort: skip
@@ -66,7 +67,7 @@ def main() -> None:
         "summary": summary(rows),
         "cases": rows,
     }
-    write_text(OUT / "verdicts.json", json.dumps(content, indent=1) + "\n", overwrite=True)
+    write_json(OUT / "verdicts.json", content, overwrite=True)
     write_text(OUT / "table.md", table(content["summary"]), overwrite=True)
     print(table(content["summary"]))
 
@@ -82,7 +83,7 @@ def cases(split: str, root: Path, only_kept: bool = False) -> Iterator[dict[str,
             path = WORK / f"{pair.id}__{way.replace(' ', '-').replace(chr(39), '')}.json"
             if not path.exists() and not only_kept:
                 row = register(pair, spoil, escalate=split == "validation") | {"pair": pair.id, "way": way}
-                write_text(path, json.dumps(row, indent=1) + "\n")
+                write_json(path, row)
             if path.exists():
                 row = judged(json.loads(path.read_text()))
                 best = row["dice"] if way == UNSPOILT else best
@@ -127,7 +128,7 @@ def other(title: str, fixed: Path, moving: Path | None, similarity: str | None, 
         b = torso(a, LabelMap(a.data.int(), a.grid))[0] if moving is None else at_2_mm(read_image(moving))
         row = attempt(a, b, similarity, escalate=True)
         row.pop("transform", None)
-        write_text(path, json.dumps(row | {"pair": title, "way": title, "dice": None}, indent=1) + "\n")
+        write_json(path, row | {"pair": title, "way": title, "dice": None})
     return judged(json.loads(path.read_text())) | {"truth": known}
 
 

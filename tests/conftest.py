@@ -1,8 +1,16 @@
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from stepwarp.geometry import Image, Transform
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,3 +45,37 @@ def one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(before[0])
     numba.set_num_threads(before[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Brains:
+    """Two brains of 4 mm, the true map from one to the other, and the world points (N, 3) of the fixed one."""
+
+    fixed: Image
+    moving: Image
+    truth: Transform
+    points: np.ndarray
+
+    def error(self, transform: Transform) -> float:
+        """The mean distance in mm to where the points of the brain belong."""
+        return float(np.linalg.norm(transform(self.points) - self.truth(self.points), axis=1).mean())
+
+
+@pytest.fixture(scope="session")
+def brains() -> Brains:
+    """MNI152 and a second brain made from it, as from another scanner: LAS, another contrast, noise."""
+    from stepwarp.data.mni152 import Template, mni152
+    from stepwarp.geometry import Image
+    from stepwarp.geometry.sampling import average_pool
+    from stepwarp.workflow.demo import make_pair
+
+    def pooled(image: Image, factor: int = 4) -> Image:
+        data = average_pool(image.data[None, None].float(), (factor,) * 3)[0, 0]
+        return Image(data, image.grid.coarser(factor), image.name)
+
+    full = mni152()
+    brain, *tissues = (pooled(image) for image in (full.brain, *full.tissues))
+    mask = pooled(Image(full.mask.float(), full.brain.grid)).data > 0.5
+    pair = make_pair(Template(brain, tuple(tissues), mask), 0)
+    points = mask.nonzero()[::10].numpy() @ brain.grid.linear.T + brain.grid.affine[:3, 3]
+    return Brains(pair.fixed, pair.moving, pair.transform, points)

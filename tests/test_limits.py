@@ -1,7 +1,6 @@
 """What a job, a container or the shell allows, from files as the kernel writes them."""
 
-import resource
-
+import psutil
 import pytest
 
 from stepwarp import limits
@@ -15,7 +14,7 @@ def groups(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "_GROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(limits, "_OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: set(range(64)))
-    monkeypatch.setattr(limits.resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    monkeypatch.setattr(psutil.Process, "rlimit", lambda *_: (psutil.RLIM_INFINITY,) * 2)
     for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"):
         monkeypatch.delenv(name, raising=False)
 
@@ -80,6 +79,6 @@ def test_slurm_and_the_shell(groups, monkeypatch):
     assert (limits.processors(), limits.memory()) == (64, unlimited), "not in a job"
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert (limits.processors(), limits.memory()) == (4, 400 * 2**20)
-    monkeypatch.setattr(limits.resource, "getrlimit", lambda _: (2**26, 2**26))
+    monkeypatch.setattr(psutil.Process, "rlimit", lambda *_: (2**26, 2**26))
     assert limits.memory() == 2**26
     assert limits.free_memory() == 0, "this process holds more than that already"

@@ -14,6 +14,8 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from stepwarp.version import __version__ as __version__
+
 # Two pools of OpenMP threads are at work, torch's and numba's. By default the idle one spins and takes the cores from
 # the busy one, which makes everything several times slower; it must be told before either library is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,7 +26,6 @@ if _threads.lstrip("-").isdigit() and int(_threads) < 1:
     warnings.warn(f"NUMBA_NUM_THREADS={_threads} is no number of threads and is left out. Unset it.", stacklevel=2)
     del os.environ["NUMBA_NUM_THREADS"]
 
-__version__ = "0.1.0"
 __all__ = [
     "Grid",
     "Image",
@@ -45,14 +46,16 @@ if TYPE_CHECKING:
     from stepwarp.geometry import Grid, Image, LabelMap
     from stepwarp.workflow.apply import apply
     from stepwarp.workflow.evaluate import evaluate_files as evaluate
-    from stepwarp.workflow.register import Registration, register
+    from stepwarp.workflow.register import register
+    from stepwarp.workflow.registration import Registration
 
 _HOMES = {
     "errors": ("StepwarpError",),
     "files": ("read_image", "read_labels", "read_transform"),
     "geometry": ("Grid", "Image", "LabelMap"),
     "workflow.apply": ("apply",),
-    "workflow.register": ("Registration", "register"),
+    "workflow.register": ("register",),
+    "workflow.registration": ("Registration",),
 }
 
 

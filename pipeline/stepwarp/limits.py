@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 _MIB = 2**20
 #: Where control groups are, and which of them this process is in.
@@ -29,25 +30,18 @@ def processors() -> int:
     return min(counts)
 
 
-def memory() -> int | None:
-    """Bytes that this process may hold at most; None where the system does not say."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        total = None
-    return min([*_memory_limits(), *([] if total is None else [total])], default=None)
+def memory() -> int:
+    """Bytes that this process may hold at most."""
+    return min([*_memory_limits(), psutil.virtual_memory().total])
 
 
-def free_memory() -> int | None:
-    """Bytes that new work may take without another process being pushed out or the work killed; None where the system
-    does not say. What files occupy of a group's memory is given back when it is needed, and counts as free."""
+def free_memory() -> int:
+    """Bytes that new work may take without another process being pushed out or the work killed. What files occupy of a
+    group's memory is given back when it is needed, and counts as free."""
     known = [limit - _used(folder) for folder, limit in _memory_groups()]
     known += [limit - _mapped() for limit in _shell_limits()]
     known += _job_memory()
-    available = _of_meminfo("MemAvailable")
-    if available is not None:
-        known.append(available)
-    return None if not known else max(0, min(known))
+    return max(0, min([*known, psutil.virtual_memory().available]))
 
 
 def _memory_limits() -> list[int]:
@@ -105,14 +99,15 @@ def _groups(controller: str) -> list[Path]:
 
 def _shell_limits() -> list[int]:
     """Of the address space, as `ulimit -v` sets it, and of data."""
-    values = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    return [value for value in values if value != resource.RLIM_INFINITY and value < _NO_LIMIT]
+    if not hasattr(psutil, "RLIMIT_AS"):  # systems that do not keep to it, or that have none
+        return []
+    values = [psutil.Process().rlimit(kind)[0] for kind in (psutil.RLIMIT_AS, psutil.RLIMIT_DATA)]
+    return [value for value in values if 0 <= value < _NO_LIMIT]
 
 
 def _mapped() -> int:
     """Bytes of this process's address space in use."""
-    line = "".join(_lines(Path("/proc/self/statm"))[:1]).split()
-    return int(line[0]) * os.sysconf("SC_PAGE_SIZE") if line else 0
+    return psutil.Process().memory_info().vms
 
 
 def _job_memory() -> list[int]:
@@ -126,11 +121,6 @@ def _job_memory() -> list[int]:
 def _numbers(variable: str) -> list[int]:
     value = os.environ.get(variable, "")
     return [int(value)] if value.isdigit() and int(value) > 0 else []
-
-
-def _of_meminfo(name: str) -> int | None:
-    line = next((line for line in _lines(Path("/proc/meminfo")) if line.startswith(f"{name}:")), None)
-    return None if line is None else int(line.split()[1]) * 1024
 
 
 def _number(path: Path) -> float | None:

@@ -99,7 +99,7 @@ def test_a_reason_that_cannot_be_written_down_is_told_and_stops_nothing(places, 
     def refuse(path, content):
         raise OutputError("the disk is full")
 
-    monkeypatch.setattr(module, "write_json", refuse)
+    monkeypatch.setattr(module, "write_record", refuse)
     said = loop(places, {"a": [CUT], "b": [DONE]})
     assert "[1/2] a: failed, a.nii: is cut off." in said
     assert "a: the reason could not be written down (the disk is full)" in said

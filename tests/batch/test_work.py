@@ -68,7 +68,7 @@ def test_a_case_from_start_to_end(study, tmp_path, look, monkeypatch):
     (study.parent / "1001.nii.gz").write_bytes(original[:-1])
     assert "1001.nii.gz: changed while the batch was running" in work(case.job)["reason"]
     (study.parent / "1001.nii.gz").write_bytes(original)
-    monkeypatch.setattr("stepwarp.__version__", "0")
+    monkeypatch.setattr("stepwarp.batch.work.__version__", "0")
     assert "has stepwarp 0, the batch was planned with" in work(case.job)["reason"]
     monkeypatch.undo()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))

@@ -49,7 +49,7 @@ def fake_register(monkeypatch, record):
     """Stands in for `register` of the workflow: `.calls`, `.saved` and `.traced` tell what it was called with, `.error`
     is what it raises, `.record` what it returns."""
     import stepwarp.workflow.register as module
-    from stepwarp.registrar.progress import Step
+    from stepwarp.progress import Step
 
     fake = SimpleNamespace(calls=[], saved=[], traced=[], error=None, record=record)
 

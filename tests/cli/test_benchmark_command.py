@@ -1,11 +1,11 @@
-"""The command around the benchmark; running it for real is tested in tests/workflow/benchmark."""
+"""The command around the benchmark; running it for real is tested in tests/benchmark."""
 
 import json
 
 import pytest
 
-from stepwarp.workflow.benchmark import runner
-from stepwarp.workflow.methods import METHODS
+from stepwarp.benchmark import runner
+from stepwarp.benchmark.methods import METHODS
 
 MANIFEST = {
     "name": "nothing much",

@@ -40,7 +40,7 @@ def test_json_is_all_there_is_on_stdout(run, image):
 
 
 def test_without_arguments_it_looks_at_the_machine(run, monkeypatch):
-    from stepwarp.workflow.doctor import machine
+    from stepwarp.doctor import machine
 
     test = {"seconds": 1.5, "error": None, "mean_error_mm": 0.05}
     monkeypatch.setattr(machine, "_self_test", lambda: test)

@@ -91,6 +91,6 @@ def test_choices_are_those_of_the_settings():
 
 def test_results_are_those_that_a_registration_writes():
     from stepwarp.cli.checks import RESULTS
-    from stepwarp.workflow.outputs import NAMES
+    from stepwarp.layout import NAMES
 
     assert set(RESULTS) == set(NAMES)

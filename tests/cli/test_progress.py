@@ -2,7 +2,7 @@ import io
 import sys
 
 from stepwarp.cli.progress import _LineNowAndThen, shown_progress
-from stepwarp.registrar.progress import Step
+from stepwarp.progress import Step
 
 
 def test_lines_come_when_a_stage_begins_and_every_few_seconds(capsys):

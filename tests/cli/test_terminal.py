@@ -10,7 +10,7 @@ from rich.table import Table
 
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import cell, console, guarded_streams, say, say_json, tell
-from stepwarp.registrar.progress import Step
+from stepwarp.progress import Step
 
 EVIL = "\x1b]0;title\x1b\\\x1b[2J\x9b\u202e\nverdict pass [bold]"
 SHOWN = "\\x1b]0;title\\x1b\\\\x1b[2J\\x9b\\u202e\\nverdict pass [bold]"

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from stepwarp.doctor.image import examine_file
 from stepwarp.errors import InputError
 from stepwarp.files import read_transform
 from stepwarp.files.learn2reg import read_learn2reg
 from stepwarp.geometry import Grid
-from stepwarp.workflow.doctor.image import examine_file
 
 SHAPE = (9, 8, 7)
 AFFINE = nib.affines.from_matvec(

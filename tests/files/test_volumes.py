@@ -24,7 +24,7 @@ from stepwarp.files import (
     write_volume,
 )
 from stepwarp.geometry import Affine, Grid, Image, LabelMap
-from stepwarp.losses.intensities import scale_intensities
+from stepwarp.geometry.intensities import scale_intensities
 
 SHAPE = (8, 9, 10)
 OBLIQUE = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, -0.2, 0.5) * (1.5, 0.9, 2.1), (10, -20, 30))

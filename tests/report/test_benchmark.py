@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image as Picture
 
+from stepwarp.benchmark.summary import summarise
 from stepwarp.errors import OutputError
 from stepwarp.geometry import Affine, Grid, Image, LabelMap
 from stepwarp.report.benchmark import case_picture, write_index
 from stepwarp.report.benchmark_plots import linear_axis, time_axis
 from stepwarp.report.pictures import FOLD
-from stepwarp.workflow.benchmark.summary import summarise
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<script>alert('x')</script>\"&"

@@ -10,7 +10,8 @@ from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.workflow.escalation import escalated, thorough
-from stepwarp.workflow.register import Registration, register
+from stepwarp.workflow.register import register
+from stepwarp.workflow.registration import Registration
 
 HASTY = Preset(
     affine=AffineSettings(coarse_mm=24, refine_mm=(), candidates=1),

@@ -15,7 +15,8 @@ import stepwarp
 from stepwarp.errors import InputError
 from stepwarp.files import Landmarks, as_image, as_labels, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, LabelMap
-from stepwarp.workflow.register import Registration, register
+from stepwarp.workflow.register import register
+from stepwarp.workflow.registration import Registration
 
 FIXED = Grid(
     (13, 12, 14), nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, 0.2, -0.1) * (-6, 7, 5), (30, -35, -30))

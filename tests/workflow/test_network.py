@@ -336,7 +336,7 @@ def test_an_older_trace_is_kept_unless_it_may_be_replaced(tmp_path, helped, run,
     with pytest.raises(OutputError, match="exists already"):
         helped.save_trace(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(trace_module.files, "write_text", lambda *_: (_ for _ in ()).throw(OutputError("full")))
+        patch.setattr(trace_module, "write_json", lambda *_: (_ for _ in ()).throw(OutputError("full")))
         with pytest.raises(OutputError, match="full"):
             helped.save_trace(tmp_path, overwrite=True)
     assert (tmp_path / "step77_Warp.nii.gz").exists()
@@ -391,7 +391,7 @@ class Slow(Step):
 @pytest.mark.parametrize(("budget", "steps"), [(25, 3), (1000, 5), (-1, 0)])
 def test_the_time_budget_holds_between_the_steps(brains, monkeypatch, budget, steps):
     monkeypatch.setattr(Slow, "now", 0.0)
-    monkeypatch.setattr("stepwarp.registrar.progress.time.monotonic", lambda: Slow.now)
+    monkeypatch.setattr("stepwarp.progress.time.monotonic", lambda: Slow.now)
     network = read_network(Registrar(Repeat(Slow(), 5), RECIPE, card()), None, torch.device("cpu"))
     tried = attempt(network, brains.fixed, brains.moving, Affine.identity(3), "lncc", deadline=budget)
     said = " | ".join((*tried.notes, *tried.checks))

@@ -18,8 +18,9 @@ from stepwarp import files
 from stepwarp.errors import OutputError, VerificationError
 from stepwarp.files import read_image, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image
+from stepwarp.layout import NAMES
 from stepwarp.workflow import outputs
-from stepwarp.workflow.outputs import NAMES, check_target
+from stepwarp.workflow.outputs import check_target
 from stepwarp.workflow.register import register
 
 LPS = np.array([-1.0, -1.0, 1.0])

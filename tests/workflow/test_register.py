@@ -15,8 +15,8 @@ from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, LabelMap, inverse_residual, jacobian
+from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.smoothing import gaussian
-from stepwarp.losses.intensities import scale_intensities
 from stepwarp.registrar.deformable import as_deformation
 from stepwarp.workflow.register import register
 

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from stepwarp.geometry import Affine, Grid, Image
-from stepwarp.losses.intensities import scale_intensities
+from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.workflow.register import register
 from stepwarp.workflow.verdict import judge, lowered, measure
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import stepwarp
 from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Case
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import write_text
+from stepwarp.files.json import write_json
 from stepwarp.files.lock import refuse_links
-from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, JACOBIAN, MOVED, WARP
+from stepwarp.layout import AFFINE, INVERSE_WARP, JACOBIAN, MOVED, WARP
+from stepwarp.version import __version__
 from stepwarp.workflow.subjects import ants_options
 
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|acq|run|rec|tpl)-([A-Za-z0-9]+)(?=_|\.)")
@@ -108,7 +108,7 @@ def publish(places: Places, cases: Iterable[Case], records: Mapping[str, Mapping
             folder.mkdir(parents=True, exist_ok=True)
             _link(source, folder / public)
         if record is not None:
-            write_text(folder / names.sidecar(), json.dumps(_sidecar(names, record), indent=1) + "\n")
+            write_json(folder / names.sidecar(), _sidecar(names, record))
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -140,9 +140,9 @@ def _describe(folder: Path) -> None:
         "Name": "stepwarp registrations",
         "BIDSVersion": "1.9.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "stepwarp", "Version": stepwarp.__version__}],
+        "GeneratedBy": [{"Name": "stepwarp", "Version": __version__}],
     }
-    write_text(folder / _DESCRIPTION, json.dumps(description, indent=1) + "\n", overwrite=True)
+    write_json(folder / _DESCRIPTION, description, overwrite=True)
 
 
 def _sidecar(names: Names, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 from stepwarp.batch.places import Places
 from stepwarp.batch.settings import key_of, parts_in
 from stepwarp.files import write_text
+from stepwarp.files.json import read_record, write_record
 from stepwarp.files.tables import csv_text, guarded
-from stepwarp.workflow.benchmark.places import read_json, write_json
 
 #: What the rows of a summary hold of a finished case, in the order of the table.
 MEASURES = (
@@ -29,7 +29,7 @@ def conclude(places: Places, about: Mapping[str, Any], asked: Sequence[str]) -> 
     from stepwarp.report.batch import write_index
 
     summary = summarise(places, about, asked)
-    write_json(places.summary, summary)
+    write_record(places.summary, summary)
     write_text(places.csv, csv_of(summary), overwrite=True)
     write_index(places.out, summary)
     return summary
@@ -51,7 +51,7 @@ def summarise(places: Places, about: Mapping[str, Any], asked: Sequence[str]) ->
     return {
         "about": dict(about),
         "asked": list(asked),
-        "environment": read_json(places.environment) if places.environment.exists() else {},
+        "environment": read_record(places.environment) if places.environment.exists() else {},
         "counts": {name: counts[name] for name in _ORDER},
         "notes": notes,
         "cases": rows,

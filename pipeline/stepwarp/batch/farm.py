@@ -15,14 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask
-import psutil  # type: ignore[import-untyped]
 from distributed import Client, LocalCluster, WorkerPlugin
 
 from stepwarp import limits
 from stepwarp.batch.places import Places
 from stepwarp.errors import InputError
 from stepwarp.files.utf8 import utf8_path
-from stepwarp.workflow.benchmark.environment import cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,8 +79,9 @@ class Farm:
             return Size(min(self.workers or _JOBS, count), self.threads or 1, memory, None)
         free = available_mib()
         fitting = max(1, int(free * _SHARE / max(memory, 1)))
-        workers = min(self.workers or (1 if gpu else min(cores() // (self.threads or 1), fitting) or 1), count)
-        return Size(workers, self.threads or max(1, cores() // workers), memory, free)
+        at_once = min(limits.processors() // (self.threads or 1), fitting) or 1
+        workers = min(self.workers or (1 if gpu else at_once), count)
+        return Size(workers, self.threads or max(1, limits.processors() // workers), memory, free)
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ class Size:
 
 def available_mib() -> int:
     """Memory that is free, or as much as this process may use if that is less."""
-    free = limits.free_memory()
-    return psutil.virtual_memory().available // 2**20 if free is None else free // 2**20
+    return limits.free_memory() // 2**20
 
 
 class Crew:

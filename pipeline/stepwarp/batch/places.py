@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stepwarp.files.atomic import clear_temporaries
-from stepwarp.workflow.benchmark.places import is_environment, read_json
-from stepwarp.workflow.outputs import RECORD
+from stepwarp.files.json import read_record
+from stepwarp.layout import RECORD
+from stepwarp.machine import is_environment
 
 #: What a batch writes into its folder, besides links for BIDS.
 OWN_NAMES = ("cases", "failed", ".work", "environment.json", "summary.json", "cases.csv", "index.html")
@@ -73,12 +74,12 @@ class Places:
         """The record of every registration there is, by case."""
         # A name that begins with a dot is not finished.
         paths = sorted(path for path in self.cases.glob(f"*/{RECORD}") if not path.parent.name.startswith("."))
-        return {path.parent.name: read_json(path) for path in paths}
+        return {path.parent.name: read_record(path) for path in paths}
 
     def read_failures(self) -> dict[str, dict[str, Any]]:
         """What is known of every case that failed, by case."""
         paths = sorted(path for path in self.failures.glob("*.json") if not path.name.startswith("."))
-        return {path.stem: read_json(path) for path in paths}
+        return {path.stem: read_record(path) for path in paths}
 
     @property
     def known(self) -> bool:

@@ -13,9 +13,9 @@ from stepwarp.batch.settings import Settings, damage, difference, key_of, parts_
 from stepwarp.data.manifest import Manifest, Role, located
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import quiet_nibabel, sha256
-from stepwarp.registrar.progress import Progress, Step, silent
-from stepwarp.workflow.benchmark.places import read_json
-from stepwarp.workflow.outputs import RECORD
+from stepwarp.files.json import read_record
+from stepwarp.layout import RECORD
+from stepwarp.progress import Progress, Step, silent
 
 #: Measured: what a worker holds before it reads, and what each million voxels of the two images adds to its peak.
 _BASE_MIB, _MIB_PER_MILLION = 950, 110
@@ -245,7 +245,7 @@ def _todo(job: Job, places: Places) -> tuple[Todo, str, bool]:
             return "run", "it failed before", False
         return "run", "", False
     try:
-        record = read_json(path)
+        record = read_record(path)
     except InputError as error:
         return "run", str(error), False
     made = parts_in(record)

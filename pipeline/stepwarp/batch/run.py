@@ -15,9 +15,9 @@ from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Case, Job
 from stepwarp.batch.work import work
 from stepwarp.errors import OutputError, RegistrationError
-from stepwarp.registrar.progress import Progress, Step, silent
-from stepwarp.workflow.benchmark.environment import today
-from stepwarp.workflow.benchmark.places import write_json
+from stepwarp.files.json import write_record
+from stepwarp.machine import today
+from stepwarp.progress import Progress, Step, silent
 
 #: The first pause before a case is tried again, seconds; each further one is so many times longer.
 _PAUSE, _LONGER = 2.0, 4.0
@@ -174,6 +174,6 @@ def _note(places: Places, case: str, found: dict[str, Any], attempts: Sequence[d
     """Leave the reason in a file; on a disk that takes nothing more, it was told all the same."""
     content = {"case": case, **found, "date": today(), "attempts": [one["reason"] for one in attempts]}
     try:
-        write_json(places.failure(case), content)
+        write_record(places.failure(case), content)
     except (OutputError, OSError) as error:
         tell(f"{case}: the reason could not be written down ({error})")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import stepwarp
 from stepwarp.config import LinearKind, SimilarityName
 from stepwarp.config import preset as load_preset
 from stepwarp.files import TrustRules, sha256
-from stepwarp.workflow.outputs import RECORD
+from stepwarp.layout import RECORD
+from stepwarp.version import __version__
 from stepwarp.workflow.subjects import check_outside, recorded_outside
 
 
@@ -82,7 +82,7 @@ class Settings:
 
 def parts_of(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> dict[str, Any]:
     """What a result is made of. settings: their identity. digests: role of each input file -> SHA-256."""
-    return {"stepwarp": stepwarp.__version__, "inputs": dict(digests), "settings": dict(settings)}
+    return {"stepwarp": __version__, "inputs": dict(digests), "settings": dict(settings)}
 
 
 def parts_in(record: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import stepwarp
 from stepwarp.batch import bids as derivatives
 from stepwarp.batch.conclude import conclude
 from stepwarp.batch.farm import Farm, Size
@@ -18,10 +17,11 @@ from stepwarp.batch.run import Tell, run
 from stepwarp.batch.settings import Settings
 from stepwarp.data.manifest import data_root, read_manifest
 from stepwarp.errors import InputError
+from stepwarp.files.json import write_record
 from stepwarp.files.lock import locked
-from stepwarp.registrar.progress import Progress, silent
-from stepwarp.workflow.benchmark.environment import device_name, environment, today
-from stepwarp.workflow.benchmark.places import write_json
+from stepwarp.machine import environment, gpu_name, today
+from stepwarp.progress import Progress, silent
+from stepwarp.version import __version__
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Batch:
             if not replace:
                 refuse_replacing(cases)
             size = self.size(cases)
-            write_json(self.places.environment, environment(size.threads or 0, self._device()))
+            write_record(self.places.environment, environment(size.threads or 0, self._device()))
             unused = self.source.unused_masks()
             if unused:
                 tell(f"{unused} masks of the manifest are not used; --masks keeps what they exclude out.")
@@ -115,10 +115,10 @@ class Batch:
             "to": None if source.to is None else Path(source.to).name,
             "masks": source.masks,
             "settings": asdict(self.settings),
-            "stepwarp": stepwarp.__version__,
+            "stepwarp": __version__,
             "date": today(),
         }
         return json.loads(json.dumps(about))
 
     def _device(self) -> str:
-        return device_name(use_gpu=self.settings.device != "cpu")
+        return (self.settings.device != "cpu" and gpu_name()) or "cpu"

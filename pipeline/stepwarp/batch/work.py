@@ -13,17 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import stepwarp
 from stepwarp.batch.places import PICTURE
 from stepwarp.batch.plan import Job
 from stepwarp.batch.settings import damage, key_of, parts_in
 from stepwarp.errors import InputError, OutputError, RegistrationError, StepwarpError, is_out_of_memory
 from stepwarp.files import TrustRules, sha256
-from stepwarp.workflow.benchmark.places import read_json
-from stepwarp.workflow.outputs import RECORD
+from stepwarp.files.json import read_record
+from stepwarp.layout import RECORD
+from stepwarp.version import __version__
 
 if TYPE_CHECKING:
-    from stepwarp.workflow.register import Registration
+    from stepwarp.workflow.registration import Registration
 
 #: The number of threads and the random state belong to the process, so that two at once would disturb each other.
 _ONE_AT_A_TIME = threading.Lock()
@@ -68,7 +68,7 @@ def _done(job: Job) -> dict[str, Any] | None:
     """The record, if the very result is there already: another worker may have finished after it was given up."""
     if not (job.folder / RECORD).exists():
         return None
-    record = read_json(job.folder / RECORD)
+    record = read_record(job.folder / RECORD)
     made = parts_in(record)
     same = made is not None and key_of(made) == job.key
     return record if same and damage(job.folder, record) is None else None
@@ -100,9 +100,9 @@ def _trust(job: Job) -> tuple[str, ...]:
 
 def _check_place(job: Job) -> None:
     """OutputError where this computer cannot put the result, or is not the one that the batch was planned for."""
-    if stepwarp.__version__ != job.parts["stepwarp"]:
+    if __version__ != job.parts["stepwarp"]:
         raise OutputError(
-            f"the worker on {socket.gethostname()} has stepwarp {stepwarp.__version__}, the batch was planned with "
+            f"the worker on {socket.gethostname()} has stepwarp {__version__}, the batch was planned with "
             f"{job.parts['stepwarp']}. Install the same version."
         )
     parent = job.folder.parent
@@ -157,7 +157,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _draw(found: Registration, job: Job, path: Path) -> None:
     import torch
 
-    from stepwarp.losses.intensities import scale_intensities
+    from stepwarp.geometry.intensities import scale_intensities
     from stepwarp.report.contact_sheet import case_picture
     from stepwarp.workflow.outputs import jacobian_image
     from stepwarp.workflow.verdict import foreground

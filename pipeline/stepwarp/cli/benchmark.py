@@ -15,7 +15,7 @@ from stepwarp.cli.terminal import cell, console, say, say_json, tell
 from stepwarp.errors import RegistrationError
 
 if TYPE_CHECKING:
-    from stepwarp.workflow.benchmark.plan import Case
+    from stepwarp.benchmark.plan import Case
 
 #: Of the summary, what the terminal shows: metric -> heading, format.
 _SHOWN = {
@@ -32,7 +32,7 @@ _SHOWN = {
 def _list_methods(wanted: bool) -> None:
     if not wanted:
         return
-    from stepwarp.workflow.methods import METHODS
+    from stepwarp.benchmark.methods import METHODS
 
     width = max(map(len, METHODS))
     for name, method in METHODS.items():
@@ -123,9 +123,9 @@ def benchmark(
       index.html                 the page to look at
 
     The exit code is 6 if a case failed; everything else is written all the same."""
+    from stepwarp.benchmark import runner
+    from stepwarp.benchmark.study import DEFAULT_METHODS, Study, ask
     from stepwarp.data.manifest import data_root
-    from stepwarp.workflow.benchmark import runner
-    from stepwarp.workflow.benchmark.study import DEFAULT_METHODS, Study, ask
 
     study = Study.of(manifest, _names(methods) or DEFAULT_METHODS, split, baseline)
     failed = 0

@@ -13,7 +13,7 @@ from stepwarp.cli.terminal import cell, console, say_json
 from stepwarp.errors import InputError
 
 if TYPE_CHECKING:
-    from stepwarp.workflow.doctor import Examined, Report
+    from stepwarp.doctor import Examined, Report
 
 #: So many files are listed one by one, and so many findings.
 _FILES, _FINDINGS = 12, 40
@@ -58,7 +58,7 @@ def doctor(
 
     An error is what stepwarp would refuse. A warning may spoil a result; a note is good to know. The exit code is 3
     if there is an error."""
-    from stepwarp.workflow.doctor import Report, examine, examine_machine
+    from stepwarp.doctor import Report, examine, examine_machine
 
     report = Report()
     with shown_progress(silent=as_json) as progress:

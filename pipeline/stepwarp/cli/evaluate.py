@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -106,9 +105,9 @@ def evaluate(
             progress=progress,
         )
     if out is not None:
-        from stepwarp.files import write_text
+        from stepwarp.files.json import write_json
 
-        write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n", overwrite=force)
+        write_json(out, result, overwrite=force)
     if as_json:
         say_json(result)
         return

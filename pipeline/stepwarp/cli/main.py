@@ -8,7 +8,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-import stepwarp
 from stepwarp.cli.apply import apply
 from stepwarp.cli.batch import batch
 from stepwarp.cli.benchmark import benchmark
@@ -22,6 +21,7 @@ from stepwarp.cli.probe import probe
 from stepwarp.cli.register import register
 from stepwarp.cli.terminal import exit_code, guarded_streams, open_streams, say
 from stepwarp.cli.train import finetune, train
+from stepwarp.version import __version__
 
 app = typer.Typer(
     add_completion=False,
@@ -63,7 +63,7 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        say(f"stepwarp {stepwarp.__version__}")
+        say(f"stepwarp {__version__}")
         raise typer.Exit
 
 

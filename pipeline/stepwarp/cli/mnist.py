@@ -16,7 +16,7 @@ from stepwarp.errors import InputError
 
 if TYPE_CHECKING:
     from stepwarp.mnist.study import Study
-    from stepwarp.registrar.progress import Progress
+    from stepwarp.progress import Progress
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 

@@ -13,7 +13,7 @@ from stepwarp.cli.terminal import cell, console, guarded_streams, tell
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-    from stepwarp.registrar.progress import Progress, Step
+    from stepwarp.progress import Progress, Step
 
 _SECONDS_BETWEEN_LINES = 5.0
 

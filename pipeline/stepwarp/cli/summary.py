@@ -65,7 +65,7 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _for_ants(record: Mapping[str, Any]) -> str:
-    from stepwarp.workflow.outputs import AFFINE, WARP
+    from stepwarp.layout import AFFINE, WARP
     from stepwarp.workflow.subjects import ants_options
 
     return ants_options(record, [WARP, AFFINE] if "regularity" in record["measures"] else [AFFINE])

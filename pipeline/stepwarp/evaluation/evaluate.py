@@ -20,7 +20,7 @@ from stepwarp.evaluation.surfaces import SurfaceDistance, largest_distance, surf
 from stepwarp.files import Landmarks, on_grid_of
 from stepwarp.geometry import Affine, Grid, Image, LabelMap, Transform
 from stepwarp.geometry.background import faces
-from stepwarp.losses.intensities import scale_intensities, scaled_outside
+from stepwarp.geometry.intensities import scale_intensities, scaled_outside
 
 #: Told the stage, and how many of how many parts of it are done.
 Report = Callable[[str, int, int], None]

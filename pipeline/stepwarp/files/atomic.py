@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stepwarp import system_locks
 from stepwarp.errors import OutputError
 
 #: What the system says when the disk, the quota or the permitted file size is used up.
@@ -72,8 +72,7 @@ def _remove_if_dead(path: Path) -> None:
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_ISREG(os.fstat(descriptor).st_mode) and system_locks.take(descriptor):
                 path.unlink()
         finally:
             os.close(descriptor)
@@ -107,7 +106,7 @@ def _created_beside(path: Path) -> tuple[Path, int]:
             raise OutputError(f"{path}: cannot be written, {_reason(error)} ({path.parent}).") from error
         if not path.name.lower().endswith((".h5", ".hdf5")):  # HDF5 locks its files itself, and refuses locked ones
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                system_locks.take(descriptor)
         if os.fstat(descriptor).st_nlink:
             return temporary, descriptor
         os.close(descriptor)  # taken for one whose writer has died, in the moment before the lock

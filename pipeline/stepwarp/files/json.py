@@ -1,4 +1,5 @@
-"""JSON that a user gives: read in one way everywhere, and refused where it could be read in two."""
+"""JSON: what a user gives is read in one way everywhere, and refused where it could be read in two; what is ours is
+written whole, and valid."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwarp.errors import InputError
+from stepwarp.files.atomic import write_text
 from stepwarp.files.tables import read_text
 
 
@@ -29,6 +31,39 @@ def parse_json(text: str, where: str) -> Any:
         raise InputError(
             f"{where}: is not JSON that can be read: it is nested too deeply, or its numbers are too long."
         ) from None
+
+
+def write_json(path: Path, content: Any, overwrite: bool = False) -> None:
+    """Write what JSON can hold, keys of a dictionary as text, numbers that are not finite as null; errors as
+    `atomic_path`."""
+    write_text(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", overwrite=overwrite)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The object in a file that a run keeps for itself; InputError if there is none in it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}). Remove it, and it is made again.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is not a JSON object. Remove it, and it is made again.")
+    return content
+
+
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """Write such a file, in the place of an older one, with the folders to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content, overwrite=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
 
 
 class _TwiceError(ValueError):

@@ -5,7 +5,6 @@ somebody else's, and is neither replaced nor removed."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from stepwarp import system_locks
 from stepwarp.errors import OutputError
 
 NAME = ".lock"
@@ -131,13 +131,9 @@ def _taken(folder: Path, kind: str) -> Iterator[IO[str]]:
 
 def _take(file: IO[str], folder: Path, kind: str) -> None:
     """The lock of an open file; OutputError if somebody has it, or it is another program's file."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputError(_held(folder, kind, _read(file))) from None
-    except OSError:
-        # A file system without locks: the file's content has to do.
-        pass
+    with suppress(OSError):  # a file system without locks: the file's content has to do
+        if not system_locks.take(file):
+            raise OutputError(_held(folder, kind, _read(file)))
     file.seek(0)
     if not _is_ours(file.read(10_000)):
         raise OutputError(f"{folder / NAME}: is not a lock of stepwarp. Move it away, or choose another --out.")

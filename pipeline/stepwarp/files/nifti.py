@@ -290,11 +290,9 @@ def memory_for(name: object, needed: int) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        free = free_memory()
-        there = "there is less" if free is None else f"{free / 2**30:.2g} GiB are free"
         raise MemoryShortageError(
-            f"{name}: its voxels take {needed / 2**30:.3g} GiB of memory at a time, and {there}. Free some, resample "
-            "it to coarser voxels, or use a machine with more."
+            f"{name}: its voxels take {needed / 2**30:.3g} GiB of memory at a time, and {free_memory() / 2**30:.2g} "
+            "GiB are free. Free some, resample it to coarser voxels, or use a machine with more."
         ) from error
 
 

@@ -3,7 +3,6 @@ which is there whole or not at all."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
 import json
@@ -24,6 +23,8 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 from numba.core import config
+
+from stepwarp import system_locks
 
 #: The modules that define kernels. By name: those of `losses` lie above this layer.
 _MODULES = ("geometry.cpu", "geometry.cpu_planes", "geometry.cpu_sampling", "losses.cpu")
@@ -215,7 +216,7 @@ def _lock(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            system_locks.take(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)

@@ -21,8 +21,8 @@ from stepwarp.mnist.models import MODELS, STRANGE, TIED, TRAINED, Model, digits_
 from stepwarp.mnist.networks import Classifier
 from stepwarp.mnist.training import OUTSIDE, Trained, objective, train
 from stepwarp.probes.objective import Objective
-from stepwarp.registrar.progress import Progress, silent
-from stepwarp.registrar.progress import Step as Report
+from stepwarp.progress import Progress, silent
+from stepwarp.progress import Step as Report
 from stepwarp.registrar.steps import Images, Step
 
 _ONE = 1

@@ -18,8 +18,8 @@ from stepwarp.config import AffineSettings, LinearKind
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image, sampling
 from stepwarp.losses.similarity import Similarity
+from stepwarp.progress import Progress, Step, silent
 from stepwarp.registrar.masks import pooled, trusted_part
-from stepwarp.registrar.progress import Progress, Step, silent
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
 _ROTATIONS = 300

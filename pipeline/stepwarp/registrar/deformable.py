@@ -23,8 +23,8 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, jacobian, sampling, smoothing
 from stepwarp.losses import regularity
 from stepwarp.losses.similarity import LNCC, SIMILARITIES, Similarity
+from stepwarp.progress import Progress, Step, is_over, silent
 from stepwarp.registrar.masks import pooled
-from stepwarp.registrar.progress import Progress, Step, is_over, silent
 
 #: The step's length is set by this quantile, so that a few strong edges do not slow down all the rest.
 _QUANTILE = 0.98

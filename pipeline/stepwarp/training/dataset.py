@@ -20,7 +20,7 @@ from stepwarp.data.structures import structures
 from stepwarp.data.synthesis import FREESURFER_PARTNERS, Synthesis
 from stepwarp.data.teachers import Teachers
 from stepwarp.errors import InputError
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.progress import Progress, Step, silent
 from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 from stepwarp.training.config import TrainingConfig
 from stepwarp.training.prepare import align

@@ -19,7 +19,7 @@ from torch import Tensor
 from stepwarp.data.pairs import PairLoader
 from stepwarp.errors import OutputError, RegistrationError
 from stepwarp.files import write_text
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.progress import Progress, Step, silent
 from stepwarp.registrar.steps.config import build
 from stepwarp.registrar.weights.card import Expected
 from stepwarp.training import checkpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from stepwarp.data import manifest as manifests
 from stepwarp.data.pairs import training_pairs, validation_pairs
 from stepwarp.data.scans import About
 from stepwarp.geometry import Grid
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.machine import peak_mib
+from stepwarp.progress import Progress, Step, silent
 from stepwarp.registrar.steps import Step as RegistrarStep
 from stepwarp.registrar.steps import describe
 from stepwarp.registrar.steps.config import build
@@ -97,7 +97,7 @@ def _cost(objective: Objective, number: int, stage: Stage, device: torch.device)
         _wait(device)
         seconds = time.perf_counter() - started
     trained = sum(weights.numel() for weights in step.parameters() if weights.requires_grad)
-    return StageCost(stage, trained, seconds, _peak_mib(device))
+    return StageCost(stage, trained, seconds, peak_mib(device))
 
 
 def _noise(config: TrainingConfig, device: torch.device) -> Mapping[str, Tensor]:
@@ -113,9 +113,3 @@ def _noise(config: TrainingConfig, device: torch.device) -> Mapping[str, Tensor]
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _peak_mib(device: torch.device) -> int:
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

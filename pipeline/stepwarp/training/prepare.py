@@ -17,11 +17,11 @@ from stepwarp.data.synthesis import like_t1
 from stepwarp.errors import OutputError
 from stepwarp.files import atomic_path, read_image, read_labels, sha256
 from stepwarp.geometry import Image
+from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.losses.intensities import scale_intensities
 from stepwarp.losses.similarity import LNCC, NCC
+from stepwarp.progress import Progress, Step, silent
 from stepwarp.registrar.affine import register_linear
-from stepwarp.registrar.progress import Progress, Step, silent
 
 #: Part of every entry: to be counted up when the same files lead to other alignments.
 _VERSION = 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from stepwarp.registrar.progress import Progress, Step
+from stepwarp.machine import peak_mib
+from stepwarp.progress import Progress, Step
 
 
 class Clock:
@@ -27,5 +27,4 @@ class Clock:
         yield
         if not reports_itself:
             self.progress(Step(name, 1, 1))
-        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        self.stages.append({"name": name, "seconds": round(time.perf_counter() - started, 3), "peak_mib": peak})
+        self.stages.append({"name": name, "seconds": round(time.perf_counter() - started, 3), "peak_mib": peak_mib()})

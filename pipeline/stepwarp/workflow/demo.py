@@ -23,9 +23,10 @@ from stepwarp.files import write_affine, write_displacement, write_volume
 from stepwarp.files.lock import locked
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap, Transform, jacobian, sampling
 from stepwarp.geometry.smoothing import gaussian
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.progress import Progress, Step, silent
 from stepwarp.workflow.outputs import is_result
-from stepwarp.workflow.register import Registration, register
+from stepwarp.workflow.register import register
+from stepwarp.workflow.registration import Registration
 
 #: What a demonstration writes into its folder, besides the result.
 _OWN_NAMES = ("fixed.nii.gz", "moving.nii.gz", "fixed_labels.nii.gz", "moving_labels.nii.gz", "truth")

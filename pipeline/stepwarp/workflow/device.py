@@ -58,13 +58,6 @@ def same_bits() -> Iterator[list[str]]:
             unsure.append(operation[1])
 
 
-def device_name(device: torch.device) -> str:
-    """What the device is called, for a record."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.processor() or platform.machine()})"
-
-
 def use_threads(threads: int | None) -> int:
     """Tell both thread pools; the number in use, by default all that this process may use.
 

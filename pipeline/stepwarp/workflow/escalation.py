@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepwarp.config import Preset
 from stepwarp.errors import RegistrationError
-from stepwarp.registrar.progress import Progress
-
-if TYPE_CHECKING:
-    from stepwarp.workflow.register import Registration
+from stepwarp.progress import Progress
+from stepwarp.workflow.registration import Registration
 
 #: How many times as many starts, and iterations of each level, the second try has.
 _CANDIDATES, _ITERATIONS = 4, 2

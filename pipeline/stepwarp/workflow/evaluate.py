@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-import stepwarp
 from stepwarp.errors import InputError
 from stepwarp.evaluation.evaluate import evaluate
 from stepwarp.files import Landmarks, TrustRules, read_image, read_labels, read_landmarks, read_mask, sha256
@@ -17,7 +16,8 @@ from stepwarp.files.label_names import find_labels, read_label_names
 from stepwarp.files.learn2reg import is_learn2reg, read_learn2reg
 from stepwarp.files.tables import Space
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.progress import Progress, Step, silent
+from stepwarp.version import __version__
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.folders import RegistrationFolder, Side, result_at
 from stepwarp.workflow.journey import load, plan
@@ -112,7 +112,7 @@ def evaluate_files(
     result["inverse_mm"]["source"] = read.inverse_source
     notes += [note for side, found in zip(images, points, strict=True) for note in _missing(side, found)]
     notes += [*_outside("fixed", points[0], images), *_outside("moving", points[1], images)]
-    about = {"stepwarp": stepwarp.__version__, "inputs": inputs, "transform": list(read.files)}
+    about = {"stepwarp": __version__, "inputs": inputs, "transform": list(read.files)}
     return {**about, **result, "trusted": rules.record(), "notes": [*notes, *rules.notes()]}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from stepwarp.errors import InputError
 from stepwarp.files.json import parse_json
 from stepwarp.geometry import Grid, Image
-from stepwarp.workflow.outputs import AFFINE, INVERSE_WARP, JACOBIAN, RECORD, REPORT, WARP
+from stepwarp.layout import AFFINE, INVERSE_WARP, JACOBIAN, RECORD, REPORT, WARP
 
 Side = Literal["fixed", "moving"]
 

@@ -19,11 +19,11 @@ from stepwarp.workflow.journey import Journey, Side, sides
 from stepwarp.workflow.subjects import check_outside
 
 if TYPE_CHECKING:
-    from stepwarp.workflow.register import Registration
+    from stepwarp.workflow.registered import RegisteredPair
 
 
 def carry(
-    registration: Registration,
+    registration: RegisteredPair,
     what: Any,
     source: Side | None,
     target: Side | None,

@@ -26,7 +26,7 @@ from stepwarp.files import (
 )
 from stepwarp.geometry import Grid, LabelMap
 from stepwarp.presence import why_absent
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.progress import Progress, Step, silent
 from stepwarp.workflow.demo import TISSUES, make_pair, save_pair
 from stepwarp.workflow.demo import Pair as DemoPair
 

@@ -19,7 +19,7 @@ from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import Affine, DisplacementField, Image
 from stepwarp.geometry.orientation import canonical
-from stepwarp.registrar.progress import is_over
+from stepwarp.progress import is_over
 from stepwarp.registrar.steps import parameters
 from stepwarp.registrar.steps.structure import MOST_STEPS, finest_spacing, repeats, steps_run
 from stepwarp.registrar.weights import Card, Registrar, load_weights, weights_path

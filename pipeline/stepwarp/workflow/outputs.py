@@ -19,24 +19,17 @@ import numpy as np
 from stepwarp import files
 from stepwarp.errors import OutputError, VerificationError
 from stepwarp.files import proof
+from stepwarp.files.json import write_json
 from stepwarp.files.lock import refuse_links
 from stepwarp.files.workspace import KeptError, move, workspace
 from stepwarp.geometry import Affine, Image
-from stepwarp.losses.intensities import scale_intensities
-from stepwarp.registrar.progress import Progress
+from stepwarp.geometry.intensities import scale_intensities
+from stepwarp.layout import AFFINE, INVERSE_WARP, JACOBIAN, MOVED, NAMES, RECORD, REPORT, WARP
+from stepwarp.progress import Progress
 from stepwarp.workflow.clock import Clock
 
 if TYPE_CHECKING:
-    from stepwarp.workflow.register import Registration
-
-AFFINE = "0GenericAffine.mat"
-WARP = "1Warp.nii.gz"
-INVERSE_WARP = "1InverseWarp.nii.gz"
-MOVED = "Warped.nii.gz"
-JACOBIAN = "Jacobian.nii.gz"
-RECORD = "registration.json"
-REPORT = "report.html"
-NAMES = (AFFINE, WARP, INVERSE_WARP, MOVED, JACOBIAN, RECORD, REPORT)
+    from stepwarp.workflow.registered import RegisteredPair
 
 #: What the files may differ from what was computed: points in mm, voxels as a share of the intensity range.
 POINT_TOLERANCE_MM = 0.01
@@ -89,7 +82,7 @@ def _written_by_us(record: Path) -> set[str]:
 
 
 def save(
-    registration: Registration,
+    registration: RegisteredPair,
     out: Path,
     *,
     overwrite: bool,
@@ -115,13 +108,13 @@ def save(
         with clock.stage("report"):
             _write_report(registration, partial, record, truth)
         record["outputs"] = {path.name: files.sha256(path) for path in sorted(partial.iterdir())}
-        files.write_text(partial / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_json(partial / RECORD, record)
         _publish(partial, out, overwrite)
     registration.record.update(record)
     return out
 
 
-def _write_volumes(registration: Registration, folder: Path) -> None:
+def _write_volumes(registration: RegisteredPair, folder: Path) -> None:
     """All but the record and the page; compression runs in parallel, it holds no lock."""
     work: list[tuple[Callable[[Path, Any], None], str, Any]] = [
         (files.write_affine, AFFINE, registration.affine),
@@ -138,7 +131,7 @@ def _write_volumes(registration: Registration, folder: Path) -> None:
             job.result()
 
 
-def jacobian_image(registration: Registration) -> Image:
+def jacobian_image(registration: RegisteredPair) -> Image:
     """How much volume the whole transform gives each voxel: above 1 where the moving image is larger."""
     assert registration.warp is not None
     linear = float(np.linalg.det(registration.affine.matrix[:-1, :-1]))
@@ -146,7 +139,7 @@ def jacobian_image(registration: Registration) -> Image:
     return Image(warp.jacobian_determinant(warp.grid) * linear, warp.grid, "Jacobian")
 
 
-def _verified(registration: Registration, folder: Path) -> dict[str, Any]:
+def _verified(registration: RegisteredPair, folder: Path) -> dict[str, Any]:
     """What SimpleITK makes of the files. Raises VerificationError beyond the tolerances."""
     forward = [folder / AFFINE] if registration.warp is None else [folder / AFFINE, folder / WARP]
     points = _points_inside(registration.fixed)
@@ -175,7 +168,7 @@ def _points_inside(fixed: Image) -> np.ndarray:
 
 
 def _write_report(
-    registration: Registration, folder: Path, record: dict[str, Any], truth: dict[str, tuple[Any, Any]] | None
+    registration: RegisteredPair, folder: Path, record: dict[str, Any], truth: dict[str, tuple[Any, Any]] | None
 ) -> None:
     from stepwarp.report.page import write_page
     from stepwarp.report.pair import PairPage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-import stepwarp
 from stepwarp import files
 from stepwarp.data import manifest as manifests
 from stepwarp.data.manifest import Manifest
@@ -23,13 +21,15 @@ from stepwarp.data.settings import DataSettings
 from stepwarp.errors import InputError, OutputError
 from stepwarp.evaluation.bootstrap import INTERVAL
 from stepwarp.evaluation.overlap import dice, mean_dice
+from stepwarp.files.json import write_json
 from stepwarp.geometry import LabelMap, sampling
+from stepwarp.machine import device_name
 from stepwarp.probes import study
 from stepwarp.probes.findings import QUESTIONS, findings
 from stepwarp.probes.objective import Objective
 from stepwarp.probes.statistics import jsonable
 from stepwarp.probes.study import Subject
-from stepwarp.registrar.progress import Progress, Step, silent
+from stepwarp.progress import Progress, Step, silent
 from stepwarp.registrar.steps import FieldMap, Images, describe
 from stepwarp.registrar.steps.structure import steps_run
 from stepwarp.registrar.weights import Recipe, Registrar, load_weights, weights_path
@@ -37,7 +37,8 @@ from stepwarp.report.probes import render
 from stepwarp.training.config import TrainingConfig
 from stepwarp.training.dataset import listed_pairs
 from stepwarp.training.prepare import align
-from stepwarp.workflow.device import chosen_device, device_name, use_threads
+from stepwarp.version import __version__
+from stepwarp.workflow.device import chosen_device, use_threads
 
 JSON, PAGE = "probes.json", "probes.html"
 #: Key of QUESTIONS -> the probe.
@@ -102,7 +103,7 @@ def probe_weights(
         seed,
     )
     record = {
-        "stepwarp": stepwarp.__version__,
+        "stepwarp": __version__,
         "weights": {"name": registrar.card.name, "sha256": files.sha256(path), "data": registrar.card.data},
         "manifest": manifests.read_manifest(manifest).name,
         "pairs": probed.names,
@@ -118,7 +119,7 @@ def probe_weights(
         "probes": _run(subject, progress),
     }
     record = jsonable(record | {"seconds": round(time.perf_counter() - started, 1)})
-    files.write_text(out / JSON, json.dumps(record, indent=1) + "\n", overwrite)
+    write_json(out / JSON, record, overwrite)
     files.write_text(out / PAGE, render(record), overwrite)
     return record
 

@@ -6,8 +6,7 @@ import platform
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -15,18 +14,20 @@ import nibabel
 import numpy as np
 import torch
 
-import stepwarp
 from stepwarp import files
 from stepwarp.config import LinearKind, Preset, SimilarityName
 from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
-from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
-from stepwarp.registrar.progress import Progress, silent
+from stepwarp.geometry import DisplacementField
+from stepwarp.machine import device_name
+from stepwarp.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
+from stepwarp.version import __version__
 from stepwarp.workflow.clock import Clock
-from stepwarp.workflow.device import chosen_device, device_name, use_threads
+from stepwarp.workflow.device import chosen_device, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
 from stepwarp.workflow.network import read_network
+from stepwarp.workflow.registration import Registration
 from stepwarp.workflow.search import Found, Plan, search
 from stepwarp.workflow.subjects import (
     MaskSource,
@@ -37,113 +38,11 @@ from stepwarp.workflow.subjects import (
     prepare,
     recorded_outside,
 )
-from stepwarp.workflow.trace import TraceStep, save_trace
 
 if TYPE_CHECKING:
-    from nibabel.nifti1 import Nifti1Image
-
-    from stepwarp.workflow.apply import Interpolation, Space
-    from stepwarp.workflow.journey import Side
+    pass
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class Registration:
-    """A registered pair.
-
-    fixed, moving: the images as read. affine: fixed world -> moving world. warp: fixed world -> fixed world on the
-    fixed grid, before the affine; inverse_warp undoes it; both None for a linear registration. record: what
-    registration.json holds. trace: the steps of the way there, the affine first, if they were asked for."""
-
-    fixed: Image
-    moving: Image
-    affine: Affine
-    warp: DisplacementField | None
-    inverse_warp: DisplacementField | None
-    record: dict[str, Any]
-    trace: tuple[TraceStep, ...] = ()
-
-    @property
-    def transform(self) -> Transform:
-        """Points of the fixed world (RAS+ mm) -> points of the moving world."""
-        return self.affine if self.warp is None else Composition.of(self.affine, self.warp)
-
-    @property
-    def inverse(self) -> Transform:
-        """Points of the moving world (RAS+ mm) -> points of the fixed world."""
-        back = self.affine.inverse()
-        return back if self.inverse_warp is None else Composition.of(self.inverse_warp, back)
-
-    @cached_property
-    def moved(self) -> Image:
-        """The moving image on the fixed grid, its intensities as read, interpolated once."""
-        return self.moving.warp(self.transform, self.fixed.grid)
-
-    def apply(
-        self,
-        what: Any,
-        *,
-        source: Side | None = None,
-        target: Side | None = None,
-        reference: Any = None,
-        interpolation: Interpolation = "auto",
-        labels: bool = False,
-        outside: float | None = None,
-        space: Space | None = None,
-        trust: str | Sequence[str] | None = None,
-    ) -> Any:
-        """Carry an image, a label map or points from one image's space to the other's; it comes back as its own kind.
-
-        what: whatever `register` takes, on any grid: what was a path comes back as an Image or LabelMap. Points: an
-        array or tensor (N, 3) in RAS+ mm, or a file of landmarks, which comes back as Landmarks. source, target: the
-        image that it belongs to ("fixed" or "moving") and the one it is brought to; by default from moving to fixed,
-        points as well. reference: an image on whose grid volumes land; by default that of the image `target`.
-
-        interpolation, labels, outside: as in `stepwarp apply`; "auto" reads label maps, known by their type or their
-        values, from the nearest voxel, and images linearly. space: "lps" for points of ITK. Raises InputError as
-        `register`, and for a volume of which nothing falls on the new grid."""
-        from stepwarp.workflow.in_hand import carry
-
-        return carry(self, what, source, target, reference, interpolation, labels, outside, space, trust)
-
-    def to_nibabel(self) -> Nifti1Image:
-        """The moved image, on the fixed grid, as an image of nibabel."""
-        return self.moved.to_nibabel()
-
-    def __repr__(self) -> str:
-        measures = self.record["measures"]
-        alike = measures.get("similarity", measures["similarity_affine"])["lncc"]
-        folds = "" if self.warp is None else f", {measures['regularity']['corner_folds']['count']} folds"
-        found = f"{self.record['verdict']['status']}, local correlation {alike:.2f}{folds}"
-        return f"Registration({self.moving.name} -> {self.fixed.name}: {found}; onto {self.fixed.grid.described})"
-
-    def _repr_html_(self) -> str:
-        from stepwarp.report.notebook import shown
-
-        return shown(self.fixed, self.moved, repr(self))
-
-    def save(
-        self,
-        out: str | Path,
-        *,
-        overwrite: bool = False,
-        progress: Progress = silent,
-        truth: dict[str, tuple[Any, Any]] | None = None,
-        place: Path | None = None,
-    ) -> Path:
-        """Write everything into the folder `out`, read it back with SimpleITK, and compare: see `workflow.outputs`."""
-        from stepwarp.workflow.outputs import save
-
-        return save(self, Path(out), overwrite=overwrite, progress=progress, truth=truth, place=place)
-
-    def save_trace(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write the field after each step and trace.json into `folder`: see `workflow.trace`.
-
-        Raises InputError for a registration that was made without a trace."""
-        if not self.trace:
-            raise InputError(f"{folder}: there is no trace to write; register with trace=True")
-        save_trace(list(self.trace), Path(folder), overwrite)
 
 
 def register(
@@ -208,7 +107,7 @@ def register(
         a = prepare(fixed, fixed_mask, rules, role="fixed")
         b = prepare(moving, moving_mask, rules, outside, role="moving")
     about = {
-        "version": stepwarp.__version__,
+        "version": __version__,
         "inputs": described_inputs(a, b),
         "trusted": rules.record(),
         "settings": {

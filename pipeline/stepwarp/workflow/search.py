@@ -10,9 +10,9 @@ import torch
 from stepwarp.config import DeformableSettings, LinearKind, Preset
 from stepwarp.geometry import Affine, DisplacementField
 from stepwarp.losses.similarity import NCC, MutualInformation, Similarity
+from stepwarp.progress import Step
 from stepwarp.registrar.affine import LinearFit, register_linear
 from stepwarp.registrar.deformable import Deformation, as_deformation, make_similarity, optimise
-from stepwarp.registrar.progress import Step
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.network import Attempt, Network, attempt
 from stepwarp.workflow.subjects import Subject, mask_remarks, outside_remarks

@@ -14,8 +14,8 @@ import torch
 from stepwarp import files
 from stepwarp.errors import InputError
 from stepwarp.geometry import Image
+from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.losses.intensities import scale_intensities
 from stepwarp.workflow.verdict import foreground
 
 #: A mask that leaves less of the subject than this may be one of what to leave out.

@@ -18,6 +18,7 @@ from stepwarp import files
 from stepwarp.errors import OutputError
 from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
+from stepwarp.files.json import write_json
 from stepwarp.files.lock import refuse_links
 from stepwarp.files.workspace import move, workspace
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
@@ -155,7 +156,7 @@ def save_trace(steps: list[TraceStep], folder: Path, overwrite: bool) -> None:
             ]:
                 job.result()
         rows = [step.row for step in steps]
-        files.write_text(partial / TRACE, json.dumps(rows, indent=1, allow_nan=False) + "\n")
+        write_json(partial / TRACE, rows)
         check_trace_target(folder, overwrite)
         _move_into_place(partial, folder)
 

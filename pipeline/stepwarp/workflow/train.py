@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwarp.data.manifest import Manifest, read_manifest
 from stepwarp.errors import InputError
-from stepwarp.registrar.progress import Progress, silent
+from stepwarp.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
 from stepwarp.registrar.weights.native import load_native_weights
 from stepwarp.training.config import TrainingConfig, changed_config, read_config

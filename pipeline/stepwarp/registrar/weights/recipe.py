@@ -13,8 +13,8 @@ from torch import Tensor
 from stepwarp.config import Strict
 from stepwarp.errors import InputError
 from stepwarp.geometry import Affine, Grid, Image, Transform, sampling
+from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.losses.intensities import scale_intensities
 
 #: An image with values below this is taken to be in Hounsfield units, where air is -1000.
 _AIR = -500.0

@@ -1,0 +1,10 @@
+"""The names of the files that a registration writes: those that users of ANTs know."""
+
+AFFINE = "0GenericAffine.mat"
+WARP = "1Warp.nii.gz"
+INVERSE_WARP = "1InverseWarp.nii.gz"
+MOVED = "Warped.nii.gz"
+JACOBIAN = "Jacobian.nii.gz"
+RECORD = "registration.json"
+REPORT = "report.html"
+NAMES = (AFFINE, WARP, INVERSE_WARP, MOVED, JACOBIAN, RECORD, REPORT)

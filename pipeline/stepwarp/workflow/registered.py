@@ -1,0 +1,43 @@
+"""What a registration found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
+from stepwarp.workflow.trace import TraceStep
+
+
+@dataclass(frozen=True, eq=False)
+class RegisteredPair:
+    """Two images, and the way between them.
+
+    fixed, moving: the images as read. affine: fixed world -> moving world. warp: fixed world -> fixed world on the
+    fixed grid, before the affine; inverse_warp undoes it; both None for a linear registration. record: what
+    registration.json holds. trace: the steps of the way there, the affine first, if they were asked for."""
+
+    fixed: Image
+    moving: Image
+    affine: Affine
+    warp: DisplacementField | None
+    inverse_warp: DisplacementField | None
+    record: dict[str, Any]
+    trace: tuple[TraceStep, ...] = ()
+
+    @property
+    def transform(self) -> Transform:
+        """Points of the fixed world (RAS+ mm) -> points of the moving world."""
+        return self.affine if self.warp is None else Composition.of(self.affine, self.warp)
+
+    @property
+    def inverse(self) -> Transform:
+        """Points of the moving world (RAS+ mm) -> points of the fixed world."""
+        back = self.affine.inverse()
+        return back if self.inverse_warp is None else Composition.of(self.inverse_warp, back)
+
+    @cached_property
+    def moved(self) -> Image:
+        """The moving image on the fixed grid, its intensities as read, interpolated once."""
+        return self.moving.warp(self.transform, self.fixed.grid)

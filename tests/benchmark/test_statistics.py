@@ -1,0 +1,79 @@
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from stepwarp.benchmark.statistics import compared, described, signed_rank_p
+from stepwarp.evaluation.bootstrap import interval
+
+
+def test_a_few_values_described_by_hand():
+    found = described(np.array([0.5, 0.6, 0.7, 0.9]))
+    assert found["n"] == 4
+    assert found["mean"] == pytest.approx(0.675)
+    assert found["sd"] == pytest.approx(np.sqrt((0.175**2 + 0.075**2 + 0.025**2 + 0.225**2) / 3))
+    assert found["median"] == pytest.approx(0.65)
+    assert found["q30"] == pytest.approx(0.59)  # at 0.9 of the way from the first to the second
+    assert found["ci95"][0] < 0.675 < found["ci95"][1]
+
+
+def test_a_single_value_has_no_spread():
+    assert described(np.array([3.0])) == {"n": 1, "mean": 3, "sd": None, "median": 3, "q30": 3, "ci95": None}
+
+
+@pytest.mark.parametrize("n", [5, 12, 40])
+def test_the_interval_is_that_of_scipy(n):
+    values = np.random.default_rng(n).gamma(2, size=n)
+    ours = interval(values)
+    theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=10_000, method="BCa", random_state=1)
+    np.testing.assert_allclose(ours, theirs.confidence_interval, atol=0.04 * values.std())
+    assert ours == interval(values)
+
+
+def test_equal_values_have_no_interval_to_speak_of():
+    assert interval(np.full(6, 0.25)) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 25])
+def test_the_test_is_that_of_scipy_where_nothing_ties(n):
+    differences = np.random.default_rng(n).normal(0.4, size=n)
+    assert signed_rank_p(differences) == pytest.approx(scipy.stats.wilcoxon(differences, method="exact").pvalue)
+
+
+def test_ties_and_zeros_are_counted_exactly():
+    differences = np.array([0.0, 1, 1, -1, 2, 2, 3, 0])
+    kept = differences[differences != 0]
+    ranks = scipy.stats.rankdata(np.abs(kept))
+    all_sums = [sum(r for r, s in zip(ranks, signs, strict=True) if s) for signs in itertools.product((0, 1), repeat=6)]
+    least = min(ranks[kept > 0].sum(), ranks[kept < 0].sum())
+    assert signed_rank_p(differences) == pytest.approx(2 * np.mean(np.array(all_sums) <= least))
+
+
+def test_six_pairs_cannot_say_more_than_one_in_32():
+    assert signed_rank_p(np.arange(1.0, 7)) == pytest.approx(2 / 64)
+
+
+def test_nothing_differs_nothing_is_there():
+    assert signed_rank_p(np.zeros(5)) == 1
+    assert signed_rank_p(np.zeros(0)) is None
+
+
+def test_many_pairs_go_over_to_the_normal_approximation_without_a_jump():
+    differences = np.random.default_rng(0).normal(0.15, size=201)
+    assert signed_rank_p(differences) == pytest.approx(signed_rank_p(differences[:200]), abs=0.02)
+
+
+@pytest.mark.parametrize(("higher_is_better", "wins", "losses"), [(True, 2, 1), (False, 1, 2)])
+def test_wins_depend_on_what_is_better(higher_is_better, wins, losses):
+    found = compared(np.array([0.7, 0.6, 0.5, 0.1 + 0.2]), np.array([0.6, 0.5, 0.6, 0.3]), higher_is_better)
+    assert (found["wins"], found["losses"], found["ties"]) == (wins, losses, 1)
+    assert found["difference"] == pytest.approx(0.1 / 4)
+    assert found["n"] == 4
+
+
+def test_arguments_are_left_alone():
+    values, baseline = np.array([1.0, 2.0]), np.array([1.0, 3.0])
+    compared(values, baseline, True)
+    assert values.tolist() == [1, 2]
+    assert baseline.tolist() == [1, 3]
