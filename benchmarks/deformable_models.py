@@ -26,7 +26,8 @@ from stepwarp.files import read_image, read_labels
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, jacobian, sampling, smoothing
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.losses.similarity import LNCC, NCC
+from stepwarp.losses.similarities.lncc import LNCC
+from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.machine import load, machine
 from stepwarp.registrar.affine import register_linear
 from stepwarp.registrar.deformable import optimise

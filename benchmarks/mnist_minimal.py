@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from stepwarp.losses.regularity import diffusion
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.mnist.data import GRID, load_digits, pairs
 from stepwarp.networks.mlp import FCNet
 from stepwarp.registrar.steps import Images, Repeat, VectorField

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from stepwarp.data.manifest import data_root
-from stepwarp.losses.similarity import LNCC
+from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.machine import machine
 from stepwarp.registrar.steps import Images, parameters
 from stepwarp.registrar.steps.structure import repeats

@@ -7,14 +7,20 @@ import difflib
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
+from stepwarp import catalogue
 from stepwarp.errors import InputError
 
-SimilarityName = Literal["lncc", "ncc", "ssd", "mi", "mind"]
+#: The package whose files are the similarities.
+SIMILARITIES = "losses.similarities"
+if TYPE_CHECKING:
+    SimilarityName = str
+else:
+    SimilarityName = Literal[catalogue.names(SIMILARITIES)]
 LinearKind = Literal["rigid", "similarity", "affine"]
 
 

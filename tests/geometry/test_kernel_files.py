@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stepwarp.geometry import jacobian, kernel_files, kernels, sampling, smoothing
-from stepwarp.losses.similarity import LNCC
+from stepwarp.losses.similarities.lncc import LNCC
 
 _HASH = """
 import hashlib, torch

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepwarp.losses.similarity import LNCC, SIMILARITIES
+from stepwarp.catalogue import names
+from stepwarp.config import SIMILARITIES
+from stepwarp.losses.similarities.lncc import LNCC
+from stepwarp.losses.similarity import find_similarity
 
 SHAPE = (11, 13, 12)
-each_measure = pytest.mark.parametrize("name", SIMILARITIES)
+each_measure = pytest.mark.parametrize("name", names(SIMILARITIES))
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def batch(image, mask) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_batch_is_the_mean_of_its_pairs(name: str, weighted: bool, batch):
     fixed, moved, weight = batch
-    measure, w = SIMILARITIES[name](), weight if weighted else None
+    measure, w = find_similarity(name)(), weight if weighted else None
     single = [
         measure.value_and_gradients(fixed[n : n + 1], moved[n : n + 1], weight[n : n + 1] if weighted else None)
         for n in range(3)
@@ -40,7 +43,7 @@ def test_a_batch_is_the_mean_of_its_pairs(name: str, weighted: bool, batch):
 @each_measure
 def test_one_fixed_image_serves_a_batch(name: str, batch):
     fixed, moved, weight = batch
-    measure = SIMILARITIES[name]()
+    measure = find_similarity(name)()
     expected = measure(fixed[:1].expand_as(moved), moved, weight[:1].expand_as(moved))
     torch.testing.assert_close(measure(fixed[:1], moved, weight[:1]), expected)
 
@@ -49,7 +52,7 @@ def test_one_fixed_image_serves_a_batch(name: str, batch):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shape", [SHAPE, (9, 12)], ids=str)
 def test_prepared_for_many_moving_images(name: str, weighted: bool, shape: tuple[int, ...], image, mask):
-    fixed, weight, measure = image(shape), mask(shape) if weighted else None, SIMILARITIES[name]()
+    fixed, weight, measure = image(shape), mask(shape) if weighted else None, find_similarity(name)()
     prepared = measure.prepare(fixed, weight)
     for moved in (image(shape, 1), torch.cat([image(shape, 2), image(shape, 3)])):
         expected, _, gradient = measure.value_and_gradients(fixed.expand_as(moved), moved, weight)
@@ -63,7 +66,7 @@ def test_prepared_for_many_moving_images(name: str, weighted: bool, shape: tuple
 @each_measure
 def test_gradients_scale_with_what_follows(name: str, batch):
     fixed, moved, _ = batch
-    measure = SIMILARITIES[name]()
+    measure = find_similarity(name)()
     once, thrice = (moved.clone().requires_grad_() for _ in range(2))
     measure(fixed, once).backward()
     (3 * measure(fixed, thrice)).backward()

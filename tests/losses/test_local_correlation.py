@@ -8,7 +8,7 @@ from monai.losses import LocalNormalizedCrossCorrelationLoss
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from stepwarp.geometry import sampling
-from stepwarp.losses.similarity import LNCC
+from stepwarp.losses.similarities.lncc import LNCC
 
 SHAPES = [(17, 21, 19), (5, 9, 3), (6, 12, 1), (8, 1, 1)]
 

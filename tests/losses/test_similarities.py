@@ -6,9 +6,15 @@ import torch
 from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
-from stepwarp.losses.similarity import MIND, NCC, SIMILARITIES, SSD, MutualInformation
+from stepwarp.catalogue import names
+from stepwarp.config import SIMILARITIES
+from stepwarp.losses.similarities.mi import MutualInformation
+from stepwarp.losses.similarities.mind import MIND
+from stepwarp.losses.similarities.ncc import NCC
+from stepwarp.losses.similarities.ssd import SSD
+from stepwarp.losses.similarity import find_similarity
 
-each_measure = pytest.mark.parametrize("name", SIMILARITIES)
+each_measure = pytest.mark.parametrize("name", names(SIMILARITIES))
 
 
 def shifted(image: Tensor, by: int, margin: int = 4) -> Tensor:
@@ -19,7 +25,7 @@ def shifted(image: Tensor, by: int, margin: int = 4) -> Tensor:
 
 @each_measure
 def test_smallest_where_images_are_aligned_and_larger_the_further_apart(name: str, shape: tuple[int, ...], image):
-    whole, measure = image(shape), SIMILARITIES[name]()
+    whole, measure = image(shape), find_similarity(name)()
     here = shifted(whole, 0)
     values = {by: float(measure(here, shifted(whole, by))) for by in range(-3, 4)}
     assert values[0] < min(values[1], values[-1]) < min(values[2], values[-2])
@@ -33,7 +39,7 @@ def test_what_an_image_has_with_itself_is_as_the_documentation_says(name: str):
     values = torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
     values[..., :12] = 0.5  # windows in which there is nothing to compare
     least, most = {"lncc": (0.3, 0.5), "mi": (0.2, 0.4)}.get(name, (-1e-6, 1e-4))
-    assert least < float(SIMILARITIES[name]()(values, values)) < most
+    assert least < float(find_similarity(name)()(values, values)) < most
 
 
 @each_measure
@@ -41,7 +47,7 @@ def test_what_an_image_has_with_itself_is_as_the_documentation_says(name: str):
 def test_gradients_against_finite_differences(name: str, weighted: bool, shape: tuple[int, ...], image, mask):
     """In float64, in a random direction and along one voxel."""
     fixed, moved = image(shape).double(), image(shape, 1).double()
-    weight, measure = mask(shape).double() if weighted else None, SIMILARITIES[name]()
+    weight, measure = mask(shape).double() if weighted else None, find_similarity(name)()
     value, *gradients = measure.value_and_gradients(fixed, moved, weight)
     assert value == pytest.approx(float(measure(fixed, moved, weight)), abs=1e-12)
     direction = torch.randn(fixed.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -59,7 +65,7 @@ def test_gradients_against_finite_differences(name: str, weighted: bool, shape: 
 
 @each_measure
 def test_a_voxel_of_weight_zero_has_no_influence(name: str, shape: tuple[int, ...], image, mask):
-    fixed, moved, weight, measure = image(shape), image(shape, 1), mask(shape), SIMILARITIES[name]()
+    fixed, moved, weight, measure = image(shape), image(shape, 1), mask(shape), find_similarity(name)()
     value, *gradients = measure.value_and_gradients(fixed, moved, weight)
     wild = torch.where(weight > 0, 0, 300 * torch.randn(fixed.shape, generator=torch.Generator().manual_seed(4)))
     again, *after = measure.value_and_gradients(fixed + wild, moved - 2 * wild, weight)
@@ -73,7 +79,7 @@ def test_a_voxel_of_weight_zero_has_no_influence(name: str, shape: tuple[int, ..
 
 @each_measure
 def test_full_weights_are_no_weights(name: str, shape: tuple[int, ...], image):
-    fixed, moved, measure = image(shape), image(shape, 1), SIMILARITIES[name]()
+    fixed, moved, measure = image(shape), image(shape, 1), find_similarity(name)()
     plain, weighted = (measure.value_and_gradients(fixed, moved, w) for w in (None, torch.ones_like(fixed)))
     assert weighted[0] == pytest.approx(plain[0], rel=1e-4)
     torch.testing.assert_close(weighted[2], plain[2], rtol=1e-3, atol=1e-3 * float(plain[2].abs().max()))
@@ -83,7 +89,7 @@ def test_full_weights_are_no_weights(name: str, shape: tuple[int, ...], image):
 def test_without_any_weight_there_is_no_value(name: str, shape: tuple[int, ...], image):
     """NaN rather than an error: a start of a search that moves one image out of the other's view is one of many."""
     nowhere = torch.zeros(1, 1, *shape)
-    value, *_ = SIMILARITIES[name]().value_and_gradients(image(shape), image(shape, 1), nowhere)
+    value, *_ = find_similarity(name)().value_and_gradients(image(shape), image(shape, 1), nowhere)
     assert np.isnan(value)
 
 
@@ -91,7 +97,7 @@ def test_without_any_weight_there_is_no_value(name: str, shape: tuple[int, ...],
 def test_images_themselves_are_left_alone(name: str, image):
     fixed, moved = image((12, 13, 11)), image((12, 13, 11), 1)
     before = fixed.clone(), moved.clone()
-    SIMILARITIES[name]().value_and_gradients(fixed, moved)
+    find_similarity(name)().value_and_gradients(fixed, moved)
     assert not fixed.requires_grad
     assert torch.equal(fixed, before[0])
     assert torch.equal(moved, before[1])
@@ -156,7 +162,7 @@ def test_self_similarity_is_blind_to_inverted_contrast(shape: tuple[int, ...], i
 @pytest.mark.parametrize("name", ["lncc", "ncc", "mind", "mi"])
 def test_flat_images_leave_no_wild_gradient(name: str, shape: tuple[int, ...], image):
     """Nothing to see in one image, or in both: as in the air around a head."""
-    flat, measure = torch.full((1, 1, *shape), 0.25), SIMILARITIES[name]()
+    flat, measure = torch.full((1, 1, *shape), 0.25), find_similarity(name)()
     for pair in ((flat, flat), (flat, image(shape)), (image(shape), flat)):
         value, *gradients = measure.value_and_gradients(*pair)
         assert np.isfinite(value)
@@ -169,8 +175,8 @@ def test_flat_images_leave_no_wild_gradient(name: str, shape: tuple[int, ...], i
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cuda_agrees_with_the_cpu(name: str, weighted: bool, shape: tuple[int, ...], image, mask):
     given = [image(shape), image(shape, 1), mask(shape) if weighted else None]
-    value, *gradients = SIMILARITIES[name]().value_and_gradients(*given)
-    on_cuda, *others = SIMILARITIES[name]().value_and_gradients(*[t if t is None else t.cuda() for t in given])
+    value, *gradients = find_similarity(name)().value_and_gradients(*given)
+    on_cuda, *others = find_similarity(name)().value_and_gradients(*[t if t is None else t.cuda() for t in given])
     assert on_cuda == pytest.approx(value, rel=1e-4)
     for gradient, other in zip(gradients, others, strict=True):
         torch.testing.assert_close(other.cpu(), gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import stepwarp
 from stepwarp.geometry import Grid, sampling, smoothing
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import Objective
 from stepwarp.registrar.steps import FieldMap, Images, Repeat, Step
 

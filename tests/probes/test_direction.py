@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.networks import Segmenter, UNet
 from stepwarp.probes.direction import FINAL, NEWTON, OF_ANOTHER, RAW, direction, smooth
 from stepwarp.probes.objective import Objective, State

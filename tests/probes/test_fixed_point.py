@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.fixed_point import disturbed, path_independence, random_start, stays
 from stepwarp.probes.objective import Objective
 from stepwarp.probes.optimisers import lbfgs

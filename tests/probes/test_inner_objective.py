@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.inner_objective import candidates, inner_objective
 from stepwarp.probes.objective import blurred, smoothed
 from stepwarp.probes.trajectory import walk

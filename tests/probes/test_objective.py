@@ -3,7 +3,10 @@ import pytest
 import torch
 
 from stepwarp.geometry import Grid, sampling, smoothing
-from stepwarp.losses.similarity import LNCC, MIND, NCC, SSD
+from stepwarp.losses.similarities.lncc import LNCC
+from stepwarp.losses.similarities.mind import MIND
+from stepwarp.losses.similarities.ncc import NCC
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import Objective, State, gauss_newton, inner, of_moved, of_regularity
 from stepwarp.registrar.steps import FieldMap, Images
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from stepwarp.geometry import Grid, smoothing
-from stepwarp.losses.similarity import LNCC, SSD
+from stepwarp.losses.similarities.lncc import LNCC
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import Objective
 from stepwarp.probes.optimisers import OPTIMISERS, compare
 from stepwarp.registrar.steps import FieldMap, Images

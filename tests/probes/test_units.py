@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stepwarp.geometry import Grid
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes import fixed_point, study
 from stepwarp.probes.fixed_point import stays
 from stepwarp.probes.objective import Objective

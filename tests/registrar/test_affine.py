@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 from stepwarp.config import AffineSettings
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
-from stepwarp.losses.similarity import NCC, MutualInformation
+from stepwarp.losses.similarities.mi import MutualInformation
+from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.registrar.affine import _is_cut, register_linear
 
 SETTINGS = AffineSettings(coarse_mm=12, refine_mm=(6,), candidates=4)

@@ -3,7 +3,7 @@ import torch
 
 from stepwarp.losses.consistency import inverse_consistency
 from stepwarp.losses.regularity import diffusion, folding
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.registrar.steps import FieldMap, Images
 from stepwarp.registrar.steps.config import build
 from stepwarp.training.objective import Objective, first_steps, train_only

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stepwarp.data.settings import box_grid
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.registrar.steps import FieldMap
 from stepwarp.training.validation import picture_strip, validate
 

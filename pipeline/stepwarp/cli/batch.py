@@ -25,6 +25,7 @@ from stepwarp.cli.options import (
 )
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say, say_json, tell
+from stepwarp.config import SimilarityName
 from stepwarp.errors import InputError, RegistrationError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def batch(
         typer.Option(help="What the linear stage may do: move; also scale; also stretch and shear."),
     ] = "affine",
     similarity: Annotated[
-        Literal["lncc", "ncc", "ssd", "mi", "mind"] | None,
+        SimilarityName | None,
         typer.Option(help="What makes two images alike; see stepwarp register.", show_default="the preset's, lncc"),
     ] = None,
     weights: Annotated[

@@ -25,6 +25,7 @@ from stepwarp.cli.options import (
 )
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say_json, tell
+from stepwarp.config import SimilarityName
 
 
 def register(
@@ -43,7 +44,7 @@ def register(
         typer.Option(help="What the linear stage may do: move; also scale; also stretch and shear."),
     ] = "affine",
     similarity: Annotated[
-        Literal["lncc", "ncc", "ssd", "mi", "mind"] | None,
+        SimilarityName | None,
         typer.Option(
             help="What makes two images alike. mi and mind: for images of different kinds, such as T1 and T2.",
             show_default="the preset's, lncc",

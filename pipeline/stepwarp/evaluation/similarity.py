@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from stepwarp.geometry import Image
-from stepwarp.losses.similarity import LNCC, NCC, MutualInformation
+from stepwarp.losses.similarities.lncc import LNCC
+from stepwarp.losses.similarities.mi import MutualInformation
+from stepwarp.losses.similarities.ncc import NCC
 
 
 def similarities(fixed: Image, moved: Image, inside: Tensor) -> dict[str, float]:

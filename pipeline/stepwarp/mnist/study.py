@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from stepwarp.geometry import jacobian
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.mnist import models, probing, store
 from stepwarp.mnist.classifier import Instruments, accuracy, train_classifier
 from stepwarp.mnist.config import Scale, Settings, Training

@@ -17,7 +17,7 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Grid
 from stepwarp.geometry.sampling import Outside
 from stepwarp.losses.regularity import diffusion
-from stepwarp.losses.similarity import SSD
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.mnist.config import Training
 from stepwarp.mnist.data import GRID, Digits, partners
 from stepwarp.probes.objective import Objective

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-from stepwarp.losses.similarity import LNCC, NCC, SSD
+from stepwarp.losses.similarities.lncc import LNCC
+from stepwarp.losses.similarities.ncc import NCC
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import Candidate, blurred, of_moved, of_regularity
 from stepwarp.probes.trajectory import Taken, others
 

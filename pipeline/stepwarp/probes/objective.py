@@ -11,7 +11,10 @@ from torch import Tensor
 from stepwarp.geometry import Grid, sampling, smoothing
 from stepwarp.geometry.sampling import Outside
 from stepwarp.losses.regularity import REGULARITIES
-from stepwarp.losses.similarity import LNCC, NCC, SSD, Similarity
+from stepwarp.losses.similarities.lncc import LNCC
+from stepwarp.losses.similarities.ncc import NCC
+from stepwarp.losses.similarities.ssd import SSD
+from stepwarp.losses.similarity import Similarity
 from stepwarp.registrar.steps import Images
 
 

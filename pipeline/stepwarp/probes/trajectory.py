@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from stepwarp.geometry import jacobian, sampling
-from stepwarp.losses.similarity import NCC, SSD
+from stepwarp.losses.similarities.ncc import NCC
+from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import Objective, State
 from stepwarp.registrar.steps import FieldMap, Images, Map, Repeat, Step, TwoStep
 from stepwarp.registrar.steps.sequences import Chain

@@ -22,7 +22,7 @@ from stepwarp.config import DeformableSettings, Level
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, jacobian, sampling, smoothing
 from stepwarp.losses import regularity
-from stepwarp.losses.similarity import LNCC, SIMILARITIES, Similarity
+from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.progress import Progress, Step, is_over, silent
 from stepwarp.registrar.masks import pooled
 
@@ -169,9 +169,7 @@ def as_deformation(warp: DisplacementField, grid: Grid, settings: DeformableSett
 
 def make_similarity(settings: DeformableSettings) -> Similarity:
     """The dissimilarity that the settings name."""
-    if settings.similarity == "lncc":
-        return LNCC(settings.radius, settings.epsilon)
-    return SIMILARITIES[settings.similarity]()
+    return find_similarity(settings.similarity).of(settings)
 
 
 def mended(displacement: Tensor, smallest: float) -> Tensor:

@@ -18,7 +18,7 @@ from stepwarp.config import PRESETS, Strict, configs_folder
 from stepwarp.data.manifest import first_problem
 from stepwarp.data.settings import DataSettings
 from stepwarp.errors import InputError
-from stepwarp.losses import similarity
+from stepwarp.losses.similarities import lncc, mi, mind, ncc, ssd
 from stepwarp.losses.similarity import Similarity
 from stepwarp.networks.config import SegmenterConfig
 from stepwarp.registrar.steps.config import SegmentedConfig, StepConfig, TwoStepConfig, leaves
@@ -41,7 +41,7 @@ class LNCC(Strict):
     epsilon: Finite = 1e-5
 
     def build(self) -> Similarity:
-        return similarity.LNCC(self.radius, self.epsilon)
+        return lncc.LNCC(self.radius, self.epsilon)
 
 
 class NCC(Strict):
@@ -50,7 +50,7 @@ class NCC(Strict):
     kind: Literal["ncc"] = "ncc"
 
     def build(self) -> Similarity:
-        return similarity.NCC()
+        return ncc.NCC()
 
 
 class SSD(Strict):
@@ -59,7 +59,7 @@ class SSD(Strict):
     kind: Literal["ssd"] = "ssd"
 
     def build(self) -> Similarity:
-        return similarity.SSD()
+        return ssd.SSD()
 
 
 class MI(Strict):
@@ -69,7 +69,7 @@ class MI(Strict):
     bins: int = Field(default=32, ge=4, le=256)
 
     def build(self) -> Similarity:
-        return similarity.MutualInformation(self.bins)
+        return mi.MutualInformation(self.bins)
 
 
 class MIND(Strict):
@@ -80,7 +80,7 @@ class MIND(Strict):
     sigma: Finite = 0.8
 
     def build(self) -> Similarity:
-        return similarity.MIND(self.dilation, self.sigma)
+        return mind.MIND(self.dilation, self.sigma)
 
 
 class LossGrid(Strict):

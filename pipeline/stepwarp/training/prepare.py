@@ -19,7 +19,8 @@ from stepwarp.files import atomic_path, read_image, read_labels, sha256
 from stepwarp.geometry import Image
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.losses.similarity import LNCC, NCC
+from stepwarp.losses.similarities.lncc import LNCC
+from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.progress import Progress, Step, silent
 from stepwarp.registrar.affine import register_linear
 

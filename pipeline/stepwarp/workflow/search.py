@@ -9,7 +9,9 @@ import torch
 
 from stepwarp.config import DeformableSettings, LinearKind, Preset
 from stepwarp.geometry import Affine, DisplacementField
-from stepwarp.losses.similarity import NCC, MutualInformation, Similarity
+from stepwarp.losses.similarities.mi import MutualInformation
+from stepwarp.losses.similarities.ncc import NCC
+from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.progress import Step
 from stepwarp.registrar.affine import LinearFit, register_linear
 from stepwarp.registrar.deformable import Deformation, as_deformation, make_similarity, optimise
@@ -17,7 +19,7 @@ from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.network import Attempt, Network, attempt
 from stepwarp.workflow.subjects import Subject, mask_remarks, outside_remarks
 from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured
-from stepwarp.workflow.verdict import MULTIMODAL, foreground, judge, lowered, measure
+from stepwarp.workflow.verdict import foreground, judge, lowered, measure
 
 #: A level is as fine as the network's grid up to this factor: spacings are rounded.
 _AS_FINE = 1.01
@@ -76,7 +78,7 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
     notes = [*plan.notes, *notes, *outside_remarks(moving)]
     if tried is not None:
         notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
-    verdict = judge(measures, notes, checks, multimodal=plan.recipe.deformable.similarity in MULTIMODAL)
+    verdict = judge(measures, notes, checks, multimodal=find_similarity(plan.recipe.deformable.similarity).multimodal)
     return Found(fit, deformation, tried, measures, verdict, pair.steps())
 
 
@@ -183,6 +185,6 @@ class _Pair:
 
 def _linear_similarities(recipe: Preset) -> tuple[Similarity, Similarity]:
     """For the linear stage, to search and to refine: the counterparts of the deformable stage's."""
-    if recipe.affine.multimodal or recipe.deformable.similarity in MULTIMODAL:
+    if recipe.affine.multimodal or find_similarity(recipe.deformable.similarity).multimodal:
         return MutualInformation(), MutualInformation()
     return NCC(), make_similarity(recipe.deformable)

@@ -13,15 +13,14 @@ from stepwarp.config import SimilarityName
 from stepwarp.evaluation.regularity import inverse_consistency, regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
-from stepwarp.losses.similarity import MutualInformation
+from stepwarp.losses.similarities.mi import MutualInformation
+from stepwarp.losses.similarity import find_similarity
 from stepwarp.registrar.deformable import Deformation
 from stepwarp.registrar.masks import pooled
 
 #: Scaled intensities above this belong to the subject, not to the background.
 _FOREGROUND = 0.05
 
-#: Similarities that compare different contrasts.
-MULTIMODAL = ("mi", "mind")
 #: The information that two images share is measured on voxels of about this size: nearly the same for every scanner's.
 _INFORMATION_MM = 4.0
 
@@ -89,7 +88,7 @@ def foreground(fixed: Image, mask: Image | None) -> Tensor:
 
 def lowered(measures: dict[str, Any], similarity: SimilarityName) -> bool:
     """Whether the deformation made the images less alike than the affine alone, by the measure nearest to the loss."""
-    key = {"lncc": "lncc", "mi": "mutual_information", "mind": "mutual_information"}.get(similarity, "ncc")
+    key = find_similarity(similarity).nearest_measure
     return measures["similarity"][key] < measures["similarity_affine"][key]
 
 

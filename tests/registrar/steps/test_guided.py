@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stepwarp.geometry import Grid
-from stepwarp.losses.similarity import LNCC
+from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.networks import UNet
 from stepwarp.registrar.steps import FieldMap, Guided, Images, Repeat
 

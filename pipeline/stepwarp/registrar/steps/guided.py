@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stepwarp.geometry import sampling, smoothing
-from stepwarp.losses.similarity import LNCC
+from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.registrar.steps.maps import FieldMap, Images
 from stepwarp.registrar.steps.step import Step
 
