@@ -165,7 +165,7 @@ def workers(farm: Farm, size: Size, places: Places) -> Iterator[Crew]:
                 _end(cluster)
 
 
-class _IgnoreInterrupts(WorkerPlugin):  # type: ignore[misc]
+class _IgnoreInterrupts(WorkerPlugin):
     """Ctrl-C reaches every process of a terminal; what a worker does then is for the one that started it to say."""
 
     name = "ignore-interrupts"

@@ -85,7 +85,7 @@ def _register(job: Job) -> dict[str, Any]:
         fixed_mask=job.masks.get("fixed"),
         moving_mask=job.masks.get("moving"),
         threads=job.threads,
-        **job.options | {"trust": _trust(job)},
+        **{**job.options, "trust": _trust(job)},
     )
     _check_inputs(job)
     found.record["batch"] = {"case": job.case, "key": job.key, "parts": job.parts}

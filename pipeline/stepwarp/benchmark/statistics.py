@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata, wilcoxon  # type: ignore[import-untyped]
+from scipy.stats import rankdata, wilcoxon
 
 from stepwarp.evaluation.bootstrap import interval
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import ndtr, ndtri  # type: ignore[import-untyped]
+from scipy.special import ndtr, ndtri
 
 #: How the interval is found, for those who read a summary.
 INTERVAL = "95 % of the mean, by the bias-corrected and accelerated bootstrap with 10000 resamples, seed 0"

@@ -72,8 +72,8 @@ def point_table(table: Table, space: Space | None, grid: Grid | None) -> PointTa
         _check_bare_rows(table, space)
     frames = tuple((columns, world) for columns, world in _FRAMES if table.has(columns))
     if frames:
-        columns, stated = frames[0]
-        return PointTable(table, to_ras(table.points(columns), stated, space, table.file), frames)
+        columns, world = frames[0]
+        return PointTable(table, to_ras(table.points(columns), world, space, table.file), frames)
     stated = table.stated_space("space")
     in_voxels = table.has(_BARE) and space == "voxel" and stated is None
     if table.has(_BARE) and not in_voxels:

@@ -54,7 +54,7 @@ class TrustRules:
         """The statement to believe in a file; the rule for it alone comes before the one for all."""
         found = [(file, trust) for file, trust in self._rules if file is None or _is_called(name, file)]
         named = [trust for file, trust in found if file is not None]
-        return (named or [trust for _, trust in found] or [None])[0]
+        return next(iter(named or [trust for _, trust in found]), None)
 
     def followed(self, name: str, statement: Trust, because: str, header: Mapping[str, np.ndarray | None]) -> None:
         """A file was placed by a rule."""

@@ -125,7 +125,7 @@ class Volume:
 class Image(Volume):
     """Intensities, read by linear interpolation; 0 outside, unless said otherwise."""
 
-    interpolation = "linear"
+    interpolation: ClassVar[sampling.Interpolation] = "linear"
 
     def surrounded(self, outside: float | None = None) -> Self:
         """The same image with another value beyond its grid: by default its own background."""
@@ -135,7 +135,7 @@ class Image(Volume):
 class LabelMap(Volume):
     """Integer labels, read from the nearest voxel; 0 outside."""
 
-    interpolation = "nearest"
+    interpolation: ClassVar[sampling.Interpolation] = "nearest"
     _what = "labels"
 
 

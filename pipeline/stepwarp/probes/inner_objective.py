@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import nnls  # type: ignore[import-untyped]
+from scipy.optimize import nnls
 
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.ncc import NCC

@@ -118,7 +118,8 @@ def _segmented(step: Segmented, images: Images, labels: Tensor, structures: Mapp
     inside = images.data[0, 0].cpu() > BRAIN
     found = step.segmenter(images.data).argmax(1)[0].cpu() * inside
     wanted = as_classes(labels, structures)[0] * inside
-    return mean_dice(dice(*(LabelMap(each.int(), images.grid, "structures") for each in (wanted, found))))
+    fixed, moved = (LabelMap(each.int(), images.grid, "structures") for each in (wanted, found))
+    return mean_dice(dice(fixed, moved))
 
 
 def _dice(sample: Mapping[str, Any], field: DisplacementField, ignore: tuple[int, ...]) -> float:

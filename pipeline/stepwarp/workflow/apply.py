@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from stepwarp.files.landmarks import LANDMARK_SUFFIXES, keeps_source
 from stepwarp.files.point_tables import PointTable
 from stepwarp.files.tables import Space
 from stepwarp.files.voxels import integers
-from stepwarp.geometry import Grid, Image, LabelMap, Volume
+from stepwarp.geometry import Grid, Image, LabelMap, Volume, sampling
 from stepwarp.geometry.background import background
 from stepwarp.workflow.journey import Journey, Map, Side, load, plan
 from stepwarp.workflow.kinds import kind_of
@@ -195,7 +195,7 @@ def read_volume(
 class _NearestImage(Image):
     """Values that are read from the nearest voxel, where that is asked for: in whatever type holds them exactly."""
 
-    interpolation = "nearest"
+    interpolation: ClassVar[sampling.Interpolation] = "nearest"
 
 
 def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite: bool) -> list[tuple[Path, Path]]:
