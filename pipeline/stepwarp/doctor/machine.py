@@ -136,5 +136,5 @@ def _pair() -> tuple[Image, Image, Affine]:
 
 def _error(found: Registration, fixed: Image, truth: Affine) -> float:
     inside = (fixed.data > 0.5).nonzero()[::10].numpy()
-    points = inside @ fixed.grid.linear.T + fixed.grid.affine[:3, 3]
+    points = fixed.grid.world(inside)
     return float(np.linalg.norm(found.transform(points) - truth(points), axis=1).mean())

@@ -118,7 +118,7 @@ def inverse_consistency(
     transform: fixed world to moving world; inverse: back. mask: bool, grid.shape. every: of the mask's voxels each
     `every`-th is measured. Raises ValueError for a mask of another shape or an empty one."""
     index = _checked(mask, grid).cpu().nonzero()[::every].double().numpy()
-    points = index @ grid.linear.T + grid.affine[:-1, -1]
+    points = grid.world(index)
     return DistanceSummary.of(inverse_residual(transform, inverse, points))
 
 

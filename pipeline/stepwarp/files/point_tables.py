@@ -87,7 +87,7 @@ def point_table(table: Table, space: Space | None, grid: Grid | None) -> PointTa
             "record says it, or the points in mm."
         )
     columns = _BARE if in_voxels else _VOXELS
-    return PointTable(table, table.points(columns) @ grid.linear.T + grid.affine[:3, 3], (), columns)
+    return PointTable(table, grid.world(table.points(columns)), (), columns)
 
 
 def fcsv_table(table: Table, space: Space | None) -> PointTable:

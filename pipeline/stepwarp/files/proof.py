@@ -93,6 +93,6 @@ def _away_from_edges(sparse, transform: Transform, moving: Grid) -> np.ndarray:
     linear = np.array(sparse.GetDirection()).reshape(3, 3) * np.array(sparse.GetSpacing())
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     world = flip_vectors(index @ linear.T + np.array(sparse.GetOrigin()))
-    at = transform(world) @ moving.inverse_affine[:3, :3].T + moving.inverse_affine[:3, 3]
+    at = moving.index(transform(world))
     ends = np.array(moving.shape) - 0.5
     return (np.minimum(np.abs(at + 0.5), np.abs(at - ends)) > _EDGE).all(-1)

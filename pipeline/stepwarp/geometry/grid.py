@@ -84,19 +84,28 @@ class Grid:
     @property
     def centre(self) -> np.ndarray:
         """The world point (mm) half-way between the first and the last voxel."""
-        return self.affine[:-1, :-1] @ ((np.array(self.shape) - 1) / 2) + self.affine[:-1, -1]
+        return self.world((np.array(self.shape) - 1) / 2)
+
+    def world(self, index: np.ndarray) -> np.ndarray:
+        """Where voxel indices (..., D) lie: RAS+ mm (..., D)."""
+        return index @ self.linear.T + self.affine[:-1, -1]
+
+    def index(self, points: np.ndarray) -> np.ndarray:
+        """The voxel indices (..., D), with fractions, of points (..., D) in RAS+ mm."""
+        inverse = self.inverse_affine
+        return points @ inverse[:-1, :-1].T + inverse[:-1, -1]
 
     def corners(self) -> np.ndarray:
         """World points (2^D, D) of the corner voxels' centres."""
         d = self.ndim
         ends = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), -1).reshape(-1, d)
-        return ends @ self.linear.T + self.affine[:-1, -1]
+        return self.world(ends)
 
     def middles(self, size: int) -> np.ndarray:
         """World points (N, D) in the middle of blocks of so many voxels along each axis; none lies beyond the grid."""
         at = [np.minimum(np.arange(0, n, size) + (size - 1) / 2, n - 1) for n in self.shape]
         index = np.stack(np.meshgrid(*at, indexing="ij"), -1).reshape(-1, self.ndim)
-        return index @ self.linear.T + self.affine[:-1, -1]
+        return self.world(index)
 
     def indices(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """The voxel index of every voxel: (1, D, *shape)."""

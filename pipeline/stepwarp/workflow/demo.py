@@ -165,7 +165,7 @@ def make_pair(template: Template, seed: int, progress: Progress = silent) -> Pai
 def measured(pair: Pair, transform: Transform, every: int = 8) -> Accuracy:
     """How far a transform, fixed world to moving world, is from the truth at every `every`-th voxel of the brain."""
     grid = pair.fixed.grid
-    points = pair.mask.nonzero()[::every].numpy() @ grid.linear.T + grid.affine[:3, 3]
+    points = grid.world(pair.mask.nonzero()[::every].numpy())
     error = np.linalg.norm(transform(points) - pair.transform(points), axis=1)
     scores = dice(pair.fixed_labels, pair.moving_labels.warp(transform, onto=grid))
     return Accuracy(DistanceSummary.of(error), {name: scores[label] for label, name in TISSUES.items()})
@@ -234,7 +234,7 @@ def _random_affine(template: Template, rng: np.random.Generator) -> Affine:
 def _grid_around(transform: Transform, template: Template) -> Grid:
     """A grid in LAS order with another spacing, around where the brain is sent."""
     grid = template.brain.grid
-    points = transform(template.mask.nonzero()[::50].numpy() @ grid.linear.T + grid.affine[:3, 3])
+    points = transform(grid.world(template.mask.nonzero()[::50].numpy()))
     low, high = points.min(0) - MARGIN_MM, points.max(0) + MARGIN_MM
     spacing = _MOVING_SPACING * grid.spacing
     affine = np.diag([*(spacing * (-1, 1, 1)), 1.0])

@@ -183,7 +183,7 @@ def _notes_on_field(read: _Read, fixed: Image) -> list[str]:
 
 def _short_by(grid: Grid, points: np.ndarray) -> float:
     """How far (mm) the furthest of the world points (N, 3) lies from the outermost voxels of a grid."""
-    index = points @ grid.inverse_affine[:3, :3].T + grid.inverse_affine[:3, 3]
+    index = grid.index(points)
     beyond = index - index.clip(0, np.array(grid.shape) - 1)
     return float(np.linalg.norm(beyond @ grid.linear.T, axis=1).max())
 

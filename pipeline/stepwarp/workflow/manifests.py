@@ -189,7 +189,7 @@ def _apart(labels: LabelMap, grid: Grid | None) -> str:
 def _outside(landmarks: Landmarks, grid: Grid | None) -> str:
     if grid is None:
         return ""
-    indices = (landmarks.points - grid.affine[:3, 3]) @ np.linalg.inv(grid.linear).T
+    indices = grid.index(landmarks.points)
     outside = ((indices < -0.5) | (indices > np.array(grid.shape) - 0.5)).any(axis=1)
     if not outside.any():
         return ""
@@ -246,6 +246,6 @@ def demo_landmarks(pair: DemoPair, seed: int) -> tuple[Landmarks, Landmarks]:
     inside = pair.mask.nonzero().numpy()
     chosen = inside[np.random.default_rng(seed).choice(len(inside), _LANDMARKS, replace=False)]
     grid = pair.fixed.grid
-    points = chosen @ grid.linear.T + grid.affine[:3, 3]
+    points = grid.world(chosen)
     names = tuple(f"p{number:03d}" for number in range(1, _LANDMARKS + 1))
     return Landmarks(names, points), Landmarks(names, pair.transform(points))

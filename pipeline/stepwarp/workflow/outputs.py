@@ -164,7 +164,7 @@ def _points_inside(fixed: Image) -> np.ndarray:
     generator = np.random.default_rng(0)
     top = np.array(fixed.grid.shape) - 1
     index = generator.uniform(0.02, 0.98, (_POINTS, fixed.grid.ndim)) * top
-    return index @ fixed.grid.linear.T + fixed.grid.affine[:-1, -1]
+    return fixed.grid.world(index)
 
 
 def _write_report(
