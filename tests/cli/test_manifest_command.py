@@ -174,6 +174,35 @@ def test_results_that_are_there_are_kept(run, study, made):
     assert made.read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("notes.json", "is there already, and is no manifest"),
+        ("missing/new.json", "no such file or directory"),
+        ("x" * 300 + ".json", "file name too long"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_anything_is_read(run, tmp_path, monkeypatch, name, reason):
+    (tmp_path / "notes.json").write_text('{"precious": 1}')
+    monkeypatch.setattr(module, "read_foreign", lambda *arguments, **options: pytest.fail("it was read"))
+    result = run("manifest", "make", "pairs.csv", "--out", tmp_path / name, "--force")
+    assert result.code == 4
+    assert reason in result.err
+    assert (tmp_path / "notes.json").read_text() == '{"precious": 1}'
+
+
+@pytest.mark.parametrize("beside", [{}, {"name": "my study", "images": {}}])
+def test_the_demo_pair_replaces_no_file_of_the_users(run, tmp_path, monkeypatch, beside):
+    monkeypatch.setattr(module, "make_pair", lambda *arguments: pytest.fail("it was made"))
+    (tmp_path / "fixed.nii.gz").write_text("precious")
+    if beside:
+        (tmp_path / "demo.json").write_text(json.dumps(beside))
+    result = run("manifest", "make", "demo", "--out", tmp_path / "demo.json", "--force")
+    assert result.code == 4
+    assert "fixed.nii.gz: is there already, and no demo of stepwarp" in result.err
+    assert (tmp_path / "fixed.nii.gz").read_text() == "precious"
+
+
 @pytest.fixture(scope="module")
 def template():
     """The brain of the demo at 4 mm, so that tests are quick."""

@@ -85,6 +85,8 @@ class Batch:
             cases = self.plan(progress)
             if not replace:
                 refuse_replacing(cases)
+            if self.bids:
+                derivatives.check_target(self.places)
             size = self.size(cases)
             write_json(self.places.environment, environment(size.threads or 0, self._device()))
             unused = self.source.unused_masks()

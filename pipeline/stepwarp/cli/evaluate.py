@@ -12,7 +12,6 @@ from stepwarp.cli.checks import check_files
 from stepwarp.cli.options import ForceOption, TrustOption, VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say_json
-from stepwarp.errors import OutputError
 
 
 def evaluate(
@@ -84,10 +83,11 @@ def evaluate(
     check_files(
         [fixed, moving, fixed_labels, moving_labels, label_names, fixed_landmarks, moving_landmarks, mask],
     )
-    if out is not None and out.exists() and not force:
-        raise OutputError(f"{out}: exists already. Choose another name, or replace it with --force.")
+    from stepwarp.files import check_file_target, write_text
     from stepwarp.workflow.evaluate import evaluate_files
 
+    if out is not None:
+        check_file_target(out, force)
     with shown_progress(silent=as_json) as progress:
         result = evaluate_files(
             fixed,
@@ -106,8 +106,6 @@ def evaluate(
             progress=progress,
         )
     if out is not None:
-        from stepwarp.files import write_text
-
         write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n", overwrite=force)
     if as_json:
         say_json(result)

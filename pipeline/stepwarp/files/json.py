@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from stepwarp.errors import InputError
+from stepwarp.errors import ForeignError, InputError
 from stepwarp.files.tables import read_text
 
 
@@ -29,6 +31,18 @@ def parse_json(text: str, where: str) -> Any:
         raise InputError(
             f"{where}: is not JSON that can be read: it is nested too deeply, or its numbers are too long."
         ) from None
+
+
+def refuse_foreign_json(path: Path, keys: Collection[str], what: str) -> None:
+    """ForeignError for a file that is there and is no `what` by the keys that every one of them has."""
+    if not os.path.lexists(path):
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not (isinstance(content, dict) and content.keys() >= set(keys)):
+        raise ForeignError(f"{path}: is there already, and is no {what}. Choose another name, or move it away.")
 
 
 class _TwiceError(ValueError):

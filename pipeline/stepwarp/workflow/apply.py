@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from stepwarp.errors import InputError, OutputError
+from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import label_changes
 from stepwarp.files import (
     Landmarks,
@@ -24,6 +24,7 @@ from stepwarp.files import (
     Voxels,
     as_either,
     as_labels,
+    check_file_target,
     read_image,
     read_landmarks,
     stated_kind,
@@ -211,8 +212,7 @@ def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite
         suffixes = LANDMARK_SUFFIXES if is_landmarks(path) else _VOLUME_SUFFIXES
         if not output.name.lower().endswith(suffixes):
             raise InputError(f"{output}: what {path} becomes is written as {', '.join(suffixes)}. Choose such a name.")
-        if output.exists() and not overwrite:
-            raise OutputError(f"{output}: exists already. Choose another name, or replace it with --force.")
+        check_file_target(output, overwrite)
     return jobs
 
 

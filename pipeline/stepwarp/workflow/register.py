@@ -137,13 +137,13 @@ class Registration:
 
         return save(self, Path(out), overwrite=overwrite, progress=progress, truth=truth, place=place)
 
-    def save_trace(self, folder: str | Path, *, overwrite: bool = False) -> None:
+    def save_trace(self, folder: str | Path, *, overwrite: bool = False, place: Path | None = None) -> None:
         """Write the field after each step and trace.json into `folder`: see `workflow.trace`.
 
         Raises InputError for a registration that was made without a trace."""
         if not self.trace:
             raise InputError(f"{folder}: there is no trace to write; register with trace=True")
-        save_trace(list(self.trace), Path(folder), overwrite)
+        save_trace(list(self.trace), Path(folder), overwrite, place)
 
 
 def register(
