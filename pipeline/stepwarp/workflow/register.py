@@ -100,9 +100,9 @@ class Registration:
         image that it belongs to ("fixed" or "moving") and the one it is brought to; by default from moving to fixed,
         points as well. reference: an image on whose grid volumes land; by default that of the image `target`.
 
-        interpolation, labels, outside: as in `stepwarp apply`; "auto" reads label maps, known by their type or their
-        values, from the nearest voxel, and images linearly. space: "lps" for points of ITK. Raises InputError as
-        `register`, and for a volume of which nothing falls on the new grid."""
+        interpolation, labels, outside: as in `workflow.apply.apply`; "auto" reads label maps, known by their type or
+        their values, from the nearest voxel, and images linearly. space: "lps" for points of ITK. Raises InputError
+        as `register`, and for a volume of which nothing falls on the new grid."""
         from stepwarp.workflow.in_hand import carry
 
         return carry(self, what, source, target, reference, interpolation, labels, outside, space, trust)
