@@ -43,7 +43,7 @@ def made(run, study):
     """The manifest of the study, with the checksums of its files."""
     result = run("manifest", "make", study / "pairs.csv", "--out", study / "study.json", "--split", "test")
     assert result.code == 0, result.err
-    assert "2 scans, 1 pairs" in result.out
+    assert "2 scans, 1 pair. " in result.out
     return study / "study.json"
 
 
@@ -58,7 +58,7 @@ def test_what_is_made_is_complete(run, study, made):
     assert findings(run, made, code=0) == []
     result = run("manifest", "check", made)
     assert result.code == 0
-    assert "scans      2 (2 test), 1 pairs" in result.out
+    assert "scans      2 (2 test), 1 pair\n" in result.out
     assert "files      5 of 5 there, checksums for 5" in result.out
     assert "wrong      nothing" in result.out
     manifest = read_manifest(made)
@@ -107,7 +107,7 @@ def test_missing_changed_and_unreadable_files_are_told_apart(run, study, made):
         (
             lambda f: (f / "a.csv").write_text("name,x_lps,y_lps,z_lps\none,-1,2,4\n"),
             ("elsewhere", "a", "landmarks"),
-            "1 of 1 landmarks lie outside the image",
+            "1 of 1 landmark lies outside the image",
         ),
         (lambda f: (f / "b.nii.gz").write_bytes(b"no"), ("unusable", "b", "image"), "b.nii.gz"),
         (

@@ -13,6 +13,7 @@ from stepwarp.batch.settings import Settings, damage, difference, key_of, parts_
 from stepwarp.data.manifest import Manifest, Role, located
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import quiet_nibabel, sha256
+from stepwarp.printable import counted
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.benchmark.places import read_json
 from stepwarp.workflow.outputs import RECORD
@@ -207,8 +208,8 @@ def refuse_replacing(cases: Sequence[Case]) -> None:
         first = others[0]
         assert first.job is not None
         raise OutputError(
-            f"{first.job.folder}: {first.why}; so it is for {len(others)} of {len(cases)} cases. Choose another --out, "
-            "or replace them with --force."
+            f"{first.job.folder}: {first.why}; so it is for {len(others)} of {counted(len(cases), 'case')}. "
+            "Choose another --out, or replace them with --force."
         )
 
 

@@ -15,6 +15,7 @@ from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Case, Job
 from stepwarp.batch.work import work
 from stepwarp.errors import OutputError, RegistrationError
+from stepwarp.printable import counted
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.benchmark.environment import today
 from stepwarp.workflow.benchmark.places import write_json
@@ -75,7 +76,7 @@ def run(
     try:
         with workers(farm, size, places) as crew:
             live = f"; live at {crew.dashboard}" if crew.dashboard else ""
-            tell(f"{len(jobs)} cases to run on {size}{live}")
+            tell(f"{counted(len(jobs), 'case')} to run on {size}{live}")
             _Loop(crew, places, retries, progress, tell).run(jobs)
     finally:
         # Where the workers were started here they have ended, and what they had in hand is nobody's any more.

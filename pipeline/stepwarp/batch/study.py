@@ -19,6 +19,7 @@ from stepwarp.batch.settings import Settings
 from stepwarp.data.manifest import data_root, read_manifest
 from stepwarp.errors import InputError
 from stepwarp.files.lock import locked
+from stepwarp.printable import counted, worded
 from stepwarp.registrar.progress import Progress, silent
 from stepwarp.workflow.benchmark.environment import device_name, environment, today
 from stepwarp.workflow.benchmark.places import write_json
@@ -91,7 +92,10 @@ class Batch:
             write_json(self.places.environment, environment(size.threads or 0, self._device()))
             unused = self.source.unused_masks()
             if unused:
-                tell(f"{unused} masks of the manifest are not used; --masks keeps what they exclude out.")
+                tell(
+                    f"{counted(unused, 'mask')} of the manifest {worded(unused, 'is', 'are')} not used; --masks "
+                    "keeps what they exclude out."
+                )
             run(cases, self.places, self.farm, size, retries=retries, progress=progress, tell=tell)
             return self._conclude(cases)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stepwarp.printable import counted
 from stepwarp.report.benchmark_data import Board, Look, Metric, Value, mean, number
 
 #: Heights in pixels: a method's row, a landmark's row, room for tick labels, a scatter plot.
@@ -128,7 +129,10 @@ def _row(look: Look, values: Sequence[Value], numbers: np.ndarray, metric: Metri
     )
     box = _box(axis, (low, first, middle, third, high), y) if len(values) > 3 and axis.holds(centre) else ""
     quartiles = f"quartiles {metric.text(first)} to {metric.text(third)}"
-    about = f"{look.title}: mean {metric.text(centre)}, median {metric.text(middle)}, {quartiles}, {len(values)} values"
+    about = (
+        f"{look.title}: mean {metric.text(centre)}, median {metric.text(middle)}, {quartiles}, "
+        f"{counted(len(values), 'value')}"
+    )
     return f'<g class="mark m{look.number}">{box}{dots}{_mark(look, axis, centre, y, about, metric)}</g>'
 
 
@@ -229,12 +233,14 @@ def landmarks(board: Board) -> str:
         rows += f'<line class="rail" x1="0" x2="100%" y1="{y:g}" y2="{y:g}"/>'
         for method in (m for m in board.present if m in methods and axis.holds(means[name][m])):
             look, pairs = board.looks[method], len(methods[method])
-            title = f"{name} · {look.title}: {means[name][method]:.2f} mm, {pairs} pair{'s'[: pairs > 1]}"
+            title = f"{name} · {look.title}: {means[name][method]:.2f} mm, {counted(pairs, 'pair')}"
             point = _at(axis.at(means[name][method]), y, f'<path class="mean" d="{SHAPES[look.mark]}"/>', title)
             rows += f'<g class="mark m{look.number}">{point}</g>'
     names = "".join(f'<span title="{escape(name)}"><b>{escape(name)}</b></span>' for name in shown)
     height = LANDMARK_ROW * len(shown)
-    picture = _svg(height + AXIS, f"Error of {len(shown)} landmarks for each method, in mm", _grid(axis, height) + rows)
+    picture = _svg(
+        height + AXIS, f"Error of {counted(len(shown), 'landmark')} for each method, in mm", _grid(axis, height) + rows
+    )
     return f'<div class="plot landmarks"><div class="names" aria-hidden="true">{names}</div>{picture}</div>'
 
 
@@ -278,7 +284,7 @@ def scatter(board: Board, across: Metric, up: Metric) -> str:
         said += f" {look.name}: {result}."
         label = places[method].svg(_short(look.name) + (f" ({up.text(centre.y)})" if off else ""))
         shape = f'{label}<path class="mean{off}" d="{SHAPES[look.mark]}"/>'
-        title = f"{look.title}: mean {result}, {len(found)} case{'s'[: len(found) != 1]}"
+        title = f"{look.title}: mean {result}, {counted(len(found), 'case')}"
         marks += f'<g class="mark big m{look.number}">{_at(places[method].x, places[method].y, shape, title)}</g>'
     lines = _grid(x_axis, SCATTER) + _levels(y_axis)
     return _svg(SCATTER + AXIS, f"{up.heading} against {across.name} seconds.{said}", lines + dots + marks, "scatter")

@@ -39,6 +39,7 @@ from stepwarp.files.tables import Space
 from stepwarp.files.voxels import integers
 from stepwarp.geometry import Grid, Image, LabelMap, Volume
 from stepwarp.geometry.background import background
+from stepwarp.printable import counted, worded
 from stepwarp.workflow.journey import Journey, Map, Side, load, plan
 from stepwarp.workflow.kinds import kind_of
 from stepwarp.workflow.subjects import check_outside
@@ -178,7 +179,7 @@ class _Carrier:
         landmarks = read_landmarks(path, self.space, self.journey.left)
         sent = landmarks.moved(self.send.transform(landmarks.points))
         write_landmarks(output, sent, self.space or "ras", self.overwrite)
-        how = f"{len(sent)} landmarks; {self.journey.words}: each point goes through {self.send}"
+        how = f"{counted(len(sent), 'landmark')}; {self.journey.words}: each point goes through {self.send}"
         outside = _outside(landmarks, self.journey.left)
         notes = (*self.journey.notes, *self.send.notes, *outside, *_not_carried(sent, output))
         return Applied(path, output, "landmarks", how, notes)
@@ -227,7 +228,10 @@ class _NearestImage(Image):
 def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite: bool) -> list[tuple[Path, Path]]:
     """Pairs of input and output that can be worth starting with."""
     if len(inputs) != len(outputs) or not inputs:
-        raise InputError(f"{len(inputs)} inputs and {len(outputs)} outputs do not pair up. Give one output per input.")
+        raise InputError(
+            f"{counted(len(inputs), 'input')} and {counted(len(outputs), 'output')} do not pair up. Give one "
+            "output per input."
+        )
     jobs = [(Path(path), Path(output)) for path, output in zip(inputs, outputs, strict=True)]
     taken = {path.resolve() for path, _ in jobs}
     for path, output in jobs:
@@ -300,7 +304,11 @@ def _elsewhere(volume: Volume, left: Grid | None) -> tuple[str, ...]:
 
 def _lost_labels(volume: LabelMap, warped: LabelMap) -> tuple[str, ...]:
     lost = label_changes(volume, warped).lost
-    return (f"{len(lost)} labels are no longer there: {', '.join(map(str, lost[:20]))}",) if lost else ()
+    return (
+        (f"{counted(len(lost), 'label is', 'labels are')} no longer there: {', '.join(map(str, lost[:20]))}",)
+        if lost
+        else ()
+    )
 
 
 def _outside(landmarks: Landmarks, grid: Grid | None) -> tuple[str, ...]:
@@ -309,7 +317,8 @@ def _outside(landmarks: Landmarks, grid: Grid | None) -> tuple[str, ...]:
         return ()
     count = landmarks.count_outside(grid)
     text = (
-        f"{count} of {len(landmarks)} landmarks lie outside the image they should belong to: check --from and --space"
+        f"{count} of {counted(len(landmarks), 'landmark')} {worded(count, 'lies', 'lie')} outside the image "
+        "they should belong to: check --from and --space"
     )
     return (text,) if count else ()
 

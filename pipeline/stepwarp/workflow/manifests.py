@@ -39,6 +39,7 @@ from stepwarp.files.json import refuse_foreign_json
 from stepwarp.files.lock import locked
 from stepwarp.geometry import Grid, LabelMap
 from stepwarp.presence import why_absent
+from stepwarp.printable import counted, worded
 from stepwarp.registrar.progress import Progress, Step, silent
 from stepwarp.workflow.demo import OWN_NAMES, TISSUES, TRUTH, make_pair, save_pair
 from stepwarp.workflow.demo import Pair as DemoPair
@@ -210,9 +211,13 @@ def _outside(landmarks: Landmarks, grid: Grid | None) -> str:
         return ""
     indices = (landmarks.points - grid.affine[:3, 3]) @ np.linalg.inv(grid.linear).T
     outside = ((indices < -0.5) | (indices > np.array(grid.shape) - 0.5)).any(axis=1)
-    if not outside.any():
+    count = int(outside.sum())
+    if not count:
         return ""
-    return f"{outside.sum()} of {len(landmarks)} landmarks lie outside the image: check the sign of x and y (RAS, LPS)"
+    return (
+        f"{count} of {counted(len(landmarks), 'landmark')} {worded(count, 'lies', 'lie')} outside the image: "
+        "check the sign of x and y (RAS, LPS)"
+    )
 
 
 def _with_checksums(manifest: Manifest, root: Path, progress: Progress) -> Manifest:

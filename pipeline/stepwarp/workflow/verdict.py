@@ -14,6 +14,7 @@ from stepwarp.evaluation.regularity import inverse_consistency, regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
 from stepwarp.losses.similarity import MutualInformation
+from stepwarp.printable import counted
 from stepwarp.registrar.deformable import Deformation
 from stepwarp.registrar.masks import pooled
 
@@ -153,7 +154,7 @@ def _judge_deformation(
     (fails if lost else good if gained else checks).append(text)
     smoothness = measures["regularity"]
     folds = smoothness["corner_folds"]
-    text = f"{folds['count']} voxels fold" if folds["count"] else "no voxel folds"
+    text = counted(folds["count"], "voxel folds", "voxels fold") if folds["count"] else "no voxel folds"
     (fails if folds["share"] > _FOLD_SHARE_FAIL else checks if folds["count"] else good).append(text)
     spread = smoothness["std_log_jacobian"]
     if spread is None or spread > _STD_LOG_JACOBIAN_CHECK:

@@ -17,6 +17,7 @@ from stepwarp.errors import InputError
 from stepwarp.geometry import Grid, Image
 from stepwarp.geometry.sampling import average_pool
 from stepwarp.losses.intensities import scale_intensities
+from stepwarp.printable import counted
 from stepwarp.workflow.doctor.findings import Finding
 
 #: Fewer values than this, or more of the tissue at the highest one, and contrast is lost.
@@ -65,7 +66,7 @@ def intensity_findings(data: Tensor, name: str) -> Iterator[Finding]:
             "warning",
             "intensities",
             name,
-            f"Its tissue has only {distinct} different values.",
+            f"Its tissue has only {counted(distinct, 'different value')}.",
             "Check that it is an image, not a mask or a label map (those go with --labels or --fixed-mask).",
         )
     elif at_the_top > _CLIPPED:
