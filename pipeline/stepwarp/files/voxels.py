@@ -155,7 +155,11 @@ def integers(values: np.ndarray, name: str, including: int = 0) -> Tensor:
     low, high = min(int(values.min()), including), max(int(values.max()), including)
     dtype = next((t for t in _INTEGERS if _fits(low, t) and _fits(high, t)), None)
     if dtype is None:
-        raise InputError(f"{name}: holds numbers from {low} to {high}, beyond 64 bits with a sign. Renumber them.")
+        raise InputError(
+            f"{name}: holds numbers from {low} to {high}, beyond 64 bits with a sign. Renumber them: in Python, "
+            "ids, small = numpy.unique(image.dataobj, return_inverse=True) counts them from 0; write "
+            "small.reshape(image.shape), and ids[small] brings them back."
+        )
     return torch.from_numpy(values.astype(dtype, order="K")).contiguous()
 
 

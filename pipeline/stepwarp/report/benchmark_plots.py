@@ -225,8 +225,8 @@ def landmarks(board: Board) -> str:
     found = board.landmarks()
     shown = dict(list(found.items())[:LANDMARKS])
     means = {name: {m: mean(values) for m, values in methods.items()} for name, methods in shown.items()}
-    counted = [v for row in means.values() for m, v in row.items() if not board.looks[m].is_start]
-    axis = linear_axis([0.0, *(counted or [v for row in means.values() for v in row.values()])], 6)
+    finals = [v for row in means.values() for m, v in row.items() if not board.looks[m].is_start]
+    axis = linear_axis([0.0, *(finals or [v for row in means.values() for v in row.values()])], 6)
     rows = ""
     for i, (name, methods) in enumerate(shown.items()):
         y = LANDMARK_ROW * (i + 0.5)
@@ -261,8 +261,8 @@ def scatter(board: Board, across: Metric, up: Metric) -> str:
     points = {method: found for method, found in points.items() if found}
     if not points:
         return ""
-    counted = {m: found for m, found in points.items() if not board.looks[m].is_start} or points
-    everyone = [point for found in counted.values() for point in found]
+    finals = {m: found for m, found in points.items() if not board.looks[m].is_start} or points
+    everyone = [point for found in finals.values() for point in found]
     x_axis, y_axis = time_axis(p.x for p in everyone), linear_axis(p.y for p in everyone)
     means = {m: _Point(m, _mean(p.x for p in found), _mean(p.y for p in found)) for m, found in points.items()}
     places = _label_places({m: (x_axis.at(p.x), SCATTER * (1 - y_axis.at(p.y))) for m, p in means.items()})
