@@ -1,7 +1,7 @@
 import pytest
 
 from stepwarp.errors import InputError
-from stepwarp.printable import shown
+from stepwarp.printable import counted, shown
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,8 @@ def test_what_is_not_seen_is_shown_once(text, expected):
 
 def test_what_is_kept():
     assert shown("a\n\x1b", keep="\n") == "a\n\\x1b"
+
+
+def test_words_go_with_their_numbers():
+    assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert [counted(n, "voxel folds", "voxels fold") for n in (1, 5)] == ["1 voxel folds", "5 voxels fold"]

@@ -30,6 +30,10 @@ class OutputError(StepwarpError):
     exit_code = 4
 
 
+class ForeignError(OutputError):
+    """Something is in a result's place that stepwarp did not make. Trying again changes nothing."""
+
+
 class VerificationError(StepwarpError):
     """What was written does not say what was computed: the files must not be used."""
 

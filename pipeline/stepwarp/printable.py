@@ -1,4 +1,5 @@
-"""Text that may come from a stranger's file, made so that it can be looked at and commands nothing."""
+"""Text for people: numbers with what they count, and what may come from a stranger's file, made so that it can be
+looked at and commands nothing."""
 
 from __future__ import annotations
 
@@ -24,6 +25,16 @@ def shown(text: str, keep: str = "") -> str:
 def is_name(text: str) -> bool:
     """Whether a text can name a file without a trick: all of it is seen, but for bytes that are not UTF-8."""
     return bool(text.strip()) and all(c.isprintable() or "\udc80" <= c <= "\udcff" for c in text)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with what it counts: "1 file", "2 files", "0 voxels fold"; as `worded`."""
+    return f"{number} {worded(number, one, many)}"
+
+
+def worded(number: int, one: str, many: str | None = None) -> str:
+    """The form of a word, or of a phrase, that goes with a number. many: for others than 1, with an s by default."""
+    return one if number == 1 else many or f"{one}s"
 
 
 def _is_seen(character: str) -> bool:

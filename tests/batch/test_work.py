@@ -6,12 +6,14 @@ import json
 import pytest
 import torch
 
+import stepwarp
 from stepwarp.batch.places import Places
-from stepwarp.batch.plan import Source, plan
+from stepwarp.batch.plan import Job, Source, plan
 from stepwarp.batch.settings import Settings
+from stepwarp.batch.study import Batch
 from stepwarp.batch.work import failure, work
 from stepwarp.data.manifest import read_manifest
-from stepwarp.errors import InputError, OutputError, RegistrationError, VerificationError
+from stepwarp.errors import ForeignError, InputError, OutputError, RegistrationError, VerificationError
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,7 @@ from stepwarp.errors import InputError, OutputError, RegistrationError, Verifica
         (InputError("a.nii: is cut off."), "input", "a.nii: is cut off."),
         (RegistrationError("the affine\nis singular"), "registration", "the affine\\nis singular"),
         (OutputError("out: no space left"), "machine", "no space left"),
+        (ForeignError("out/notes.txt: is no part of it"), "output", "is no part of it"),
         (VerificationError("differs"), "machine", "differs"),
         (OSError(errno.EIO, "Input/output error"), "machine", "Input/output error"),
         (MemoryError(), "machine", "out of memory"),
@@ -34,6 +37,38 @@ def test_only_faults_of_the_machine_are_worth_another_try(error, kind, reason):
     assert reason in found["reason"]
     assert (found["where"] is not None) == isinstance(error, KeyError)
     assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda folder: (folder / "notes.txt").write_text("precious"), "notes.txt: is no part of the old result"),
+        (lambda folder: (folder / "report.html").mkdir(), "report.html: is no part of the old result"),
+        (lambda folder: (folder / "report.html").symlink_to("elsewhere"), "report.html: is a link"),
+    ],
+)
+def test_what_no_registration_wrote_is_refused_once_and_before_the_work(tmp_path, monkeypatch, make, reason):
+    monkeypatch.setattr(
+        "stepwarp.workflow.register.register", lambda *args, **options: pytest.fail("it was registered")
+    )
+    folder = tmp_path / "case"
+    folder.mkdir()
+    (folder / "registration.json").write_text('{"outputs": {"notes.txt": "", "report.html": ""}}')
+    make(folder)
+    before = sorted(folder.iterdir())
+    found = work(Job("case", folder, {}, {}, {"stepwarp": stepwarp.__version__}, {}))
+    assert reason in found["reason"]
+    assert found["kind"] == "output"
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.data
+def test_another_s_dataset_is_refused_before_the_work(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("stepwarp.batch.study.run", lambda *args, **options: pytest.fail("it was run"))
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "bids" / "participants.tsv").write_text("precious")
+    with pytest.raises(OutputError, match="is no dataset of stepwarp's"):
+        Batch.of(study, tmp_path, Settings(device="cpu"), only=["1000_1001"], bids=True).run()
 
 
 @pytest.mark.data

@@ -66,7 +66,7 @@ def fake_register(monkeypatch, record):
         fake.saved.append((out, overwrite))
         return out
 
-    def save_trace(folder, *, overwrite):
+    def save_trace(folder, *, overwrite, place):
         fake.traced.append((folder, overwrite))
 
     monkeypatch.setattr(module, "register", register)

@@ -32,7 +32,7 @@ def test_cases_that_cannot_be_run_are_6_and_everything_is_written(run, study, tm
     out = tmp_path / "out"
     result = run("batch", study, "--out", out)
     assert result.code == 6
-    assert "1 of 1 cases failed" in result.err
+    assert "1 of 1 case failed" in result.err
     assert "a.nii.gz: does not exist" in result.out
     assert {"index.html", "cases.csv", "summary.json", "failed"} <= {path.name for path in out.iterdir()}
     again = run("batch", study, "--out", out, "--summary-only", "--json")

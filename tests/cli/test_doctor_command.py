@@ -27,7 +27,7 @@ def test_warnings_end_in_0_and_errors_in_3(run, image, tmp_path):
     broken.write_bytes(image.read_bytes()[:500])
     done = run("doctor", image, broken)
     assert done.code == 3
-    assert "1 errors" in done.out
+    assert "2 files: 1 error, " in done.out
 
 
 def test_json_is_all_there_is_on_stdout(run, image):

@@ -167,6 +167,12 @@ def test_an_existing_file_is_replaced_only_if_asked_for(run, calls, two_files, t
     assert json.loads(out.read_text()) == RESULT
 
 
+def test_a_file_that_cannot_be_written_is_found_before_any_work(run, calls, two_files, tmp_path):
+    for out in (tmp_path / "missing" / "numbers.json", tmp_path / ("x" * 300 + ".json"), tmp_path):
+        assert run("evaluate", "-f", two_files[0], "-m", two_files[1], "-o", out, "--force").code == 4
+    assert not calls
+
+
 def test_bad_input_is_one_line_and_exit_code_3(run, monkeypatch, two_files, tmp_path):
     missing = run("evaluate", "-f", tmp_path / "absent.nii.gz", "-m", two_files[1])
     assert missing.code == 3

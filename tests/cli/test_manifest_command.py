@@ -43,7 +43,7 @@ def made(run, study):
     """The manifest of the study, with the checksums of its files."""
     result = run("manifest", "make", study / "pairs.csv", "--out", study / "study.json", "--split", "test")
     assert result.code == 0, result.err
-    assert "2 scans, 1 pairs" in result.out
+    assert "2 scans, 1 pair. " in result.out
     return study / "study.json"
 
 
@@ -58,7 +58,7 @@ def test_what_is_made_is_complete(run, study, made):
     assert findings(run, made, code=0) == []
     result = run("manifest", "check", made)
     assert result.code == 0
-    assert "scans      2 (2 test), 1 pairs" in result.out
+    assert "scans      2 (2 test), 1 pair\n" in result.out
     assert "files      5 of 5 there, checksums for 5" in result.out
     assert "wrong      nothing" in result.out
     manifest = read_manifest(made)
@@ -107,7 +107,7 @@ def test_missing_changed_and_unreadable_files_are_told_apart(run, study, made):
         (
             lambda f: (f / "a.csv").write_text("name,x_lps,y_lps,z_lps\none,-1,2,4\n"),
             ("elsewhere", "a", "landmarks"),
-            "1 of 1 landmarks lie outside the image",
+            "1 of 1 landmark lies outside the image",
         ),
         (lambda f: (f / "b.nii.gz").write_bytes(b"no"), ("unusable", "b", "image"), "b.nii.gz"),
         (
@@ -172,6 +172,35 @@ def test_results_that_are_there_are_kept(run, study, made):
     assert result.code == 4
     assert "study.json: exists already" in result.err
     assert made.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("notes.json", "is there already, and is no manifest"),
+        ("missing/new.json", "no such file or directory"),
+        ("x" * 300 + ".json", "file name too long"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_anything_is_read(run, tmp_path, monkeypatch, name, reason):
+    (tmp_path / "notes.json").write_text('{"precious": 1}')
+    monkeypatch.setattr(module, "read_foreign", lambda *arguments, **options: pytest.fail("it was read"))
+    result = run("manifest", "make", "pairs.csv", "--out", tmp_path / name, "--force")
+    assert result.code == 4
+    assert reason in result.err
+    assert (tmp_path / "notes.json").read_text() == '{"precious": 1}'
+
+
+@pytest.mark.parametrize("beside", [{}, {"name": "my study", "images": {}}])
+def test_the_demo_pair_replaces_no_file_of_the_users(run, tmp_path, monkeypatch, beside):
+    monkeypatch.setattr(module, "make_pair", lambda *arguments: pytest.fail("it was made"))
+    (tmp_path / "fixed.nii.gz").write_text("precious")
+    if beside:
+        (tmp_path / "demo.json").write_text(json.dumps(beside))
+    result = run("manifest", "make", "demo", "--out", tmp_path / "demo.json", "--force")
+    assert result.code == 4
+    assert "fixed.nii.gz: is there already, and no demo of stepwarp" in result.err
+    assert (tmp_path / "fixed.nii.gz").read_text() == "precious"
 
 
 @pytest.fixture(scope="module")

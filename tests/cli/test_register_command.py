@@ -8,7 +8,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from stepwarp.cli.checks import RESULTS
+from stepwarp.errors import RegistrationError
 from stepwarp.files import read_image
+from stepwarp.workflow.trace import claimed_trace
 
 
 def register(run, files, out, *options):
@@ -88,6 +90,28 @@ def test_an_existing_trace_is_found_before_any_work(run, fake_register, two_file
     assert result.code == 3
     assert "way.nii.gz: --trace is a folder" in result.err
     assert not fake_register.calls
+
+
+def test_whatever_can_be_known_of_a_trace_is_known_before_any_work(run, fake_register, two_files, tmp_path):
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "step07_Warp.nii.gz").write_text("precious")
+    for trace, reason in ((foreign, "is there already, and no trace.json"), (tmp_path / ("x" * 300), "too long")):
+        result = register(run, two_files, tmp_path / "out", "--trace", trace, "--force")
+        assert result.code == 4
+        assert reason in result.err
+    with claimed_trace(tmp_path / "way", False):
+        result = register(run, two_files, tmp_path / "out", "--trace", tmp_path / "way")
+    assert result.code == 4
+    assert "another trace is writing into it" in result.err
+    assert not fake_register.calls
+    assert (foreign / "step07_Warp.nii.gz").read_text() == "precious"
+
+
+def test_a_trace_within_a_new_result_does_not_make_its_folder_early(run, fake_register, two_files, tmp_path):
+    fake_register.error = RegistrationError("broke down")
+    assert register(run, two_files, tmp_path / "out", "--trace", tmp_path / "out" / "trace").code == 6
+    assert sorted(tmp_path.iterdir()) == sorted(two_files)
 
 
 @pytest.mark.parametrize(("used", "words"), [(True, "descent, 1 step\n"), (False, "descent, not used\n")])

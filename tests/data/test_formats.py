@@ -220,7 +220,7 @@ def test_paths_beyond_the_data_root_are_refused(tmp_path, path):
         ('{"training": ', "is not JSON"),
         ("fixed,movin\na,b\n", "has no column 'moving'"),
         ("fixed,moving,fixed_label\na,b,c\n", "unknown column 'fixed_label'. Did you mean 'fixed_labels'?"),
-        ("fixed,moving\na\n", "line 2: has 1 cells where 2 are expected"),
+        ("fixed,moving\na\n", "line 2: has 1 cell where 2 are expected"),
         ("fixed,moving,id\na,b,x/y\n", "pairs.0.id"),
         ("fixed,moving,split\na,b,test\nb,c,training\nc,d,test\n", "b has two split, test and training"),
         ("fixed,moving,fixed_landmarks,landmark_space\na,b,c,xyz\n", "images.a.landmark_space"),

@@ -1,5 +1,7 @@
 """Fields of other programs: read as what they mean, or refused with the program and the command that converts."""
 
+import subprocess
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -97,6 +99,19 @@ def test_what_learn2reg_would_take_for_voxels_is_refused_by_name(tmp_path, heade
         read_learn2reg(path, GRID, GRID)
 
 
+@pytest.mark.parametrize("end", [" ", "\n"])
+def test_the_command_that_converts_a_matrix_of_afni_does_it(tmp_path, end):
+    lps = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, -0.2, 0.3) * (1.1, 1.0, 0.9), (3, -4, 5))
+    rows = end.join(" ".join(f"{number:.9f}" for number in row) for row in lps[:3])
+    path = tmp_path / "anat to epi.aff12.1D"
+    path.write_text(f"# 3dAllineate matrices (DICOM-to-DICOM, row-by-row):\n{rows}\n")
+    with pytest.raises(InputError) as caught:
+        read_transform(path)
+    subprocess.run(str(caught.value).split("Convert it: ")[1], shell=True, check=True, cwd=tmp_path)
+    flip = np.diag([-1.0, -1, 1, 1])
+    np.testing.assert_allclose(read_transform(tmp_path / "affine.tfm").matrix, flip @ lps @ flip, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -105,7 +120,9 @@ def test_what_learn2reg_would_take_for_voxels_is_refused_by_name(tmp_path, heade
         ("a.mat", "1 0 0 5\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", ("FSL", "c3d_affine_tool", "-fsl2ras")),
         ("a.txt", "1 0 0 5\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", ("NiftyReg", "c3d_affine_tool")),
         ("a.txt", '(Transform "BSplineTransform")\n', ("elastix", "transformix -def all")),
-        ("a.1D", "# 3dAllineate matrices\n1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "LPS")),
+        ("a.1D", "# 3dAllineate matrices\n1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "awk")),
+        ("a.1D", "1 0 0 0\n0 1 0 0\n0 0 1 0\n", ("AFNI", "awk")),
+        ("a+tlrc.HEAD", "type = string-attribute\n", ("AFNI", "3dcopy", "nifti_tool -rm_ext", "intent_code 1007")),
         ("a.mat", "MATLAB 5.0 MAT-file, written by SPM", ("SPM", "y_")),
     ],
 )

@@ -48,7 +48,7 @@ def test_every_form_of_table_says_the_same(tmp_path, name):
         ("a.json", "{}", "names no label"),
         ("a.csv", "x,y\n1,2\n", "needs a column of ids.*x, y"),
         ("a.csv", "id,name\n1.5,x\n", r"row 2: '1\.5'"),
-        ("a.csv", "id,name\n1\n", "row 2: has 1 cells"),
+        ("a.csv", "id,name\n1\n", "row 2: has 1 cell where 2 are expected"),
         ("a.csv", "id,name\n1,x\n1,y\n", "row 3: names label 1 'y' after 'x'"),
         ("a.txt", "4 name 1 2\n", "line 1: is neither"),
         ("a.nii", "x", "label names are read from"),

@@ -188,7 +188,11 @@ def test_large_ids_keep_all_their_digits(tmp_path, slope, intercept):
 
 
 def test_ids_beyond_64_bits_are_refused(tmp_path):
-    refused(saved(tmp_path, nifti(np.full(SHAPE, 2**63, np.uint64))), "64 bits", read=read_labels)
+    refused(
+        saved(tmp_path, nifti(np.full(SHAPE, 2**63, np.uint64))),
+        "64 bits with a sign. Renumber them: in Python",
+        read=read_labels,
+    )
 
 
 def test_any_number_but_0_counts_in_a_mask(tmp_path):

@@ -1,5 +1,7 @@
 """The linear stage on a real brain whose right answer is known."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,13 @@ def run(fixed, moving, kind="affine", similarity=None, settings=SETTINGS, **kwar
     return register_linear(fixed, moving, kind, similarity or NCC(), similarity or NCC(), settings, **kwargs)
 
 
+def clock_of(monkeypatch, evaluations):
+    """A clock that shows how often it was looked at, and the deadline after that many looks."""
+    looks = itertools.count(1)
+    monkeypatch.setattr("stepwarp.registrar.progress.time.monotonic", lambda: next(looks))
+    return evaluations
+
+
 def cropped(image, axis, first, last):
     """The image without what lies before voxel `first` and from voxel `last` on, along one axis."""
     part = [slice(None)] * 3
@@ -48,6 +57,19 @@ def between(first, second, points):
 def test_a_large_turn_is_recovered_from_headers_300_mm_apart(moved_by, kind):
     case = moved_by(turned(40, STRETCH[kind], shift=(240.0, -150.0, 110.0)))
     assert case.error(run(case.fixed, case.moving, kind).transform) < 0.3
+
+
+def test_a_deadline_ends_the_search_with_the_best_found_so_far(known, monkeypatch):
+    whole = run(known.fixed, known.moving)
+    fits, steps = [], []
+    for looks in (0, 310, 420):
+        fits.append(run(known.fixed, known.moving, deadline=clock_of(monkeypatch, looks), progress=steps.append))
+        assert steps[-1].done == steps[-1].total
+    assert [fit.stopped for fit in fits] == ["at start 1 of 1", "at start 1 of 4", "while it was refined at 12 mm"]
+    assert [len(fit.starts) for fit in fits] == [1, 1, 4]
+    assert whole.stopped is None
+    assert fits[0].loss > fits[1].loss > fits[2].loss
+    assert known.error(fits[0].transform) > known.error(fits[1].transform) > known.error(fits[2].transform)
 
 
 @pytest.mark.parametrize("degrees", [90, 180])

@@ -17,6 +17,7 @@ from stepwarp.errors import OutputError
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image
 from stepwarp.report.page import render, write_page
 from stepwarp.report.pair import PairPage
+from stepwarp.report.pictures import Tone
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VIEWS = ("axial", "coronal", "sagittal")
@@ -266,3 +267,16 @@ def test_a_browser_draws_the_page_and_runs_its_script(tmp_path):
     pixels = np.asarray(Picture.open(screenshot).convert("L"))
     assert pixels.std() > 20
     assert (pixels > 200).mean() > 0.02
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1e-310, 1e-40, 1e307])
+def test_pictures_of_intensities_far_from_1_are_those_of_others(size):
+    values = 10 * np.random.default_rng(0).random((12, 12, 12))
+    tone = Tone(values * size)
+    np.testing.assert_allclose(tone(values * size), Tone(values)(values), atol=1e-3)
+    np.testing.assert_allclose(Tone(values)(values), Tone(values, like=tone)(values), atol=1e-3)
+    grid = Grid.isotropic((12, 12, 12))
+    pictures = [Image(torch.from_numpy(each), grid)._repr_png_() for each in (values, values * size)]
+    shown = [np.asarray(Picture.open(BytesIO(each)), float) for each in pictures]
+    np.testing.assert_allclose(*shown, atol=1)

@@ -530,3 +530,12 @@ def test_the_files_say_what_the_fixture_means(folder):
     points = points_near(folder.fixed_grid)
     warp, affine = (read_transform(path) for path in folder.files)
     assert np.abs(affine(warp(points)) - folder.affine(folder.warp(points))).max() < 1e-3
+
+
+def test_outputs_that_cannot_be_written_are_found_before_anything_is_read(tmp_path):
+    names = {"missing/a.csv": "no such file", "x" * 300 + ".csv": "too long", "taken.csv": "exists already"}
+    (tmp_path / "taken.csv").symlink_to(tmp_path / "nowhere")
+    for name, reason in names.items():
+        with pytest.raises(OutputError, match=f"(?i){reason}"):
+            apply(["absent.mat"], ["absent.csv", "too.csv"], [tmp_path / "fine.csv", tmp_path / name])
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.csv"]

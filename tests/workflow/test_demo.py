@@ -157,7 +157,7 @@ def test_demo_shows_the_truth_in_the_report(demonstration):
 
 def test_demo_replaces_nothing_unasked(demonstration, template, monkeypatch):
     monkeypatch.setattr(module, "mni152", lambda: template)
-    with pytest.raises(OutputError, match=r"fixed\.nii\.gz"):
+    with pytest.raises(OutputError, match=r"already\. Choose another folder"):
         demo(demonstration[0].folder.parent, preset=QUICK)
 
 
@@ -167,6 +167,14 @@ def test_demo_replaces_no_file_that_no_demo_has_made(template, tmp_path, monkeyp
     with pytest.raises(OutputError, match=r"fixed\.nii\.gz: is there already"):
         demo(tmp_path, preset=QUICK, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["fixed.nii.gz"]
+
+
+def test_a_result_that_cannot_be_replaced_is_found_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "make_pair", lambda *arguments: pytest.fail("it was made"))
+    (tmp_path / "result").mkdir()
+    (tmp_path / "result" / "report.html").write_text("precious")
+    with pytest.raises(OutputError, match=r"report\.html: is there already"):
+        demo(tmp_path, preset=QUICK, overwrite=True)
 
 
 def test_demo_needs_a_place_to_write(template, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What a user holds in hand, registered and carried along; and what a registration shows of itself."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -269,3 +270,19 @@ def test_the_moved_image_in_nibabel_lies_on_the_fixed_grid(found):
     moved = found.to_nibabel()
     np.testing.assert_array_equal(moved.affine, FIXED.affine)
     np.testing.assert_array_equal(moved.get_fdata(dtype=np.float32), found.moved.data)
+
+
+@pytest.mark.parametrize("outside", [-7.0, "nan", None])
+def test_what_the_registration_was_given_is_outside_of_the_moving_image(found, outside):
+    given = replace(found, record=found.record | {"settings": {"outside": outside}})
+    far = Image(torch.zeros(4, 4, 4), Grid.isotropic((4, 4, 4), 30.0))
+
+    def corner(what, **options):
+        image = given.apply(what, reference=far, **options).to_nibabel()
+        return float(image.dataobj[3, 3, 3])
+
+    expected = 0.0 if outside is None else float(outside)
+    np.testing.assert_equal(corner(found.moving), expected)
+    assert corner(found.moving, outside=2.0) == 2
+    other = Image(found.moving.data + 1, MOVING)
+    np.testing.assert_equal(corner(other), 0.0 if outside != "nan" else np.nan)

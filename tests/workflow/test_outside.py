@@ -1,5 +1,7 @@
 """What images hold where they end, and where their file says nothing."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from stepwarp.errors import InputError
-from stepwarp.files import TrustRules, proof, read_image, write_affine, write_volume
+from stepwarp.files import TrustRules, proof, read_image, sha256, write_affine, write_volume
 from stepwarp.geometry import Affine, Grid, Image, LabelMap
 from stepwarp.workflow import apply as apply_module
 from stepwarp.workflow.apply import apply
@@ -93,6 +95,61 @@ def test_outside_as_asked_for(carry):
     np.testing.assert_array_equal(out, by_simpleitk(air(-1000.0).astype(np.int16), -2000, sitk.sitkNearestNeighbor))
     assert out.dtype == np.int16
     assert np.isnan(carry(air(0.0), outside=np.nan)[0][-1]).all()
+
+
+@pytest.fixture
+def result(tmp_path):
+    """result(values, outside): the folder of a registration of these values that was given a value outside."""
+
+    def registered(values, outside):
+        nib.save(nib.Nifti1Image(values, GRID.affine), tmp_path / "moving.nii.gz")
+        write_affine(tmp_path / "0GenericAffine.mat", SHIFT, overwrite=True)
+        image = {"shape": GRID.shape, "affine": GRID.affine.tolist()}
+        record = {
+            "inputs": {"fixed": image, "moving": {**image, "sha256": sha256(tmp_path / "moving.nii.gz")}},
+            "verdict": {"status": "pass"},
+            "settings": {"affine_only": True, "outside": outside},
+        }
+        (tmp_path / "registration.json").write_text(json.dumps(record))
+        return tmp_path
+
+    return registered
+
+
+def applied(folder, values=None, **options):
+    """What lies beyond, and what is said, of values (the moving image's own by default) carried along a result."""
+    source = folder / ("moving.nii.gz" if values is None else "other.nii.gz")
+    if values is not None:
+        nib.save(nib.Nifti1Image(values, GRID.affine), source)
+    [done] = apply([folder], [source], [folder / "out.nii.gz"], overwrite=True, **options)
+    corner = np.asarray(nib.load(folder / "out.nii.gz").dataobj)[(0, 0, -1) if "source" in options else (-1, -1, 0)]
+    return corner, " ".join((done.how, *done.notes))
+
+
+def test_what_a_registration_was_given_holds_for_the_moving_image(result):
+    values = np.where(ball(8), texture(), -900.0).astype(np.float32)
+    corner, said = applied(result(values, -1024.0))
+    assert corner == -1024
+    assert "-1024 outside; moving to fixed" in said
+    assert "-1024 outside as given to the registration" in said
+    assert applied(result(values, -1024.0), outside=-5.0)[0] == -5
+    assert applied(result(values, None))[0] == -900
+    assert np.isnan(applied(result(values, "nan"))[0])
+    assert applied(result(values.round(), -1024.0), interpolation="nearest")[0] == -1024
+
+
+def test_what_a_registration_was_given_is_for_another_image_only_if_it_can_be_meant_for_it(result):
+    folder = result(air(-900.0), -1024.0)
+    ct = np.where(ball(8), texture(), -900.0).astype(np.float32)
+    ct[9, 9, 9] = -1100
+    assert applied(folder, ct)[0] == -1024
+    probabilities = (ball(8) * texture() / 100).astype(np.float32)
+    corner, said = applied(folder, probabilities)
+    assert corner == 0
+    assert "was given --outside -1024, which is no value of this image" in said
+    assert np.isnan(applied(result(air(-900.0), "nan"), probabilities)[0])
+    assert applied(folder, np.where(ball(8), 3, 0).astype(np.uint8))[0] == 0
+    assert applied(folder, ct, source="fixed")[0] == -900  # the fixed image is of another modality
 
 
 def test_labels_are_0_outside(carry):

@@ -163,6 +163,20 @@ def test_the_page_is_whole_escaped_and_loads_nothing(probed):
             assert sentence.replace("'", "&#x27;") in page
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (JSON, '{"precious": 1}', "is no result of stepwarp probe"),
+        (PAGE, "<p>precious</p>", "no probes.json beside it"),
+    ],
+)
+def test_force_replaces_no_file_that_no_probe_wrote(tmp_path, name, content, reason):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OutputError, match=reason):
+        probe_weights("absent", "absent", tmp_path, overwrite=True)
+    assert (tmp_path / name).read_text() == content
+
+
 def test_results_are_not_replaced_unless_asked(probed, place):
     result = CliRunner().invoke(_app(), _arguments(place, probed[1]))
     assert isinstance(result.exception, OutputError)

@@ -85,13 +85,19 @@ def check_names(cases: Iterable[Case]) -> None:
         taken[place] = case.id
 
 
+def check_target(places: Places) -> None:
+    """OutputError for a `bids` that holds links, or another's dataset."""
+    refuse_links(places.bids)
+    if places.bids.is_dir():
+        _refuse_foreign(places.bids)
+
+
 def publish(places: Places, cases: Iterable[Case], records: Mapping[str, Mapping[str, Any]]) -> None:
     """Link every finished case of `records` below `bids`, and take away the names of those that are not.
 
     Raises OutputError if something cannot be written, and for a folder that holds links, or another's dataset."""
-    refuse_links(places.bids)
+    check_target(places)
     places.bids.mkdir(exist_ok=True)
-    _refuse_foreign(places.bids)
     _describe(places.bids)
     for case in cases:
         if case.job is None:

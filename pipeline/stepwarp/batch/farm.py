@@ -21,6 +21,7 @@ from stepwarp import limits
 from stepwarp.batch.places import Places
 from stepwarp.errors import InputError
 from stepwarp.files.utf8 import utf8_path
+from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,8 +96,8 @@ class Size:
     free_mib: int | None
 
     def __str__(self) -> str:
-        who = "the workers of the scheduler" if self.workers is None else _count(self.workers, "worker")
-        threads = "" if self.threads is None else f", {_count(self.threads, 'thread')} each"
+        who = "the workers of the scheduler" if self.workers is None else counted(self.workers, "worker")
+        threads = "" if self.threads is None else f", {counted(self.threads, 'thread')} each"
         free = "" if self.free_mib is None else f" of {self.free_mib} MiB that are free"
         return f"{who}{threads}, about {self.memory_mib} MiB a case{free}"
 
@@ -252,10 +253,6 @@ def _end(cluster: Any) -> None:
                 os.kill(nanny.pid, signal.SIGKILL)
     with suppress(TimeoutError, OSError):
         cluster.close(timeout=_CLOSE_SECONDS)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s'[: number != 1]}"
 
 
 def _has(package: str) -> bool:

@@ -15,6 +15,7 @@ from stepwarp.errors import InputError, OutputError
 from stepwarp.files import quiet_nibabel, sha256
 from stepwarp.files.json import read_record
 from stepwarp.layout import RECORD
+from stepwarp.printable import counted
 from stepwarp.progress import Progress, Step, silent
 
 #: Measured: what a worker holds before it reads, and what each million voxels of the two images adds to its peak.
@@ -207,8 +208,8 @@ def refuse_replacing(cases: Sequence[Case]) -> None:
         first = others[0]
         assert first.job is not None
         raise OutputError(
-            f"{first.job.folder}: {first.why}; so it is for {len(others)} of {len(cases)} cases. Choose another --out, "
-            "or replace them with --force."
+            f"{first.job.folder}: {first.why}; so it is for {len(others)} of {counted(len(cases), 'case')}. "
+            "Choose another --out, or replace them with --force."
         )
 
 

@@ -17,6 +17,7 @@ from stepwarp.batch.work import work
 from stepwarp.errors import OutputError, RegistrationError
 from stepwarp.files.json import write_record
 from stepwarp.machine import today
+from stepwarp.printable import counted
 from stepwarp.progress import Progress, Step, silent
 
 #: The first pause before a case is tried again, seconds; each further one is so many times longer.
@@ -75,7 +76,7 @@ def run(
     try:
         with workers(farm, size, places) as crew:
             live = f"; live at {crew.dashboard}" if crew.dashboard else ""
-            tell(f"{len(jobs)} cases to run on {size}{live}")
+            tell(f"{counted(len(jobs), 'case')} to run on {size}{live}")
             _Loop(crew, places, retries, progress, tell).run(jobs)
     finally:
         # Where the workers were started here they have ended, and what they had in hand is nobody's any more.

@@ -20,6 +20,7 @@ from stepwarp.errors import InputError
 from stepwarp.files.json import write_record
 from stepwarp.files.lock import locked
 from stepwarp.machine import environment, gpu_name, today
+from stepwarp.printable import counted, worded
 from stepwarp.progress import Progress, silent
 from stepwarp.version import __version__
 
@@ -85,11 +86,16 @@ class Batch:
             cases = self.plan(progress)
             if not replace:
                 refuse_replacing(cases)
+            if self.bids:
+                derivatives.check_target(self.places)
             size = self.size(cases)
             write_record(self.places.environment, environment(size.threads or 0, self._device()))
             unused = self.source.unused_masks()
             if unused:
-                tell(f"{unused} masks of the manifest are not used; --masks keeps what they exclude out.")
+                tell(
+                    f"{counted(unused, 'mask')} of the manifest {worded(unused, 'is', 'are')} not used; --masks "
+                    "keeps what they exclude out."
+                )
             run(cases, self.places, self.farm, size, retries=retries, progress=progress, tell=tell)
             return self._conclude(cases)
 

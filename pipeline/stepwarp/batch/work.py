@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -16,10 +17,18 @@ from typing import TYPE_CHECKING, Any
 from stepwarp.batch.places import PICTURE
 from stepwarp.batch.plan import Job
 from stepwarp.batch.settings import damage, key_of, parts_in
-from stepwarp.errors import InputError, OutputError, RegistrationError, StepwarpError, is_out_of_memory
+from stepwarp.errors import (
+    ForeignError,
+    InputError,
+    OutputError,
+    RegistrationError,
+    StepwarpError,
+    is_out_of_memory,
+)
 from stepwarp.files import TrustRules, sha256
 from stepwarp.files.json import read_record
-from stepwarp.layout import RECORD
+from stepwarp.files.lock import refuse_links
+from stepwarp.layout import NAMES, RECORD
 from stepwarp.version import __version__
 
 if TYPE_CHECKING:
@@ -47,7 +56,8 @@ def work(job: Job) -> dict[str, Any]:
 
 
 def failure(error: Exception) -> dict[str, Any]:
-    """{status: "failed", reason, kind, where}. kind: "input" and "registration" will fail again, "machine" need not.
+    """{status: "failed", reason, kind, where}. kind: "machine" need not fail again; "input", "output" (something is in
+    the result's place) and "registration" will.
 
     where: the traceback, for errors that should not be; otherwise None."""
     reason = " ".join(str(error).split())
@@ -56,6 +66,8 @@ def failure(error: Exception) -> dict[str, Any]:
         reason = "out of memory. Run fewer --workers at a time, or work on smaller images."
     elif isinstance(error, InputError):
         kind = "input"
+    elif isinstance(error, ForeignError):
+        kind = "output"
     elif isinstance(error, RegistrationError):
         kind = "registration"
     elif not isinstance(error, (StepwarpError, OSError)):
@@ -99,7 +111,8 @@ def _trust(job: Job) -> tuple[str, ...]:
 
 
 def _check_place(job: Job) -> None:
-    """OutputError where this computer cannot put the result, or is not the one that the batch was planned for."""
+    """OutputError where this computer cannot put the result, or is not the one that the batch was planned for;
+    ForeignError where something else is in its place."""
     if __version__ != job.parts["stepwarp"]:
         raise OutputError(
             f"the worker on {socket.gethostname()} has stepwarp {__version__}, the batch was planned with "
@@ -114,6 +127,7 @@ def _check_place(job: Job) -> None:
     free = shutil.disk_usage(parent).free / 2**20
     if free < job.disk_mib:
         raise OutputError(f"{parent}: {free:.0f} MiB are free, a case may need {job.disk_mib}. Free some space.")
+    _refuse_foreign(job.folder)
 
 
 def _check_inputs(job: Job) -> None:
@@ -133,8 +147,8 @@ def _save(found: Registration, job: Job) -> None:
         # Without a picture a result is as good.
         with suppress(Exception):
             _draw(found, job, fresh / PICTURE)
+        _refuse_foreign(job.folder)
         if job.folder.exists():
-            _refuse_foreign(job.folder)
             job.folder.replace(stale)
         fresh.replace(job.folder)
     finally:
@@ -143,15 +157,18 @@ def _save(found: Registration, job: Job) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """OutputError for a case's folder that holds what no registration wrote: it would go with the old result."""
+    """ForeignError for a case's folder that holds what no registration wrote: it would go with the old result."""
+    refuse_links(folder)
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise ForeignError(f"{folder}: is a file, where the result needs a folder. Move it away.")
     ours = {RECORD, PICTURE}
     with suppress(OSError, ValueError, KeyError, TypeError):
-        ours |= set(json.loads((folder / RECORD).read_text(encoding="utf-8"))["outputs"])
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+        ours |= set(NAMES).intersection(json.loads((folder / RECORD).read_text(encoding="utf-8"))["outputs"])
+    foreign = sorted(path for path in folder.iterdir() if path.name not in ours or path.is_dir())
     if foreign:
-        raise OutputError(
-            f"{folder / foreign[0]}: is no part of the old result, which is to be replaced. Move it away."
-        )
+        raise ForeignError(f"{foreign[0]}: is no part of the old result, which is to be replaced. Move it away.")
 
 
 def _draw(found: Registration, job: Job, path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from stepwarp.benchmark.statistics import METRICS, TEST, compared, described
 from stepwarp.evaluation.bootstrap import INTERVAL
 from stepwarp.files.tables import csv_text, guarded
+from stepwarp.printable import counted
 
 #: Where a case says a metric: the keys to follow, and what to multiply by.
 _FOUND: Mapping[str, tuple[tuple[str, ...], float]] = {
@@ -250,7 +251,10 @@ def _without_result(methods: Mapping[str, Any]) -> list[str]:
 
 def _where(environment: Mapping[str, Any]) -> str:
     device = "no GPU" if environment["device"] == "cpu" else environment["device"]
-    text = f"{environment['threads']} threads on {environment['cores']} cores ({environment['cpu']}), {device}"
+    text = (
+        f"{counted(environment['threads'], 'thread')} on {counted(environment['cores'], 'core')} "
+        f"({environment['cpu']}), {device}"
+    )
     return f"{text}; stepwarp {environment['stepwarp']}, {environment['date']}."
 
 

@@ -27,6 +27,7 @@ from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say, say_json, tell
 from stepwarp.config import SimilarityName
 from stepwarp.errors import InputError, RegistrationError
+from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from stepwarp.batch.farm import Size
@@ -207,7 +208,7 @@ def batch(
     asked_for = [row for row in summary["cases"] if row["case"] in set(summary["asked"])]
     failed = sum(row["status"] == "failed" for row in asked_for)
     if failed:
-        raise RegistrationError(f"{failed} of {len(asked_for)} cases failed; {out / 'failed'} says why.")
+        raise RegistrationError(f"{failed} of {counted(len(asked_for), 'case')} failed; {out / 'failed'} says why.")
     if any(row.get("verdict") == "fail" for row in asked_for):
         raise typer.Exit(VERDICT_FAIL)
 
@@ -237,13 +238,16 @@ def _print_plan(cases: Sequence[Case], size: Size, as_json: bool) -> None:
         say(f"on {size}; at most {disk} MiB of disk")
     replaced = sum(case.replaces for case in cases)
     if replaced:
-        say(f"{replaced} results are in the way: another --out, or --force to replace them")
+        say(f"{counted(replaced, 'result is', 'results are')} in the way: another --out, or --force to replace them")
 
 
 def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
     words = {"pass": "pass", "check": "to check", "fail": "fail", "failed": "failed", "waiting": "not begun"}
     counts = summary["counts"]
-    say(f"{len(summary['cases'])} cases: " + ", ".join(f"{counts[key]} {word}" for key, word in words.items()))
+    say(
+        f"{counted(len(summary['cases']), 'case')}: "
+        + ", ".join(f"{counts[key]} {word}" for key, word in words.items())
+    )
     for row in summary["cases"]:
         if row["status"] == "failed":
             say(f"{row['case']}: {row['reason']}")

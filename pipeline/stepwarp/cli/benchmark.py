@@ -13,6 +13,7 @@ from stepwarp.cli.options import SeedOption, ThreadsOption, VerboseOption, path_
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import cell, console, say, say_json, tell
 from stepwarp.errors import RegistrationError
+from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from stepwarp.benchmark.plan import Case
@@ -144,7 +145,9 @@ def benchmark(
         _print_summary(summary)
         say(f"look at  {out / 'index.html'}")
     if failed:
-        raise RegistrationError(f"{failed} cases failed; {out / 'table.md'} says on what, and runs/ holds their logs.")
+        raise RegistrationError(
+            f"{counted(failed, 'case')} failed; {out / 'table.md'} says on what, and runs/ holds their logs."
+        )
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -48,8 +48,14 @@ def check_out(
         raise OutputError(
             f"{folder / present[0]}: exists already. Choose another {option}, or replace it with --force."
         )
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not existing.is_dir():
         raise OutputError(f"{existing}: is a file, so {folder} cannot be made in it. Choose another {option}.")
+    try:
+        os.lstat(existing.joinpath(*folder.absolute().relative_to(existing.absolute()).parts[:1]))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made, {(error.strerror or str(error)).lower()}.") from error
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"{existing}: may not be written to. Choose another {option}, or change its permissions.")

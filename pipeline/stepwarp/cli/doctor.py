@@ -11,6 +11,7 @@ from stepwarp.cli.options import VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import cell, console, say_json
 from stepwarp.errors import InputError
+from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from stepwarp.doctor import Examined, Report
@@ -84,7 +85,7 @@ def _print(report: Report) -> None:
     for file in report.files[:_FILES]:
         screen.print(f"{file.kind:<10}{cell(file.path)}  {cell(_described(file))}")
     if len(report.files) > _FILES:
-        screen.print(f"and {len(report.files) - _FILES} more files (--json describes all)")
+        screen.print(f"and {counted(len(report.files) - _FILES, 'more file')} (--json describes all)")
     findings = report.findings
     if findings:
         table = Table(show_lines=True)
@@ -95,9 +96,9 @@ def _print(report: Report) -> None:
             table.add_row(kind, cell(finding.file), cell(finding.text), cell(finding.remedy))
         console().print(table)
         if len(findings) > _FINDINGS:
-            screen.print(f"and {len(findings) - _FINDINGS} more findings (--json lists all)")
-    counts = ", ".join(f"{count} {severity}s" for severity, count in report.counts.items())
-    screen.print(f"{len(report.files)} files: {counts}" if report.files else counts)
+            screen.print(f"and {counted(len(findings) - _FINDINGS, 'more finding')} (--json lists all)")
+    counts = ", ".join(counted(count, severity) for severity, count in report.counts.items())
+    screen.print(f"{counted(len(report.files), 'file')}: {counts}" if report.files else counts)
 
 
 def _described(file: Examined) -> str:
@@ -107,7 +108,7 @@ def _described(file: Examined) -> str:
     parts = [" x ".join(map(str, facts["shape"])), " x ".join(f"{s:g}" for s in facts["spacing_mm"]) + " mm"]
     parts.append(f"{facts['orientation']} ({facts['handedness']}-handed)")
     if "labels" in facts:
-        parts.append(f"{facts['labels']} labels")
+        parts.append(counted(facts["labels"], "label"))
     subject = facts.get("subject")
     if subject:
         shows = {"brain": "brain alone", "head": "whole head"}.get(subject["shows"])
@@ -124,7 +125,7 @@ def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("stepwarp", f"{machine['stepwarp']}, Python {machine['python']}, {machine['os']}"),
         ("packages", packages),
-        ("processor", f"{machine['cpu']}, {machine['cores']} cores"),
+        ("processor", f"{machine['cpu']}, {counted(machine['cores'], 'core')}"),
         ("device", device),
         ("memory", f"{machine['memory_free_mib']} of {machine['memory_mib']} MiB free"),
         ("disk", disk),

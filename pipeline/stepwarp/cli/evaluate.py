@@ -11,7 +11,6 @@ from stepwarp.cli.checks import check_files
 from stepwarp.cli.options import ForceOption, TrustOption, VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say_json
-from stepwarp.errors import OutputError
 
 
 def evaluate(
@@ -83,10 +82,11 @@ def evaluate(
     check_files(
         [fixed, moving, fixed_labels, moving_labels, label_names, fixed_landmarks, moving_landmarks, mask],
     )
-    if out is not None and out.exists() and not force:
-        raise OutputError(f"{out}: exists already. Choose another name, or replace it with --force.")
+    from stepwarp.files import check_file_target
     from stepwarp.workflow.evaluate import evaluate_files
 
+    if out is not None:
+        check_file_target(out, force)
     with shown_progress(silent=as_json) as progress:
         result = evaluate_files(
             fixed,

@@ -13,6 +13,7 @@ from stepwarp.cli.options import ForceOption, SeedOption, VerboseOption, path_op
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say, say_json
 from stepwarp.errors import InputError
+from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from stepwarp.workflow.manifests import Inventory
@@ -108,7 +109,10 @@ def make(
             progress=progress,
         )
     pairs = sum(1 for _ in made.all_pairs())
-    say(f"{out}: {len(made.images)} scans, {pairs} pairs. Look it through with: stepwarp manifest check {out}")
+    say(
+        f"{out}: {counted(len(made.images), 'scan')}, {counted(pairs, 'pair')}. Look it through with: stepwarp "
+        f"manifest check {out}"
+    )
 
 
 @app.command("list", cls=Command, epilog=EXIT_CODES)
@@ -126,7 +130,7 @@ def _print_inventory(inventory: Inventory) -> None:
     splits = ", ".join(f"{count} {split or 'without a split'}" for split, count in inventory.splits.items())
     say(f"manifest   {inventory.manifest}")
     say(f"data root  {inventory.root}")
-    say(f"scans      {inventory.scans}{f' ({splits})' if splits else ''}, {inventory.pairs} pairs")
+    say(f"scans      {inventory.scans}{f' ({splits})' if splits else ''}, {counted(inventory.pairs, 'pair')}")
     say(f"files      {inventory.present} of {inventory.files} there, checksums for {inventory.checksums}")
     say(f"wrong      {len(inventory.findings) or 'nothing'}")
     for finding in inventory.findings[:_SHOWN]:

@@ -39,7 +39,8 @@ OutsideOption = Annotated[
         metavar="VALUE",
         help="What images become where the moving image ends, such as -1000 for the air of a CT; nan for nothing. "
         "Label maps become 0.",
-        show_default="the most frequent value on the faces of the image if it covers half of them, else 0",
+        show_default="in apply, what the registration was given; the most frequent value on the faces of the image if "
+        "it covers half of them, else 0",
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that exist already.")]

@@ -127,11 +127,13 @@ def register(
     from stepwarp.workflow.device import same_bits
     from stepwarp.workflow.outputs import claimed
     from stepwarp.workflow.register import register as register_files
+    from stepwarp.workflow.trace import claimed_trace
 
     with ExitStack() as stack:
         progress = stack.enter_context(shown_progress(silent=as_json))
         unsure = stack.enter_context(same_bits()) if deterministic else []
         place = stack.enter_context(claimed(out, force))
+        trace_place = None if trace is None else stack.enter_context(claimed_trace(trace, force, out))
         registration = register_files(
             fixed,
             moving,
@@ -155,7 +157,7 @@ def register(
         )
         registration.save(out, overwrite=force, progress=progress, place=place)
         if trace is not None:
-            registration.save_trace(trace, overwrite=force)
+            registration.save_trace(trace, overwrite=force, place=trace_place)
     if unsure:
         tell(f"stepwarp: may differ in the last bits, for want of such kernels: {', '.join(unsure)}")
     record = registration.record

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from stepwarp.cli.terminal import cell, console
+from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,19 +38,25 @@ def print_evaluation(result: Mapping[str, Any], everything: bool) -> None:
 
 def _rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     files = ", then ".join(result["transform"]) or "the identity"
-    rows = [("transform", files), ("measured in", f"{result['mask']['source']}, {result['mask']['voxels']} voxels")]
+    rows = [
+        ("transform", files),
+        ("measured in", f"{result['mask']['source']}, {counted(result['mask']['voxels'], 'voxel')}"),
+    ]
     if "labels" in result:
         rows += _label_rows(result)
     if "tre_mm" in result:
         tre = result["tre_mm"]
         spread = f"median {_mm(tre['median'])}, 95 % {_mm(tre['p95'])}, largest {_mm(tre['max'])}"
         rows.append(
-            (f"{tre['count']} landmarks (mm)", f"mean {_mm(tre['mean'])}, {spread}; {_mm(tre['before_mean'])} before")
+            (
+                f"{counted(tre['count'], 'landmark')} (mm)",
+                f"mean {_mm(tre['mean'])}, {spread}; {_mm(tre['before_mean'])} before",
+            )
         )
         if tre["left_out"]:
             rows.append(("  left out", ", ".join(tre["left_out"])))
     folds, corners = result["folds"], result["corner_folds"]
-    counts = f"{folds['count']} voxels ({_percent(folds['share'])}) by central differences"
+    counts = f"{counted(folds['count'], 'voxel')} ({_percent(folds['share'])}) by central differences"
     rows.append(("folds", f"{counts}, {corners['count']} by one-sided ones"))
     rows.append(("  volume", f"{result['ndv']['percent']:.3g} % not diffeomorphic"))
     jacobian = result["jacobian"]
@@ -70,9 +77,11 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _label_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     overlap = f"mean Dice {result['mean_dice']:.4f}, Jaccard {result['mean_jaccard']:.4f}"
-    rows = [(f"{result['labels_scored']} labels", overlap)]
+    rows = [(counted(result["labels_scored"], "label"), overlap)]
     surfaces = f"HD95 {_mm(result['mean_hd95_mm'])}, average {_mm(result['mean_asd_mm'])}"
-    rows.append(("  surfaces (mm)", f"mean {surfaces}, over {result['labels_scored']} labels{_penalty(result)}"))
+    rows.append(
+        ("  surfaces (mm)", f"mean {surfaces}, over {counted(result['labels_scored'], 'label')}{_penalty(result)}")
+    )
     missing = result["labels_missing_in"]
     listed = {
         "  lost by the transform": result["labels_lost"],

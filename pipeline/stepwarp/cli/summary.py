@@ -11,6 +11,7 @@ from rich.table import Table
 
 from stepwarp.cli.scores import SIMILARITIES
 from stepwarp.cli.terminal import cell, console
+from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from stepwarp.workflow.demo import Demonstration
@@ -72,7 +73,7 @@ def _for_ants(record: Mapping[str, Any]) -> str:
 
 
 def _network(network: Mapping[str, Any]) -> str:
-    steps = f"{network['steps']} step{'s'[: network['steps'] != 1]}"
+    steps = counted(network["steps"], "step")
     return f"{network['name']}, {steps}" if network["used"] else f"{network['name']}, not used"
 
 

@@ -12,6 +12,7 @@ from stepwarp.cli.options import DeviceOption, ThreadsOption, VerboseOption, pat
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say
 from stepwarp.errors import InputError
+from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from stepwarp.training.config import Stage, TrainingConfig
@@ -150,8 +151,9 @@ def _described(plan: Plan) -> list[str]:
     """The plan, line by line."""
     config = plan.config
     lines = [
-        f"{config.name}: {config.iterations} iterations, seed {config.seed}, {config.precision}",
-        f"data       {config.data.manifest}: {plan.scans} scans, {plan.pairs} ordered pairs to train on, "
+        f"{config.name}: {counted(config.iterations, 'iteration')}, seed {config.seed}, {config.precision}",
+        f"data       {config.data.manifest}: {counted(plan.scans, 'scan')}, "
+        f"{counted(plan.pairs, 'ordered pair')} to train on, "
         f"{plan.validation_pairs} to validate on",
         f"grid       {plan.grid!r}",
         f"losses on  {_grids(config.loss.grids)}, {config.loss.similarity.kind} and {config.loss.regularity}"

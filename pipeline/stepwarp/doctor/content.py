@@ -18,6 +18,7 @@ from stepwarp.errors import InputError
 from stepwarp.geometry import Grid, Image
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.sampling import average_pool
+from stepwarp.printable import counted
 
 #: Fewer values than this, or more of the tissue at the highest one, and contrast is lost.
 _FEWEST_VALUES, _CLIPPED = 32, 5e-3
@@ -65,7 +66,7 @@ def intensity_findings(data: Tensor, name: str) -> Iterator[Finding]:
             "warning",
             "intensities",
             name,
-            f"Its tissue has only {distinct} different values.",
+            f"Its tissue has only {counted(distinct, 'different value')}.",
             "Check that it is an image, not a mask or a label map (those go with --labels or --fixed-mask).",
         )
     elif at_the_top > _CLIPPED:

@@ -21,6 +21,7 @@ from stepwarp.files.placement import affine_of, grid_of, statements, straightene
 from stepwarp.files.tables import Space
 from stepwarp.files.volumes import OTHER_SUFFIXES
 from stepwarp.geometry import Grid
+from stepwarp.printable import worded
 from stepwarp.workflow.kinds import kind_of
 
 VOLUMES = (*SUFFIXES, *OTHER_SUFFIXES)
@@ -176,7 +177,10 @@ def _mask_findings(voxels: Voxels) -> Iterator[Finding]:
 def _notes_on_gaps(voxels: Voxels, meaning: str) -> Iterator[Finding]:
     if voxels.have_gaps:
         count = int(np.isnan(voxels.values).sum())
-        text = f"{count} of {voxels.values.size} voxels are NaN: they count as {meaning}."
+        text = (
+            f"{count} of {voxels.values.size} voxels {worded(count, 'is', 'are')} NaN: "
+            f"{worded(count, 'it counts', 'they count')} as {meaning}."
+        )
         yield Finding("note", "nan", voxels.name, text, "Nothing, where they are what was not computed.")
 
 

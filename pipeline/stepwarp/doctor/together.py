@@ -17,6 +17,7 @@ from stepwarp.files.parts import parts_of
 from stepwarp.files.tables import Space
 from stepwarp.geometry import Grid
 from stepwarp.presence import dicom_in, why_absent
+from stepwarp.printable import counted, worded
 from stepwarp.progress import Progress, Step, silent
 
 _KINDS: dict[Role, Kind] = {"image": "image", "labels": "labels", "mask": "mask", "landmarks": "landmarks"}
@@ -126,7 +127,10 @@ def _beside(found: Examined, grid: Grid, image: Path, space: Space | None) -> It
         landmarks = read_landmarks(found.path, space, grid)
         outside = landmarks.count_outside(grid)
         if outside:
-            text = f"{outside} of its {len(landmarks)} landmarks lie outside {image.name}."
+            text = (
+                f"{outside} of its {counted(len(landmarks), 'landmark')} {worded(outside, 'lies', 'lie')} "
+                f"outside {image.name}."
+            )
             yield Finding("error", "labels-grid", str(found.path), text, "Check the sign of x and y (RAS, LPS).")
     elif found.grid is not None and not found.grid.coincides_with(grid):
         yield _elsewhere(found, grid, image, "error")
@@ -196,7 +200,8 @@ def _mixed_subjects(files: Iterable[Examined]) -> Iterator[Finding]:
             "warning",
             "skull",
             _listed(fewer),
-            f"{len(brains)} images likely show the brain alone and {len(heads)} the whole head.",
+            f"{counted(len(brains), 'image likely shows', 'images likely show')} the brain alone and "
+            f"{len(heads)} the whole head.",
             "Strip the skull of all or of none before registering one kind to the other, or mask the heads.",
         )
 

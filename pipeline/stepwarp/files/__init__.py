@@ -1,6 +1,6 @@
 """Files in and out: what is read is checked, what is written is whole."""
 
-from stepwarp.files.atomic import atomic_path, write_text
+from stepwarp.files.atomic import atomic_path, check_file_target, write_text
 from stepwarp.files.landmarks import Landmarks, read_landmarks, write_landmarks
 from stepwarp.files.parts import sha256
 from stepwarp.files.sources import as_either, as_image, as_labels, as_mask, given_back, stated_kind
@@ -26,6 +26,7 @@ __all__ = [
     "as_labels",
     "as_mask",
     "atomic_path",
+    "check_file_target",
     "given_back",
     "on_grid_of",
     "read_either",

@@ -51,6 +51,15 @@ def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def check_file_target(path: str | Path, overwrite: bool = False) -> None:
+    """Raise now, before there is anything to write, what `atomic_path` would raise for `path` as things stand."""
+    path = Path(path)
+    _refuse_existing(path, overwrite)
+    temporary, descriptor = _created_beside(path)
+    temporary.unlink()
+    os.close(descriptor)
+
+
 def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:
     """Write UTF-8 text atomically, with its line ends as they are; errors as `atomic_path`.
 

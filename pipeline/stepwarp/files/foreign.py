@@ -7,6 +7,7 @@ program is ITK's, whose writers give none."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,18 @@ _NIFTYREG_OTHERS: dict[float, str] = {
     5: "control points of a velocity",
     6: "control points of splines",
 }
+#: What makes ITK's form of a field of AFNI in NIfTI: its vectors, LPS mm, are ITK's on a grid that is not oblique.
+_AFNI_FIELD = (
+    "nifti_tool -rm_ext ALL -infiles {path} -prefix d.nii; "
+    "nifti_tool -mod_hdr -mod_field intent_code 1007 -infiles d.nii -prefix field.nii"
+)
+#: The same of a matrix: 3 rows of 4, in one line or in three, LPS mm as ITK's, whose file has the shifts at the end.
+_AFNI_MATRIX = (
+    """awk 'BEGIN {{ print "#Insight Transform File V1.0" }} !/^#/ {{ for (i = 1; i <= NF; i++) a[++n] = $i }} """
+    """END {{ print "Transform: AffineTransform_double_3_3"; """
+    """print "Parameters:", a[1], a[2], a[3], a[5], a[6], a[7], a[9], a[10], a[11], a[4], a[8], a[12]; """
+    """print "FixedParameters: 0 0 0" }}' {path} > affine.tfm"""
+)
 #: Files of other programs by their ending, and what makes ITK's form of them.
 _BY_NAME = {
     ".m3z": ("FreeSurfer", "mri_warp_convert --inm3z {path} --outitk field.nii.gz"),
@@ -46,8 +59,8 @@ _BY_NAME = {
     ".lta": ("FreeSurfer", "lta_convert --inlta {path} --outitk affine.txt"),
     ".xfm": ("MINC", "lta_convert --inmni {path} --src MOVING --trg FIXED --outitk affine.txt"),
     ".dat": ("FreeSurfer", "lta_convert --inreg {path} --src MOVING --trg FIXED --outitk affine.txt"),
-    ".head": ("AFNI", "3dcopy {path} field.nii, and give that"),
-    ".brik": ("AFNI", "3dcopy {path} field.nii, and give that"),
+    ".head": ("AFNI", f"3dcopy {{path}} a.nii; {_AFNI_FIELD.format(path='a.nii')}"),
+    ".brik": ("AFNI", f"3dcopy {{path}} a.nii; {_AFNI_FIELD.format(path='a.nii')}"),
     ".mif": ("MRtrix", "mrconvert {path} field.nii, and give that"),
 }
 _PLAIN_MATRIX = (
@@ -84,9 +97,8 @@ def foreign_field(path: Path, header: Nifti1Header) -> ForeignField | None:
         command = f"warpconvert {path} deformation2displacement d.nii; wb_command -convert-warpfield -from-world d.nii"
         return _unread(path, "MRtrix", "no voxels: its warps are in RAS mm", f"{command} -to-itk field.nii.gz")
     if _AFNI_EXTENSION in _extensions(path):
-        command = f"nifti_tool -rm_ext ALL -infiles {path} -prefix d.nii; nifti_tool -mod_hdr -mod_field intent_code"
         what = "what is no field of ITK; if it is a warp on a grid that is not oblique, its vectors are ITK's"
-        return _unread(path, "AFNI", what, f"{command} 1007 -infiles d.nii -prefix field.nii")
+        return _unread(path, "AFNI", what, _AFNI_FIELD.format(path=path))
     return None
 
 
@@ -115,11 +127,9 @@ def refuse_foreign(path: Path) -> None:
     if '(Transform "' in text:
         command = f"transformix -def all -tp {path} -out FOLDER"
         raise InputError(f"{path}: is of elastix. Convert it: {command}, and give FOLDER/deformationField.nii.gz.")
-    if "3dAllineate" in text:
-        raise InputError(
-            f"{path}: is of AFNI. Its 3 x 4 numbers map LPS mm, as ITK's do: write the nine of the matrix, then the "
-            "shift, as Parameters of an ITK transform file."
-        )
+    if "3dAllineate" in text or path.suffix.lower() == ".1d":
+        command = _AFNI_MATRIX.format(path=shlex.quote(str(path)))
+        raise InputError(f"{path}: is a matrix of AFNI. Convert it: {command}")
     if "MNI Transform File" in text:
         raise InputError(f"{path}: is of MINC. Convert it: {_BY_NAME['.xfm'][1].format(path=path)}.")
     rows = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]

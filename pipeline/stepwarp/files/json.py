@@ -4,10 +4,12 @@ written whole, and valid."""
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from stepwarp.errors import InputError
+from stepwarp.errors import ForeignError, InputError
 from stepwarp.files.atomic import write_text
 from stepwarp.files.tables import read_text
 
@@ -64,6 +66,18 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
     return value
+
+
+def refuse_foreign_json(path: Path, keys: Collection[str], what: str) -> None:
+    """ForeignError for a file that is there and is no `what` by the keys that every one of them has."""
+    if not os.path.lexists(path):
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not (isinstance(content, dict) and content.keys() >= set(keys)):
+        raise ForeignError(f"{path}: is there already, and is no {what}. Choose another name, or move it away.")
 
 
 class _TwiceError(ValueError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from stepwarp.errors import InputError
 from stepwarp.files.json import parse_json
 from stepwarp.files.tables import read_text
+from stepwarp.printable import counted
 
 _SUFFIXES = (".json", ".csv", ".tsv", ".txt", ".label", ".lut", ".ctbl")
 _LARGEST_FILE = 16 * 2**20
@@ -95,7 +96,9 @@ def _from_columns(text: str, path: Path, separator: str) -> list[tuple[str, int,
     for line, row in enumerate(rows[1:], 2):
         where = f"{path}, row {line}"
         if len(row) <= max(of_id, of_name):
-            raise InputError(f"{where}: has {len(row)} cells where {len(columns)} are expected.")
+            raise InputError(
+                f"{where}: has {counted(len(row), 'cell')} where {counted(len(columns), 'is', 'are')} expected."
+            )
         pairs.append((where, _id(row[of_id], where), row[of_name].strip()))
     return pairs
 

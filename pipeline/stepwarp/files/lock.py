@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stepwarp import system_locks
-from stepwarp.errors import OutputError
+from stepwarp.errors import ForeignError, OutputError
 
 NAME = ".lock"
 _MARK = "stepwarp"
@@ -94,9 +94,9 @@ def _refuse_unusual(path: Path) -> None:
     except OSError:
         return
     if stat.S_ISLNK(mode):
-        raise OutputError(f"{path}: is a link, and nothing is written through links. Remove it.")
+        raise ForeignError(f"{path}: is a link, and nothing is written through links. Remove it.")
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OutputError(f"{path}: is no ordinary file. Remove it.")
+        raise ForeignError(f"{path}: is no ordinary file. Remove it.")
 
 
 def _refuse_foreign(file: IO[str], folder: Path, kind: str, names: Collection[str] | None) -> None:
@@ -106,7 +106,7 @@ def _refuse_foreign(file: IO[str], folder: Path, kind: str, names: Collection[st
         return
     if not os.fstat(file.fileno()).st_size:  # made a moment ago
         (folder / NAME).unlink(missing_ok=True)
-    raise OutputError(
+    raise ForeignError(
         f"{folder / there[0]}: is there already, and no {kind} of stepwarp is known to have made it. "
         "Choose another --out, or move it away."
     )

@@ -16,6 +16,7 @@ import numpy as np
 from stepwarp.errors import InputError
 from stepwarp.files.lps import flip_vectors
 from stepwarp.presence import check_present
+from stepwarp.printable import counted
 
 #: What the numbers of a list are said to be: mm in one of two worlds, or voxels of the image that it belongs to.
 Space = Literal["ras", "lps", "voxel"]
@@ -111,7 +112,10 @@ def parse_table(text: str, file: str) -> Table:
     _refuse_twice(columns, f"{file}, line {line}")
     for line, cells in rows:
         if len(cells) != len(columns):
-            raise InputError(f"{file}, line {line}: has {len(cells)} cells where {len(columns)} are expected.")
+            raise InputError(
+                f"{file}, line {line}: has {counted(len(cells), 'cell')} where "
+                f"{counted(len(columns), 'is', 'are')} expected."
+            )
     return _table(file, comments, columns, tuple(header), rows, delimiter)
 
 
@@ -135,7 +139,10 @@ def parse_headless(text: str, file: str, default_columns: str, delimiter: str | 
     rows = _rows(body, delimiter, len(comments), file)
     for line, cells in rows:
         if len(cells) < len(columns):
-            raise InputError(f"{file}, line {line}: has {len(cells)} cells where {len(columns)} are expected.")
+            raise InputError(
+                f"{file}, line {line}: has {counted(len(cells), 'cell')} where "
+                f"{counted(len(columns), 'is', 'are')} expected."
+            )
     return _table(file, comments, columns, None, rows, delimiter)
 
 

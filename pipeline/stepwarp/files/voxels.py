@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.errors import InputError
+from stepwarp.printable import worded
 
 #: What is left of a factor that a header holds in single precision.
 _SINGLE = float(np.finfo(np.float32).eps)
@@ -68,7 +69,8 @@ class Voxels:
         if broken:
             self._refuse_infinite(int(np.isinf(self.values).sum()))
             raise InputError(
-                f"{self.name}: {broken} of {values.size} voxels are not whole numbers, so it is no label map. Give "
+                f"{self.name}: {broken} of {values.size} voxels "
+                f"{worded(broken, 'is no whole number', 'are not whole numbers')}, so it is no label map. Give "
                 "labels, not probabilities, and resample them by nearest neighbour."
             )
         return integers(values, self.name)
@@ -143,7 +145,8 @@ class Voxels:
     def _refuse_infinite(self, count: int) -> None:
         if count:
             raise InputError(
-                f"{self.name}: {count} of {self.stored.size} voxels are infinite. Replace them, for example by 0."
+                f"{self.name}: {count} of {self.stored.size} voxels {worded(count, 'is', 'are')} infinite. "
+                "Replace them, for example by 0."
             )
 
 
@@ -152,7 +155,11 @@ def integers(values: np.ndarray, name: str, including: int = 0) -> Tensor:
     low, high = min(int(values.min()), including), max(int(values.max()), including)
     dtype = next((t for t in _INTEGERS if _fits(low, t) and _fits(high, t)), None)
     if dtype is None:
-        raise InputError(f"{name}: holds numbers from {low} to {high}, beyond 64 bits with a sign. Renumber them.")
+        raise InputError(
+            f"{name}: holds numbers from {low} to {high}, beyond 64 bits with a sign. Renumber them: in Python, "
+            "ids, small = numpy.unique(image.dataobj, return_inverse=True) counts them from 0; write "
+            "small.reshape(image.shape), and ids[small] brings them back."
+        )
     return torch.from_numpy(values.astype(dtype, order="K")).contiguous()
 
 

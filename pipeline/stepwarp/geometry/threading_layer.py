@@ -23,8 +23,8 @@ def start() -> None:
     if _started_in is not None and _started_in != os.getpid() and not _survives_fork():
         raise ForkedError(
             "this process was forked from one that had computed with stepwarp, and the threads of that one are not in "
-            "it. Start it afresh: multiprocessing.get_context('spawn') or 'forkserver' for Pool, Process and "
-            "ProcessPoolExecutor, multiprocessing_context='spawn' for torch's DataLoader."
+            "it. Start it afresh: multiprocessing.get_context('spawn'), or 'forkserver', has Pool and Process and is "
+            "the mp_context of ProcessPoolExecutor; torch's DataLoader takes multiprocessing_context='spawn'."
         )
     try:
         parallel._launch_threads()

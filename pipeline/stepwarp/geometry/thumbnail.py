@@ -6,6 +6,7 @@ from io import BytesIO
 
 import numpy as np
 
+from stepwarp.geometry.magnitude import magnitude
 from stepwarp.geometry.orientation import canonical
 from stepwarp.geometry.volume import Volume
 
@@ -17,9 +18,10 @@ def png(volume: Volume) -> bytes:
     from PIL import Image
 
     upright = canonical(volume)
-    values, spacing = upright.data.detach().cpu().float().numpy(), upright.grid.spacing
+    values, spacing = upright.data.detach().cpu().double().numpy(), upright.grid.spacing
+    values = values / magnitude(values)
     low, high = np.percentile(values, (1, 99.5)) if volume.interpolation == "linear" else (values.min(), values.max())
-    grey = (np.clip((values - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1) * 255).astype(np.uint8)
+    grey = (np.clip((values - low) / max(high - low, np.finfo(float).tiny), 0, 1) * 255).astype(np.uint8)
     tiles = []
     for axis in (2, 1, 0):
         tile = np.moveaxis(grey, axis, 0)[grey.shape[axis] // 2, ::-1, ::-1].T

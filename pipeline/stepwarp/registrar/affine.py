@@ -18,7 +18,7 @@ from stepwarp.config import AffineSettings, LinearKind
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image, sampling
 from stepwarp.losses.similarity import Similarity
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, Step, is_over, silent
 from stepwarp.registrar.masks import pooled, trusted_part
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
@@ -47,11 +47,13 @@ class Start:
 
 @dataclass(frozen=True)
 class LinearFit:
-    """The transform found, its loss, and the starts that were optimised, best first."""
+    """The transform found, its loss, and the starts that were optimised, best first. stopped: where the deadline ended
+    the search; None where it went to its end."""
 
     transform: Affine
     loss: float
     starts: tuple[Start, ...]
+    stopped: str | None = None
 
 
 class _Level:
@@ -134,6 +136,7 @@ def register_linear(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     device: torch.device | str = "cpu",
+    deadline: float | None = None,
     progress: Progress = silent,
 ) -> LinearFit:
     """The linear transform from the fixed to the moving world that makes `moving` most like `fixed`.
@@ -141,28 +144,35 @@ def register_linear(
     fixed, moving: intensities of about 0 to 1, background near 0, axes in the order and direction of RAS. kind: rigid
     (6 parameters in 3D), similarity (7) or affine (12); none of them mirrors. search: a dissimilarity of whole
     images, such as NCC, which sees from afar. refine: one to end with on the finer grids, such as LNCC, which sees
-    exactly.
+    exactly. deadline: a `time.monotonic()` after which the best found so far is taken.
 
     Raises RegistrationError where no start leads to a usable transform."""
     pair = _Pair(fixed, moving, fixed_mask, moving_mask, device)
-    starts = _scored_starts(pair, _Level(pair, 2 * settings.coarse_mm, search), settings.candidates)
+    starts = _scored_starts(pair, _Level(pair, 2 * settings.coarse_mm, search), settings.candidates, deadline)
     total = len(starts) + 1 + len(settings.refine_mm)
     coarse = _Level(pair, settings.coarse_mm, search)
     fits = []
     for start, matrix, translation in starts:
         model = _Model("rigid" if kind == "rigid" else "similarity", matrix, translation)
-        fits.append((_minimise(coarse, model, _SEARCH_ITERATIONS), start, model))
-        progress(Step("affine", len(fits), total, fits[-1][0]))
+        loss, ended = _minimise(coarse, model, _SEARCH_ITERATIONS, deadline)
+        fits.append((loss, start, model))
+        progress(Step("affine", len(fits), total, loss))
+        if not ended:
+            break
+    stopped = None if ended else f"at start {len(fits)} of {len(starts)}"
     fits.sort(key=lambda fit: fit[0])
-    model = fits[0][2].as_kind(kind)
-    loss = _minimise(coarse, model, _REFINE_ITERATIONS)
-    progress(Step("affine", len(fits) + 1, total, loss))
-    for n, mm in enumerate(settings.refine_mm):
+    loss, _, model = fits[0]
+    for n, mm in enumerate((settings.coarse_mm, *settings.refine_mm), len(starts) + 1):
+        if stopped:
+            progress(Step("affine", total, total, loss))
+            break
         model = model.as_kind(kind)
-        loss = _minimise(_Level(pair, mm, refine), model, _REFINE_ITERATIONS)
-        progress(Step("affine", len(fits) + 2 + n, total, loss))
+        level = coarse if n == len(starts) + 1 else _Level(pair, mm, refine)
+        loss, ended = _minimise(level, model, _REFINE_ITERATIONS, deadline)
+        stopped = None if ended else f"while it was refined at {mm:g} mm"
+        progress(Step("affine", n, total, loss))
     tried = tuple(Start(start.name, start.degrees, start.scored, round(value, 5)) for value, start, _ in fits)
-    return LinearFit(_to_world(model, pair), loss, tried)
+    return LinearFit(_to_world(model, pair), loss, tried, stopped)
 
 
 class _Model:
@@ -191,9 +201,16 @@ class _Model:
         return _Model(kind, self.matrix(), self.translation)
 
 
-def _minimise(level: _Level, model: _Model, iterations: int) -> float:
-    """L-BFGS on the model's free parameters, in place; the loss at the end."""
+class _TimeUpError(Exception):
+    """No further evaluation starts."""
+
+
+def _minimise(level: _Level, model: _Model, iterations: int, deadline: float | None) -> tuple[float, bool]:
+    """L-BFGS on the model's free parameters, in place; the loss at the end, and whether it came to an end.
+
+    After the deadline, of which the first evaluation takes no notice, the best so far is kept."""
     free = model.parameters()
+    best = (math.inf, np.empty(0))
 
     def place(flat: np.ndarray) -> None:
         parts = np.split(flat, np.cumsum([p.numel() for p in free])[:-1])
@@ -202,19 +219,29 @@ def _minimise(level: _Level, model: _Model, iterations: int) -> float:
             parameter.grad = None
 
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal best
+        if best[1].size and is_over(deadline):
+            raise _TimeUpError
         place(flat)
         loss = level.loss(model.matrix(), model.translation)
+        if loss < best[0] or not best[1].size:
+            best = (loss, flat.copy())
         return loss, torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in free]).numpy()
 
     start = torch.cat([p.detach().flatten() for p in free]).numpy()
     options = {"maxiter": iterations, "gtol": 1e-6, "ftol": 1e-9}
-    found = scipy.optimize.minimize(loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options)
+    try:
+        found = scipy.optimize.minimize(loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options)
+    except _TimeUpError:
+        place(best[1])
+        return best[0], False
     place(found.x)
-    return float(found.fun)
+    return float(found.fun), True
 
 
-def _scored_starts(pair: _Pair, level: _Level, most: int) -> list[tuple[Start, Tensor, Tensor]]:
-    """At most so many starts with their loss before any optimisation, best first, no two of them alike."""
+def _scored_starts(pair: _Pair, level: _Level, most: int, deadline: float | None) -> list[tuple[Start, Tensor, Tensor]]:
+    """At most so many starts with their loss before any optimisation, best first, no two of them alike. After the
+    deadline no further one is scored."""
     d = pair.fixed.grid.ndim
     scored = []
     with torch.no_grad():
@@ -222,6 +249,8 @@ def _scored_starts(pair: _Pair, level: _Level, most: int) -> list[tuple[Start, T
             matrix, translation = torch.tensor(turn), torch.tensor(shift / _RADIUS_MM)
             loss = level.loss(matrix, translation)
             scored.append((Start(name, round(_angle(turn), 1), round(loss, 5)), matrix, translation))
+            if is_over(deadline):
+                break
     scored.sort(key=lambda entry: entry[0].scored)
     kept: list[tuple[Start, Tensor, Tensor]] = []
     for entry in scored:

@@ -136,7 +136,7 @@ def optimise(
     trace: list[dict[str, float]] = []
     stopped = "every level was run"
     for level in _useful_levels(settings, fixed.grid):
-        if start is not None and is_over(deadline):  # a level that does nothing would still make the start coarser
+        if is_over(deadline):  # a level that does nothing would still take its time, and make a start coarser
             stopped = f"the time budget was spent at {level.mm:g} mm"
             break
         grid = fixed.grid.coarser(_factors(fixed.grid, level))
@@ -150,6 +150,9 @@ def optimise(
         if is_over(deadline):
             stopped = f"the time budget was spent at {level.mm:g} mm"
             break
+    if all(side.field is None for side in sides):
+        still = DisplacementField.identity(fixed.grid)
+        return Deformation(still, still, trace, stopped)
     to_fixed, to_moving = _fields(fixed.grid, sides)
     forward = _forward(to_fixed, to_moving, settings.smallest_jacobian)
     backward = _balanced(forward, sampling.compose(to_fixed, jacobian.invert(to_moving)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwarp.files.atomic import write_text
+from stepwarp.printable import counted
 from stepwarp.report import benchmark_plots as plots
 from stepwarp.report import benchmark_tables as tables
 from stepwarp.report import text
@@ -144,7 +145,7 @@ def _label_groups(board: Board) -> str:
         return ""
     cards = card("Dice, all labels", plots.distributions(board.looks, everything, dice, "of all labels"))
     for name, labels in board.groups().items():
-        count = f"{len(labels)} label{'s'[: len(labels) != 1]}"
+        count = counted(len(labels), "label")
         figure = plots.distributions(board.looks, board.label_dice(labels), dice, f"of {name}")
         cards += card(f"Dice, {escape(name)} <small>{count}</small>", figure)
     return cards

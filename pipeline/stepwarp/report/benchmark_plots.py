@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stepwarp.printable import counted
 from stepwarp.report.benchmark_data import Board, Look, Metric, Value, mean, number
 
 #: Heights in pixels: a method's row, a landmark's row, room for tick labels, a scatter plot.
@@ -128,7 +129,10 @@ def _row(look: Look, values: Sequence[Value], numbers: np.ndarray, metric: Metri
     )
     box = _box(axis, (low, first, middle, third, high), y) if len(values) > 3 and axis.holds(centre) else ""
     quartiles = f"quartiles {metric.text(first)} to {metric.text(third)}"
-    about = f"{look.title}: mean {metric.text(centre)}, median {metric.text(middle)}, {quartiles}, {len(values)} values"
+    about = (
+        f"{look.title}: mean {metric.text(centre)}, median {metric.text(middle)}, {quartiles}, "
+        f"{counted(len(values), 'value')}"
+    )
     return f'<g class="mark m{look.number}">{box}{dots}{_mark(look, axis, centre, y, about, metric)}</g>'
 
 
@@ -221,20 +225,22 @@ def landmarks(board: Board) -> str:
     found = board.landmarks()
     shown = dict(list(found.items())[:LANDMARKS])
     means = {name: {m: mean(values) for m, values in methods.items()} for name, methods in shown.items()}
-    counted = [v for row in means.values() for m, v in row.items() if not board.looks[m].is_start]
-    axis = linear_axis([0.0, *(counted or [v for row in means.values() for v in row.values()])], 6)
+    finals = [v for row in means.values() for m, v in row.items() if not board.looks[m].is_start]
+    axis = linear_axis([0.0, *(finals or [v for row in means.values() for v in row.values()])], 6)
     rows = ""
     for i, (name, methods) in enumerate(shown.items()):
         y = LANDMARK_ROW * (i + 0.5)
         rows += f'<line class="rail" x1="0" x2="100%" y1="{y:g}" y2="{y:g}"/>'
         for method in (m for m in board.present if m in methods and axis.holds(means[name][m])):
             look, pairs = board.looks[method], len(methods[method])
-            title = f"{name} · {look.title}: {means[name][method]:.2f} mm, {pairs} pair{'s'[: pairs > 1]}"
+            title = f"{name} · {look.title}: {means[name][method]:.2f} mm, {counted(pairs, 'pair')}"
             point = _at(axis.at(means[name][method]), y, f'<path class="mean" d="{SHAPES[look.mark]}"/>', title)
             rows += f'<g class="mark m{look.number}">{point}</g>'
     names = "".join(f'<span title="{escape(name)}"><b>{escape(name)}</b></span>' for name in shown)
     height = LANDMARK_ROW * len(shown)
-    picture = _svg(height + AXIS, f"Error of {len(shown)} landmarks for each method, in mm", _grid(axis, height) + rows)
+    picture = _svg(
+        height + AXIS, f"Error of {counted(len(shown), 'landmark')} for each method, in mm", _grid(axis, height) + rows
+    )
     return f'<div class="plot landmarks"><div class="names" aria-hidden="true">{names}</div>{picture}</div>'
 
 
@@ -255,8 +261,8 @@ def scatter(board: Board, across: Metric, up: Metric) -> str:
     points = {method: found for method, found in points.items() if found}
     if not points:
         return ""
-    counted = {m: found for m, found in points.items() if not board.looks[m].is_start} or points
-    everyone = [point for found in counted.values() for point in found]
+    finals = {m: found for m, found in points.items() if not board.looks[m].is_start} or points
+    everyone = [point for found in finals.values() for point in found]
     x_axis, y_axis = time_axis(p.x for p in everyone), linear_axis(p.y for p in everyone)
     means = {m: _Point(m, _mean(p.x for p in found), _mean(p.y for p in found)) for m, found in points.items()}
     places = _label_places({m: (x_axis.at(p.x), SCATTER * (1 - y_axis.at(p.y))) for m, p in means.items()})
@@ -278,7 +284,7 @@ def scatter(board: Board, across: Metric, up: Metric) -> str:
         said += f" {look.name}: {result}."
         label = places[method].svg(_short(look.name) + (f" ({up.text(centre.y)})" if off else ""))
         shape = f'{label}<path class="mean{off}" d="{SHAPES[look.mark]}"/>'
-        title = f"{look.title}: mean {result}, {len(found)} case{'s'[: len(found) != 1]}"
+        title = f"{look.title}: mean {result}, {counted(len(found), 'case')}"
         marks += f'<g class="mark big m{look.number}">{_at(places[method].x, places[method].y, shape, title)}</g>'
     lines = _grid(x_axis, SCATTER) + _levels(y_axis)
     return _svg(SCATTER + AXIS, f"{up.heading} against {across.name} seconds.{said}", lines + dots + marks, "scatter")

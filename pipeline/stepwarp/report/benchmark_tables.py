@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from stepwarp.printable import counted
 from stepwarp.report.benchmark_data import ACCURACY, METRICS, Board, Look, Metric, number
 from stepwarp.report.benchmark_plots import key
 
@@ -55,7 +56,7 @@ def _head(metric: Metric) -> str:
 def _method(board: Board, look: Look) -> str:
     method = board.summary["methods"][look.name]
     failed = method.get("failed", 0)
-    count = f"{method['cases']} case{'s'[: method['cases'] != 1]}"
+    count = counted(method["cases"], "case")
     notes = [f'<span class="failed">{failed} failed</span>'] if failed else []
     notes += ["baseline"] if look.name == board.baseline else []
     return (
@@ -75,7 +76,7 @@ def _cell(board: Board, method: str, metric: Metric, best: bool) -> str:
     beside = found.get("against_baseline")
     lines += _difference(metric, beside) if beside else ""
     median, q30 = (metric.text(number(found.get(name))) for name in ("median", "q30"))
-    title = f"median {median}, 30 % quantile {q30}, {found['n']} cases"
+    title = f"median {median}, 30 % quantile {q30}, {counted(found['n'], 'case')}"
     return f'<td title="{title}">{lines}</td>'
 
 
@@ -156,9 +157,7 @@ def _about(rows: Sequence[Mapping[str, Any]], columns: Sequence[Metric]) -> str:
     """How many cases there are, and the worst value of the first metric that the rows are sorted by."""
     done = [row for row in rows if row["status"] == "done"]
     failed = len(rows) - len(done)
-    said = [f"{len(done)} case{'s'[: len(done) != 1]}"] + (
-        [f'<span class="failed">{failed} failed</span>'] if failed else []
-    )
+    said = [counted(len(done), "case")] + ([f'<span class="failed">{failed} failed</span>'] if failed else [])
     value = number(done[0].get(columns[0].key)) if done and columns else None
     if value is not None:
         said.append(f"worst {escape(columns[0].name)} {columns[0].text(value)}")

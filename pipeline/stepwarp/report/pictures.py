@@ -8,6 +8,7 @@ from io import BytesIO
 
 import numpy as np
 
+from stepwarp.geometry.magnitude import magnitude
 from stepwarp.report.views import thinning
 
 #: The robust window of the fixed image, and the levels at which the moving image's intensities are matched to it.
@@ -32,7 +33,8 @@ class Tone:
     the two can be subtracted and flickered."""
 
     def __init__(self, values: np.ndarray, like: Tone | None = None) -> None:
-        self.quantiles = _quantiles(values)
+        self.unit = magnitude(values)
+        self.quantiles = _quantiles(values / self.unit)
         if like is None:
             low, high = self.quantiles[[0, -1]]
             self.targets = (self.quantiles - low) / max(high - low, np.finfo(float).tiny)
@@ -41,7 +43,7 @@ class Tone:
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Intensities -> 0..1, float64; a value that is not a number becomes 0."""
-        return np.interp(np.nan_to_num(values), self.quantiles, self.targets)
+        return np.interp(np.nan_to_num(values / self.unit), self.quantiles, self.targets)
 
 
 def _quantiles(values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
+from stepwarp.printable import counted, worded
+
 #: A group of more rows than this starts folded.
 FOLDED = 14
 
@@ -50,7 +52,9 @@ def _group(title: str, record: Mapping[str, Any]) -> str:
     count = sum(1 for _ in leaves(record))
     if count <= FOLDED:
         return f"<h3>{escape(title)}</h3>{_rows(record)}"
-    return f"<details><summary>{escape(title)} <small>{count} values</small></summary>{_rows(record)}</details>"
+    return (
+        f"<details><summary>{escape(title)} <small>{counted(count, 'value')}</small></summary>{_rows(record)}</details>"
+    )
 
 
 def _rows(record: Mapping[str, Any]) -> str:
@@ -98,8 +102,10 @@ def _stages_sentence(record: Mapping[str, Any]) -> str:
     levels = list(dict.fromkeys(f"{row['level_mm']:g}" for row in rows if row["level_mm"] is not None))
     if not names:
         return ""
-    resolutions = f", at resolutions of {', '.join(levels)} mm and {len(rows)} iterations in all" if levels else ""
-    return f"It ran in {len(names)} stage{'s'[: len(names) > 1]} ({', '.join(names)}){resolutions}."
+    resolutions = (
+        f", at resolutions of {', '.join(levels)} mm and {counted(len(rows), 'iteration')} in all" if levels else ""
+    )
+    return f"It ran in {counted(len(names), 'stage')} ({', '.join(names)}){resolutions}."
 
 
 def _network_sentence(record: Mapping[str, Any]) -> str:
@@ -108,11 +114,17 @@ def _network_sentence(record: Mapping[str, Any]) -> str:
         return ""
     known = "" if network["sha256"] is None else f" (weights with the SHA-256 {network['sha256']})"
     refined = ", from which the optimisation went on" if record.get("loss") else ""
-    return f"The network {network['name']}{known} found the deformation in {plain(network['steps'])} steps{refined}."
+    return (
+        f"The network {network['name']}{known} found the deformation in {plain(network['steps'])} "
+        f"{worded(network['steps'], 'step')}{refined}."
+    )
 
 
 def _run_sentence(record: Mapping[str, Any]) -> str:
     if not record.keys() >= {"stages", "device", "threads"}:
         return ""
     seconds = sum(stage["seconds"] for stage in record["stages"])
-    return f"The computation took {seconds:.0f} s on {plain(record['device'])} with {plain(record['threads'])} threads."
+    return (
+        f"The computation took {seconds:.0f} s on {plain(record['device'])} with {plain(record['threads'])} "
+        f"{worded(record['threads'], 'thread')}."
+    )

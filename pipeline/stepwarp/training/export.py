@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.data.manifest import Manifest
+from stepwarp.printable import counted
 from stepwarp.registrar.weights import Card, Recipe, save_native_weights
 from stepwarp.registrar.weights.card import Expected
 from stepwarp.training.config import TrainingConfig
@@ -69,7 +70,7 @@ def machine_name(device: torch.device, processes: int) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+        name = f"{platform.processor() or platform.machine()} CPU, {counted(torch.get_num_threads(), 'thread')}"
     return f"{processes} x {name}" if processes > 1 else name
 
 

@@ -7,6 +7,7 @@ is used as antsApplyTransforms and antsApplyTransformsToPoints use it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from stepwarp.errors import InputError, OutputError
+from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import label_changes
 from stepwarp.files import (
     Landmarks,
@@ -24,8 +25,10 @@ from stepwarp.files import (
     Voxels,
     as_either,
     as_labels,
+    check_file_target,
     read_image,
     read_landmarks,
+    sha256,
     stated_kind,
     write_landmarks,
     write_volume,
@@ -36,6 +39,7 @@ from stepwarp.files.tables import Space
 from stepwarp.files.voxels import integers
 from stepwarp.geometry import Grid, Image, LabelMap, Volume, sampling
 from stepwarp.geometry.background import background
+from stepwarp.printable import counted, worded
 from stepwarp.workflow.journey import Journey, Map, Side, load, plan
 from stepwarp.workflow.kinds import kind_of
 from stepwarp.workflow.subjects import check_outside
@@ -87,8 +91,9 @@ def apply(
     way; a call with both is refused.
     reference: an image on whose grid volumes land; with one folder, by default, the grid of its image `target`.
     interpolation: "auto" reads label maps from the nearest voxel, images linearly. labels: all volumes are label maps.
-    outside: what images become where their own grid ends (NaN for nothing); by default their own background, the most
-    frequent value on their faces if it covers half of them, else 0. Label maps become 0 there.
+    outside: what images become where their own grid ends (NaN for nothing); by default what the registration of the
+    folder was given, if that can be meant for the image, see `continues`; else their own background, the most frequent
+    value on their faces if it covers half of them, else 0. Label maps become 0 there.
     space: the world of landmarks in a .csv that does not state it, and in which they are written; or "voxel", of the
     image in the folder that they belong to, from which they become RAS mm.
     trust: see `files.TrustRules`.
@@ -145,23 +150,36 @@ class _Carrier:
         return self._carry_landmarks(path, output) if is_landmarks(path) else self._carry_volume(path, output)
 
     def _carry_volume(self, path: Path, output: Path) -> Applied:
-        volume, decision = read_volume(path, self.interpolation, self.labels, self.outside, self.trust)
+        volume, decision, said = self._read(path)
         refuse_wrong_side(volume, self.journey)
         warped = volume.warp(self.lookup.transform, onto=self.grid)
         refuse_nothing(volume, warped)
         write_volume(output, warped, overwrite=self.overwrite)
         how = f"{decision}, {volume.outside:g} outside; {self.journey.words}: each voxel of the new grid looks up its "
         how += f"place through {self.lookup}"
-        notes = (*self.journey.notes, *self.lookup.notes, *_elsewhere(volume, self.journey.left))
+        notes = (*self.journey.notes, *self.lookup.notes, *said, *_elsewhere(volume, self.journey.left))
         if isinstance(volume, LabelMap) and isinstance(warped, LabelMap):
             return Applied(path, output, "labels", how, (*notes, *_lost_labels(volume, warped)))
         return Applied(path, output, "image", how, notes)
+
+    def _read(self, path: Path) -> tuple[Volume, str, tuple[str, ...]]:
+        """A volume, why it is read as it is, and a note where what it is outside comes from the registration."""
+        volume, decision = read_volume(path, self.interpolation, self.labels, self.outside, self.trust)
+        given = self.journey.outside
+        if self.outside is not None or given is None or isinstance(volume, LabelMap):
+            return volume, decision, ()
+        registered = self.journey.sha256 is not None and sha256(path) == self.journey.sha256
+        if not (registered or continues(volume, given)):
+            note = f"the registration was given --outside {given:g}, which is no value of this image: it has its own"
+            return volume, decision, (f"{note} background there; say --outside if that is wrong",)
+        volume, decision = read_volume(path, self.interpolation, self.labels, given, self.trust)
+        return volume, decision, (f"{given:g} outside as given to the registration; --outside says another value",)
 
     def _carry_landmarks(self, path: Path, output: Path) -> Applied:
         landmarks = read_landmarks(path, self.space, self.journey.left)
         sent = landmarks.moved(self.send.transform(landmarks.points))
         write_landmarks(output, sent, self.space or "ras", self.overwrite)
-        how = f"{len(sent)} landmarks; {self.journey.words}: each point goes through {self.send}"
+        how = f"{counted(len(sent), 'landmark')}; {self.journey.words}: each point goes through {self.send}"
         outside = _outside(landmarks, self.journey.left)
         notes = (*self.journey.notes, *self.send.notes, *outside, *_not_carried(sent, output))
         return Applied(path, output, "landmarks", how, notes)
@@ -192,6 +210,15 @@ def read_volume(
     return Image(data, grid, voxels.name, missing=missing).surrounded(outside), decision
 
 
+def continues(volume: Volume, outside: float) -> bool:
+    """Whether what the moving image was said to be outside can be meant for another image of its space: NaN for any,
+    a number for one whose own values reach it. -1000 for the air of a CT is nothing for a map of probabilities, nor for
+    numbers that were asked for from the nearest voxel, which may be labels."""
+    if volume.interpolation != "linear":
+        return False
+    return math.isnan(outside) or bool(volume.data.min() <= outside <= volume.data.max())
+
+
 class _NearestImage(Image):
     """Values that are read from the nearest voxel, where that is asked for: in whatever type holds them exactly."""
 
@@ -201,7 +228,10 @@ class _NearestImage(Image):
 def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite: bool) -> list[tuple[Path, Path]]:
     """Pairs of input and output that can be worth starting with."""
     if len(inputs) != len(outputs) or not inputs:
-        raise InputError(f"{len(inputs)} inputs and {len(outputs)} outputs do not pair up. Give one output per input.")
+        raise InputError(
+            f"{counted(len(inputs), 'input')} and {counted(len(outputs), 'output')} do not pair up. Give one "
+            "output per input."
+        )
     jobs = [(Path(path), Path(output)) for path, output in zip(inputs, outputs, strict=True)]
     taken = {path.resolve() for path, _ in jobs}
     for path, output in jobs:
@@ -211,8 +241,7 @@ def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite
         suffixes = LANDMARK_SUFFIXES if is_landmarks(path) else _VOLUME_SUFFIXES
         if not output.name.lower().endswith(suffixes):
             raise InputError(f"{output}: what {path} becomes is written as {', '.join(suffixes)}. Choose such a name.")
-        if output.exists() and not overwrite:
-            raise OutputError(f"{output}: exists already. Choose another name, or replace it with --force.")
+        check_file_target(output, overwrite)
     return jobs
 
 
@@ -275,7 +304,11 @@ def _elsewhere(volume: Volume, left: Grid | None) -> tuple[str, ...]:
 
 def _lost_labels(volume: LabelMap, warped: LabelMap) -> tuple[str, ...]:
     lost = label_changes(volume, warped).lost
-    return (f"{len(lost)} labels are no longer there: {', '.join(map(str, lost[:20]))}",) if lost else ()
+    return (
+        (f"{counted(len(lost), 'label is', 'labels are')} no longer there: {', '.join(map(str, lost[:20]))}",)
+        if lost
+        else ()
+    )
 
 
 def _outside(landmarks: Landmarks, grid: Grid | None) -> tuple[str, ...]:
@@ -284,7 +317,8 @@ def _outside(landmarks: Landmarks, grid: Grid | None) -> tuple[str, ...]:
         return ()
     count = landmarks.count_outside(grid)
     text = (
-        f"{count} of {len(landmarks)} landmarks lie outside the image they should belong to: check --from and --space"
+        f"{count} of {counted(len(landmarks), 'landmark')} {worded(count, 'lies', 'lie')} outside the image "
+        "they should belong to: check --from and --space"
     )
     return (text,) if count else ()
 

@@ -24,12 +24,13 @@ from stepwarp.files.lock import locked
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap, Transform, jacobian, sampling
 from stepwarp.geometry.smoothing import gaussian
 from stepwarp.progress import Progress, Step, silent
-from stepwarp.workflow.outputs import is_result
+from stepwarp.workflow.outputs import claimed, is_result
 from stepwarp.workflow.register import register
 from stepwarp.workflow.registration import Registration
 
-#: What a demonstration writes into its folder, besides the result.
-_OWN_NAMES = ("fixed.nii.gz", "moving.nii.gz", "fixed_labels.nii.gz", "moving_labels.nii.gz", "truth")
+#: What a demonstration writes into its folder, besides the result; the last is a folder.
+TRUTH = "truth"
+OWN_NAMES = ("fixed.nii.gz", "moving.nii.gz", "fixed_labels.nii.gz", "moving_labels.nii.gz", TRUTH)
 
 #: The longest displacement inside the brain (mm); the scales of the deformation (sigma, mm) and their amplitudes.
 _LONGEST_MM = 12.0
@@ -109,12 +110,20 @@ def demo(
 
     Raises what `register` and `save` raise, and OutputError if `out` cannot take the files."""
     out = Path(out)
-    with locked(out, "demo", _OWN_NAMES, known=is_result(out / "result")):
-        return _demonstrated(out, preset, seed, device, threads, overwrite, progress)
+    known = is_result(out / "result")
+    with locked(out, "demo", OWN_NAMES, known=known), claimed(out / "result", overwrite) as place:
+        return _demonstrated(out, place, preset, seed, device, threads, overwrite, progress)
 
 
 def _demonstrated(
-    out: Path, preset: str | Preset, seed: int, device: str, threads: int | None, overwrite: bool, progress: Progress
+    out: Path,
+    place: Path,
+    preset: str | Preset,
+    seed: int,
+    device: str,
+    threads: int | None,
+    overwrite: bool,
+    progress: Progress,
 ) -> Demonstration:
     pair = make_pair(mni152(), seed, progress)
     save_pair(pair, out, overwrite)
@@ -129,7 +138,7 @@ def _demonstrated(
     transforms = {"before": Affine.identity(3), "affine": registration.affine, "after": registration.transform}
     accuracy = {name: measured(pair, transform) for name, transform in transforms.items()}
     truth = {name: (values[0], values[-1]) for name, values in _rows(accuracy).items()}
-    folder = registration.save(out / "result", overwrite=overwrite, progress=progress, truth=truth)
+    folder = registration.save(out / "result", overwrite=overwrite, progress=progress, truth=truth, place=place)
     return Demonstration(registration, folder, accuracy)
 
 
@@ -258,7 +267,7 @@ def _labels(tissues: tuple[Image, ...] | list[Image], name: str) -> LabelMap:
 
 def save_pair(pair: Pair, out: Path, overwrite: bool) -> None:
     """Write fixed and moving images with their label maps into a folder, and the true transform into its `truth/`."""
-    truth = out / "truth"
+    truth = out / TRUTH
     try:
         truth.mkdir(parents=True, exist_ok=True)
     except OSError as error:

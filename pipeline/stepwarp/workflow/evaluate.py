@@ -16,6 +16,7 @@ from stepwarp.files.label_names import find_labels, read_label_names
 from stepwarp.files.learn2reg import is_learn2reg, read_learn2reg
 from stepwarp.files.tables import Space
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform
+from stepwarp.printable import worded
 from stepwarp.progress import Progress, Step, silent
 from stepwarp.version import __version__
 from stepwarp.workflow.clock import Clock
@@ -198,4 +199,7 @@ def _outside(side: Side, landmarks: Landmarks | None, images: Mapping[Side, Imag
     count = 0 if landmarks is None else landmarks.count_outside(images[side].grid)
     if not count:
         return []
-    return [f"{count} of the {side} landmarks lie outside their image: check which file is which, and their world"]
+    return [
+        f"{count} of the {side} landmarks {worded(count, 'lies', 'lie')} outside their image: check which file "
+        "is which, and their world"
+    ]

@@ -43,7 +43,9 @@ class Link:
 
 
 class RegistrationFolder:
-    """The folder of `register`. Its record comes last: without it the folder is not complete."""
+    """The folder of `register`. Its record comes last: without it the folder is not complete.
+
+    outside: what the user said that the moving image is beyond its grid; None if nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, path = folder, folder / RECORD
@@ -57,6 +59,8 @@ class RegistrationFolder:
             self.grids: dict[Side, Grid | None] = {side: self._grid(side) for side in get_args(Side)}
             self.failed = record["verdict"]["status"] == "fail"
             self.affine_only = bool(record["settings"]["affine_only"])
+            outside = record["settings"].get("outside")
+            self.outside = None if outside is None else float(outside)
         except (InputError, OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).removeprefix(f"{path}: ").rstrip(".")
             raise InputError(f"{path}: is not the record of a registration ({reason}). Run it again.") from error
@@ -107,6 +111,7 @@ class AntsResult:
     prefix: str
 
     failed = False
+    outside = None
 
     @property
     def grids(self) -> dict[Side, Grid | None]:

@@ -13,8 +13,16 @@ from torch import Tensor
 from stepwarp.errors import InputError
 from stepwarp.files import Landmarks, TrustRules, as_either, given_back, read_landmarks
 from stepwarp.files.tables import to_ras
-from stepwarp.geometry import Grid, Transform
-from stepwarp.workflow.apply import Interpolation, Space, is_landmarks, read_volume, refuse_nothing, refuse_wrong_side
+from stepwarp.geometry import Grid, Image, LabelMap, Transform, Volume
+from stepwarp.workflow.apply import (
+    Interpolation,
+    Space,
+    continues,
+    is_landmarks,
+    read_volume,
+    refuse_nothing,
+    refuse_wrong_side,
+)
 from stepwarp.workflow.journey import Journey, Side, sides
 from stepwarp.workflow.subjects import check_outside
 
@@ -51,10 +59,19 @@ def carry(
     rules = TrustRules.of(trust)
     grid = grids[target] if reference is None else as_either(reference, trust=rules, unnamed="the reference")[1]
     volume, _ = read_volume(what, interpolation, labels, outside, rules)
+    given = None
+    if outside is None and source == "moving" and not isinstance(volume, LabelMap):
+        given = registration.record.get("settings", {}).get("outside")
+    if given is not None and (_is_same(volume, registration.moving) or continues(volume, float(given))):
+        volume, _ = read_volume(what, interpolation, labels, float(given), rules)
     refuse_wrong_side(volume, Journey((), (), "", True, grids[target], grids[source], default))
     warped = volume.warp(lookup, onto=grid)
     refuse_nothing(volume, warped)
     return given_back(warped, what)
+
+
+def _is_same(volume: Volume, image: Image) -> bool:
+    return volume.grid == image.grid and torch.equal(volume.data, image.data)
 
 
 def _is_points(what: Any) -> bool:

@@ -22,7 +22,8 @@ class Journey:
     """From one space to another: what volumes look up through, what landmarks are sent through, and how to call it.
 
     in_folder: whether one result says what both spaces are; then grid is that of the space gone to, left that of the
-    other, if the result records them. default: whether the direction is the default one, which nobody asked for."""
+    other, if the result records them. default: whether the direction is the default one, which nobody asked for.
+    outside, sha256: what the image left was said to be beyond its grid, and its file's digest, where they are known."""
 
     lookup: tuple[Link, ...]
     send: tuple[Link, ...]
@@ -31,6 +32,8 @@ class Journey:
     grid: Grid | None = None
     left: Grid | None = None
     default: bool = False
+    outside: float | None = None
+    sha256: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -68,7 +71,9 @@ def _in_folder(link: Link, result: Result, source: Side | None, target: Side | N
     lookup, send = (link, link.flipped()) if target == "fixed" else (link.flipped(), link)
     notes = ("the verdict on this registration was: fail",) if result.failed else ()
     grid, left = result.grids[target], result.grids[source]
-    return Journey((lookup,), (send,), f"{source} to {target}", True, grid, left, default, notes)
+    outside = result.outside if source == "moving" else None
+    sha256 = None if outside is None else result.inputs["moving"].get("sha256")
+    return Journey((lookup,), (send,), f"{source} to {target}", True, grid, left, default, outside, sha256, notes)
 
 
 def sides(source: Side | None, target: Side | None) -> tuple[Side, Side]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +12,21 @@ from typing import Any, Literal
 import numpy as np
 
 from stepwarp.data.formats import read_foreign
-from stepwarp.data.manifest import Manifest, PairEntry, Role, ScanEntry, label_names, located, manifest_text
+from stepwarp.data.manifest import (
+    Manifest,
+    PairEntry,
+    Role,
+    ScanEntry,
+    label_names,
+    located,
+    manifest_text,
+    read_manifest,
+)
 from stepwarp.data.mni152 import mni152
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import (
     Landmarks,
+    check_file_target,
     read_image,
     read_labels,
     read_landmarks,
@@ -24,14 +35,18 @@ from stepwarp.files import (
     write_landmarks,
     write_text,
 )
+from stepwarp.files.json import refuse_foreign_json
+from stepwarp.files.lock import locked
 from stepwarp.geometry import Grid, LabelMap
 from stepwarp.presence import why_absent
+from stepwarp.printable import counted, worded
 from stepwarp.progress import Progress, Step, silent
-from stepwarp.workflow.demo import TISSUES, make_pair, save_pair
+from stepwarp.workflow.demo import OWN_NAMES, TISSUES, TRUTH, make_pair, save_pair
 from stepwarp.workflow.demo import Pair as DemoPair
 
 DEMO = "demo"
 _LANDMARKS = 100
+_DEMO_FILES = (*OWN_NAMES, "fixed_landmarks.csv", "moving_landmarks.csv")
 
 Kind = Literal["missing", "changed", "unusable", "elsewhere"]
 
@@ -119,19 +134,24 @@ def make(
     pair is made in the folder of `out` from `seed`.
 
     root: the data root; by default the folder of the source. Files that are absent get no checksum.
-    Raises InputError as `read_foreign` does, and OutputError if `out` cannot be written."""
+    Raises InputError as `read_foreign` does; OutputError, before anything is read, if `out` cannot be written or is a
+    file of another kind."""
     if out.suffix != ".json":
         raise OutputError(f"{out}: a manifest is a JSON file. Choose a name that ends in .json.")
-    if str(source) == DEMO:
-        manifest = _make_demo(out.parent, seed, overwrite, progress)
-        root = out.parent
-    else:
-        source = Path(source)
-        root = root or (source if source.is_dir() else source.parent)
-        manifest = read_foreign(source, root, fixed=fixed, name=name, split=split)
-    if checksums:
-        manifest = _with_checksums(manifest, root, progress)
-    write_text(out, manifest_text(manifest), overwrite)
+    refuse_foreign_json(out, ("name", "images"), "manifest")
+    of_demo = str(source) == DEMO
+    with locked(out.parent, DEMO, _DEMO_FILES, known=_is_of_demo(out)) if of_demo else nullcontext():
+        check_file_target(out, overwrite)
+        if of_demo:
+            manifest = _make_demo(out.parent, seed, overwrite, progress)
+            root = out.parent
+        else:
+            source = Path(source)
+            root = root or (source if source.is_dir() else source.parent)
+            manifest = read_foreign(source, root, fixed=fixed, name=name, split=split)
+        if checksums:
+            manifest = _with_checksums(manifest, root, progress)
+        write_text(out, manifest_text(manifest), overwrite)
     return manifest
 
 
@@ -191,9 +211,13 @@ def _outside(landmarks: Landmarks, grid: Grid | None) -> str:
         return ""
     indices = grid.index(landmarks.points)
     outside = ((indices < -0.5) | (indices > np.array(grid.shape) - 0.5)).any(axis=1)
-    if not outside.any():
+    count = int(outside.sum())
+    if not count:
         return ""
-    return f"{outside.sum()} of {len(landmarks)} landmarks lie outside the image: check the sign of x and y (RAS, LPS)"
+    return (
+        f"{count} of {counted(len(landmarks), 'landmark')} {worded(count, 'lies', 'lie')} outside the image: "
+        "check the sign of x and y (RAS, LPS)"
+    )
 
 
 def _with_checksums(manifest: Manifest, root: Path, progress: Progress) -> Manifest:
@@ -209,11 +233,22 @@ def _with_checksums(manifest: Manifest, root: Path, progress: Progress) -> Manif
 
 def _make_demo(folder: Path, seed: int, overwrite: bool, progress: Progress) -> Manifest:
     """Write the demo's pair, with landmarks of which both positions are known, into a folder."""
+    for name in _DEMO_FILES:
+        if name != TRUTH:
+            check_file_target(folder / name, overwrite)
     pair = make_pair(mni152(), seed, progress)
     save_pair(pair, folder, overwrite)
     for side, landmarks in zip(("fixed", "moving"), demo_landmarks(pair, seed), strict=True):
         write_landmarks(folder / f"{side}_landmarks.csv", landmarks, overwrite=overwrite)
     return demo_manifest()
+
+
+def _is_of_demo(path: Path) -> bool:
+    """Whether a file is the manifest of a demo's pair, which is then in its folder."""
+    try:
+        return read_manifest(path).name == DEMO
+    except InputError:
+        return False
 
 
 def demo_manifest() -> Manifest:

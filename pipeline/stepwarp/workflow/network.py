@@ -19,6 +19,7 @@ from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import Affine, DisplacementField, Image
 from stepwarp.geometry.orientation import canonical
+from stepwarp.printable import counted
 from stepwarp.progress import is_over
 from stepwarp.registrar.steps import parameters
 from stepwarp.registrar.steps.structure import MOST_STEPS, finest_spacing, repeats, steps_run
@@ -141,7 +142,7 @@ def attempt(
     cut = (
         ""
         if steps == record["steps"]
-        else f"the time budget ended the network after {steps} of {record['steps']} steps"
+        else f"the time budget ended the network after {steps} of {counted(record['steps'], 'step')}"
     )
     record["steps"] = steps
     if not warp.displacement.isfinite().all():
@@ -199,7 +200,7 @@ def _judged(tried: Attempt, card: Card, prepared: Prepared, similarity: Similari
     unlike = _unlike(card, seen)
     name, steps = tried.record["name"], tried.record["steps"]
     gain = f"the network {name} raised the local correlation on its grid from {before['lncc']:.2f} to "
-    gain += f"{after['lncc']:.2f} in {steps} step{'s'[: steps > 1]}"
+    gain += f"{after['lncc']:.2f} in {counted(steps, 'step')}"
     judged = replace(
         tried,
         record=tried.record | measured | {"unlike": unlike},

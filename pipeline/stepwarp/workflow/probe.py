@@ -18,10 +18,12 @@ from stepwarp.data.manifest import Manifest
 from stepwarp.data.pairs import FixedPairs, PairTable, validation_pairs
 from stepwarp.data.scans import About, CachedScans
 from stepwarp.data.settings import DataSettings
-from stepwarp.errors import InputError, OutputError
+from stepwarp.errors import ForeignError, InputError, OutputError
 from stepwarp.evaluation.bootstrap import INTERVAL
 from stepwarp.evaluation.overlap import dice, mean_dice
-from stepwarp.files.json import write_json
+from stepwarp.files import check_file_target
+from stepwarp.files.json import refuse_foreign_json, write_json
+from stepwarp.files.lock import refuse_links
 from stepwarp.geometry import LabelMap, sampling
 from stepwarp.machine import device_name
 from stepwarp.probes import study
@@ -126,13 +128,16 @@ def probe_weights(
 
 def _claim(out: Path, overwrite: bool) -> None:
     """The folder, made, and without results that may not be replaced: before minutes are spent."""
-    for name in (JSON, PAGE):
-        if (out / name).exists() and not overwrite:
-            raise OutputError(f"{out / name}: exists already. Choose another --out, or replace it with --force.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made ({error.strerror}). Choose another --out.") from error
+    for name in (JSON, PAGE):
+        refuse_links(out / name)
+        check_file_target(out / name, overwrite)
+    refuse_foreign_json(out / JSON, ("stepwarp", "weights", "probes"), "result of stepwarp probe")
+    if (out / PAGE).exists() and not (out / JSON).exists():
+        raise ForeignError(f"{out / PAGE}: is there already, and no {JSON} beside it. Move it away.")
 
 
 def _run(subject: Subject, progress: Progress) -> dict[str, Any]:

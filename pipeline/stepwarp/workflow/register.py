@@ -146,7 +146,12 @@ def _registration(a: Subject, b: Subject, found: Found, clock: Clock, about: dic
     record = {
         **about,
         "stages": clock.stages,
-        "affine": {"matrix": fit.transform.matrix.tolist(), "loss": fit.loss, "starts": [vars(s) for s in fit.starts]},
+        "affine": {
+            "matrix": fit.transform.matrix.tolist(),
+            "loss": fit.loss,
+            "starts": [vars(s) for s in fit.starts],
+            "stopped": fit.stopped,
+        },
         "loss": [] if deformation is None else [{"stage": "deformable", **row} for row in deformation.trace],
         "stopped": None if deformation is None else deformation.stopped,
         "network": None if found.tried is None else found.tried.record,

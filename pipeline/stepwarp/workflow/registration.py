@@ -41,9 +41,9 @@ class Registration(RegisteredPair):
         image that it belongs to ("fixed" or "moving") and the one it is brought to; by default from moving to fixed,
         points as well. reference: an image on whose grid volumes land; by default that of the image `target`.
 
-        interpolation, labels, outside: as in `stepwarp apply`; "auto" reads label maps, known by their type or their
-        values, from the nearest voxel, and images linearly. space: "lps" for points of ITK. Raises InputError as
-        `register`, and for a volume of which nothing falls on the new grid."""
+        interpolation, labels, outside: as in `workflow.apply.apply`; "auto" reads label maps, known by their type or
+        their values, from the nearest voxel, and images linearly. space: "lps" for points of ITK. Raises InputError
+        as `register`, and for a volume of which nothing falls on the new grid."""
         return in_hand.carry(self, what, source, target, reference, interpolation, labels, outside, space, trust)
 
     def to_nibabel(self) -> Nifti1Image:
@@ -74,10 +74,10 @@ class Registration(RegisteredPair):
         """Write everything into the folder `out`, read it back with SimpleITK, and compare: see `workflow.outputs`."""
         return outputs.save(self, Path(out), overwrite=overwrite, progress=progress, truth=truth, place=place)
 
-    def save_trace(self, folder: str | Path, *, overwrite: bool = False) -> None:
+    def save_trace(self, folder: str | Path, *, overwrite: bool = False, place: Path | None = None) -> None:
         """Write the field after each step and trace.json into `folder`: see `workflow.trace`.
 
         Raises InputError for a registration that was made without a trace."""
         if not self.trace:
             raise InputError(f"{folder}: there is no trace to write; register with trace=True")
-        save_trace(list(self.trace), Path(folder), overwrite)
+        save_trace(list(self.trace), Path(folder), overwrite, place)

@@ -27,8 +27,8 @@ _AS_FINE = 1.01
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is to be done with a pair. deadline: a `time.monotonic()` after which no further iteration starts. notes:
-    what the verdict says besides."""
+    """What is to be done with a pair. deadline: a `time.monotonic()` after which no further iteration of any stage
+    starts. notes: what the verdict says besides."""
 
     recipe: Preset
     transform: LinearKind
@@ -67,6 +67,7 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
             fixed_mask=fixed.mask,
             moving_mask=moving.mask,
             device=plan.device,
+            deadline=plan.deadline,
             progress=clock.progress,
         )
     if recorder is not None:
@@ -76,6 +77,8 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
     tried, deformation, measures = pair.deform(tried)
     notes, checks = mask_remarks(fixed, moving)
     notes = [*plan.notes, *notes, *outside_remarks(moving)]
+    if fit.stopped:
+        checks = [*checks, f"the time budget ended the linear stage {fit.stopped}"]
     if tried is not None:
         notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
     verdict = judge(measures, notes, checks, multimodal=find_similarity(plan.recipe.deformable.similarity).multimodal)

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from stepwarp import files
-from stepwarp.errors import OutputError
+from stepwarp.errors import ForeignError, OutputError
 from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.files.json import write_json
@@ -141,13 +142,31 @@ def field_name(number: int) -> str:
     return f"step{number:02d}_Warp.nii.gz"
 
 
-def save_trace(steps: list[TraceStep], folder: Path, overwrite: bool) -> None:
-    """Write each step's field, as ANTs reads it, and trace.json with the numbers, which comes last.
+@contextmanager
+def claimed_trace(folder: Path, overwrite: bool, result: Path | None = None) -> Iterator[Path | None]:
+    """Lend a folder to work in for a trace in `folder`, to which nobody else can write as long as the block lasts.
+
+    result: the folder of a result that is claimed already; None is lent for a trace that is to lie in it, since that
+    folder appears with the result.
+
+    Raises OutputError as `check_trace_target`, if another run has claimed it, and if it cannot be written to."""
+    check_trace_target(folder, overwrite)
+    if result is not None and folder.resolve().is_relative_to(result.resolve()):
+        yield None
+        return
+    with workspace(folder, "trace") as place:
+        check_trace_target(folder, overwrite)  # another run may have ended in the meantime
+        yield place
+
+
+def save_trace(steps: list[TraceStep], folder: Path, overwrite: bool, place: Path | None = None) -> None:
+    """Write each step's field, as ANTs reads it, and trace.json with the numbers, which comes last. place: of
+    `claimed_trace`, if that holds the folder already.
 
     Raises OutputError if the folder holds a trace and may not be overwritten, or cannot be written; then nothing is
     left of the new one."""
-    check_trace_target(folder, overwrite)
-    with workspace(folder, "trace") as partial:
+    with nullcontext(place) if place is not None else claimed_trace(folder, overwrite) as partial:
+        assert partial is not None
         with ThreadPoolExecutor(2) as pool:
             for job in [
                 pool.submit(files.write_displacement, partial / field_name(number), step.field)
@@ -170,7 +189,7 @@ def check_trace_target(folder: Path, overwrite: bool) -> None:
         raise OutputError(f"{present[0]}: exists already. Choose another folder, or replace it with --force.")
     foreign = [path for path in present if path.name not in _listed(folder / TRACE)]
     if foreign:
-        raise OutputError(f"{foreign[0]}: is there already, and no {TRACE} says that it is a trace's. Move it away.")
+        raise ForeignError(f"{foreign[0]}: is there already, and no {TRACE} says that it is a trace's. Move it away.")
     for path in present:
         refuse_links(path)
 

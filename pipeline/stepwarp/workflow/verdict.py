@@ -15,6 +15,7 @@ from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
 from stepwarp.losses.similarities.mi import MutualInformation
 from stepwarp.losses.similarity import find_similarity
+from stepwarp.printable import counted
 from stepwarp.registrar.deformable import Deformation
 from stepwarp.registrar.masks import pooled
 
@@ -152,7 +153,7 @@ def _judge_deformation(
     (fails if lost else good if gained else checks).append(text)
     smoothness = measures["regularity"]
     folds = smoothness["corner_folds"]
-    text = f"{folds['count']} voxels fold" if folds["count"] else "no voxel folds"
+    text = counted(folds["count"], "voxel folds", "voxels fold") if folds["count"] else "no voxel folds"
     (fails if folds["share"] > _FOLD_SHARE_FAIL else checks if folds["count"] else good).append(text)
     spread = smoothness["std_log_jacobian"]
     if spread is None or spread > _STD_LOG_JACOBIAN_CHECK:
