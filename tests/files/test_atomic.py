@@ -1,6 +1,7 @@
 import errno
 import os
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,23 @@ def test_a_full_disk_is_an_output_error_and_other_errors_pass(tmp_path):
     with pytest.raises(ConnectionError), atomic_path(tmp_path / "a"):
         raise ConnectionError
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch, overwrite):
+    """What a loss of power leaves: an old file or none, or the new one with all its bytes."""
+    told = []
+
+    def watched(name, said):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, **kwargs: (told.append(said(*args)), real(*args, **kwargs))[1])
+
+    def flushed(descriptor):
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return "folder" if place.is_dir() else f"{place.stat().st_size} bytes"
+
+    watched("fsync", flushed)
+    for name in ("link", "replace", "rename"):
+        watched(name, lambda _source, target: f"named {Path(target).name}")
+    write_text(tmp_path / "a.txt", "content", overwrite=overwrite)
+    assert told == ["7 bytes", "named a.txt", "folder"]
