@@ -189,11 +189,10 @@ def _apart(labels: LabelMap, grid: Grid | None) -> str:
 def _outside(landmarks: Landmarks, grid: Grid | None) -> str:
     if grid is None:
         return ""
-    indices = (landmarks.points - grid.affine[:3, 3]) @ np.linalg.inv(grid.linear).T
-    outside = ((indices < -0.5) | (indices > np.array(grid.shape) - 0.5)).any(axis=1)
-    if not outside.any():
+    count = landmarks.count_outside(grid)
+    if not count:
         return ""
-    return f"{outside.sum()} of {len(landmarks)} landmarks lie outside the image: check the sign of x and y (RAS, LPS)"
+    return f"{count} of {len(landmarks)} landmarks lie outside the image: check the sign of x and y (RAS, LPS)"
 
 
 def _with_checksums(manifest: Manifest, root: Path, progress: Progress) -> Manifest:
