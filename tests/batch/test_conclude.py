@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from stepwarp.batch.bids import Names, check_names, publish
-from stepwarp.batch.conclude import conclude, csv_of, summarise
+from stepwarp.batch.conclude import MEASURES, conclude, csv_of, row_of, summarise
 from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Case, Job
 from stepwarp.errors import InputError, OutputError
@@ -73,6 +73,33 @@ def test_the_worst_is_first_and_nothing_is_left_out(places):
     assert (good["seconds"], good["peak_mib"], good["corner_folds"], good["inverse_p95_mm"]) == (3.0, 700, 3, 0.3)
     (places.case("odd") / "registration.json").write_text(json.dumps(record("check", 0.99, preset="best")))
     assert summarise(places, {}, [])["notes"] == ["the cases were not all made with the same settings"]
+
+
+def test_every_number_of_a_row_is_that_of_its_name():
+    content = record("pass", 0.9)
+    measures = content["measures"]
+    measures |= {"overlap": 0.96, "volume_ratio": 0.8, "similarity_affine": {"lncc": 0.4, "ncc": 0.5}}
+    measures["similarity"] = {"lncc": 0.7, "ncc": 0.6, "mutual_information": 0.3}
+    measures["regularity"]["folds"]["count"] = 2
+    found = row_of("a", content)
+    assert {name: found[name] for name in MEASURES} == {
+        "lncc_before": 0.4,
+        "lncc_after": 0.7,
+        "ncc_after": 0.6,
+        "mutual_information_after": 0.3,
+        "overlap": 0.96,
+        "volume_ratio": 0.8,
+        "folds": 2,
+        "corner_folds": 3,
+        "std_log_jacobian": 0.2,
+        "inverse_mean_mm": 0.1,
+        "inverse_p95_mm": 0.3,
+        "displacement_mean_mm": 3.0,
+        "displacement_max_mm": 9.0,
+        "seconds": 3.0,
+        "peak_mib": 700,
+    }
+    assert (found["fixed"], found["moving"]) == ("/data/fixed.nii.gz", "/data/moving.nii.gz")
 
 
 def test_the_table_is_safe_in_a_spreadsheet(places):

@@ -9,11 +9,12 @@ import torch
 import stepwarp
 from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Job, Source, plan
-from stepwarp.batch.settings import Settings
+from stepwarp.batch.settings import Settings, parts_of
 from stepwarp.batch.study import Batch
 from stepwarp.batch.work import failure, work
 from stepwarp.data.manifest import read_manifest
 from stepwarp.errors import ForeignError, InputError, OutputError, RegistrationError, VerificationError
+from stepwarp.files import sha256
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,53 @@ def test_another_s_dataset_is_refused_before_the_work(study, tmp_path, monkeypat
 
 
 @pytest.mark.data
+def job_of(tmp_path):
+    """A case with files of its own, of which none has to be a volume."""
+    roles = ("fixed", "moving", "fixed_mask", "moving_mask")
+    for role in roles:
+        (tmp_path / role).write_text(role)
+    images, masks = ({role: tmp_path / (role + kind) for role in ("fixed", "moving")} for kind in ("", "_mask"))
+    parts = parts_of({}, {role: sha256(tmp_path / role) for role in roles})
+    return Job("a", tmp_path / "a", images, masks, parts, Settings(trust=("qform", "elsewhere.nii=base")).options(), 3)
+
+
+def test_every_file_and_setting_of_a_case_is_what_its_name_says(tmp_path, monkeypatch):
+    job, told = job_of(tmp_path), {}
+
+    def register(fixed, moving, **options):
+        told.update(options, fixed=fixed, moving=moving)
+        raise RegistrationError("that is enough")
+
+    monkeypatch.setattr("stepwarp.workflow.register.register", register)
+    assert work(job)["reason"] == "that is enough"
+    assert told == {
+        **job.options,
+        **job.images,
+        **{f"{role}_mask": path for role, path in job.masks.items()},
+        "threads": 3,
+        "trust": ("qform",),
+    }
+
+
+@pytest.mark.parametrize("role", ["fixed", "moving", "fixed_mask", "moving_mask"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_file_that_changes_before_or_while_it_is_read_leaves_no_result(tmp_path, monkeypatch, role, when):
+    job = job_of(tmp_path)
+
+    def register(*_, **__):
+        assert when == "meanwhile"
+        (tmp_path / role).write_text("another")
+        return
+
+    monkeypatch.setattr("stepwarp.workflow.register.register", register)
+    if when == "before":
+        (tmp_path / role).write_text("another")
+    found = work(job)
+    assert found["kind"] == "input"
+    assert found["reason"] == f"{tmp_path / role}: changed while the batch was running. Run it again."
+    assert not job.folder.exists()
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_case_from_start_to_end(study, tmp_path, look, monkeypatch):
     places = Places(tmp_path / "out")

@@ -1,11 +1,13 @@
 import errno
 import os
 import resource
+from pathlib import Path
 
 import pytest
 
 from stepwarp.errors import OutputError
 from stepwarp.files import atomic_path, write_text
+from stepwarp.files.atomic import clear_temporaries
 
 
 def names_in(folder):
@@ -103,3 +105,43 @@ def test_a_full_disk_is_an_output_error_and_other_errors_pass(tmp_path):
     with pytest.raises(ConnectionError), atomic_path(tmp_path / "a"):
         raise ConnectionError
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch, overwrite):
+    """What a loss of power leaves: an old file or none, or the new one with all its bytes."""
+    told = []
+
+    def watched(name, said):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, **kwargs: (told.append(said(*args)), real(*args, **kwargs))[1])
+
+    def flushed(descriptor):
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return "folder" if place.is_dir() else f"{place.stat().st_size} bytes"
+
+    watched("fsync", flushed)
+    for name in ("link", "replace", "rename"):
+        watched(name, lambda _source, target: f"named {Path(target).name}")
+    write_text(tmp_path / "a.txt", "content", overwrite=overwrite)
+    assert told == ["7 bytes", "named a.txt", "folder"]
+
+
+def test_what_a_dead_writer_left_is_removed_and_a_living_ones_is_not(tmp_path):
+    with atomic_path(tmp_path / "a.txt") as other, atomic_path(tmp_path / "b.txt") as temporary:
+        dead = temporary.with_name(f"{temporary.stem}-dead.txt")
+        dead.write_text("half")
+        write_text(tmp_path / "b.txt", "of a second writer")
+        assert names_in(tmp_path) == sorted(["b.txt", other.name, temporary.name])
+        dead.write_text("half")
+        clear_temporaries(tmp_path)
+        assert names_in(tmp_path) == sorted(["b.txt", other.name, temporary.name])
+        (tmp_path / "b.txt").unlink()
+    assert names_in(tmp_path) == ["a.txt", "b.txt"]
+
+
+def test_a_file_that_its_writer_made_for_itself_alone_is_for_all(tmp_path):
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.chmod(0o600)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -141,6 +141,21 @@ def test_a_byte_order_mark_and_names_that_start_with_a_hash(tmp_path):
     assert read_landmarks(path).names == ("#1", "b")
 
 
+# --- where they lie
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("beyond", [0.49, 0.51])
+def test_a_voxel_ends_half_a_voxel_beyond_its_centre(axis, beyond):
+    """So do the outermost ones, at either end of each axis, whatever their size and direction."""
+    turn = nib.eulerangles.euler2mat(0.4, -0.2, 0.3) * (1.0, 2.0, 3.0)
+    grid = Grid((6, 7, 8), nib.affines.from_matvec(turn, (9, -20, 5)))
+    index = np.full((2, 3), 3.0)
+    index[:, axis] = -beyond, grid.shape[axis] - 1 + beyond
+    points = Landmarks(("low", "high"), nib.affines.apply_affine(grid.affine, index))
+    assert points.count_outside(grid) == (2 if beyond > 0.5 else 0)
+
+
 # --- 3D Slicer
 
 FCSV = """# Markups fiducial file version = 4.13

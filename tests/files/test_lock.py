@@ -1,13 +1,16 @@
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from stepwarp.errors import OutputError
+from stepwarp.files import lock
 from stepwarp.files.lock import NAME, locked
 
 HOLD = "import sys; from pathlib import Path; from stepwarp.files.lock import locked\n"
@@ -32,6 +35,49 @@ def test_a_held_folder_names_its_holder(tmp_path, holder):
         pytest.fail("it was held")
 
 
+def test_it_is_held_from_the_first_line_to_the_last(tmp_path):
+    """By the system, not by what the file says: another process may be about to write the same."""
+
+    def is_free():
+        with (tmp_path / NAME).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    with locked(tmp_path, "a test"):
+        assert not is_free()
+        with pytest.raises(OutputError, match="another a test is writing into it"), locked(tmp_path, "a test"):
+            pytest.fail("it was held")
+        assert not is_free()
+    assert is_free()
+
+
+def test_one_that_was_taken_away_while_it_was_opened_is_no_lock(tmp_path, monkeypatch):
+    """A run that ends removes its folder: a lock on a file without a name would keep nobody out."""
+    take = lock._take
+
+    def late(file, folder, kind):
+        monkeypatch.setattr(lock, "_take", take)
+        (folder / NAME).unlink()
+        take(file, folder, kind)
+
+    monkeypatch.setattr(lock, "_take", late)
+    with locked(tmp_path, "a test"):
+        assert json.loads((tmp_path / NAME).read_text())["process"] == os.getpid()
+
+
+def test_a_holder_shows_other_computers_that_it_lives(tmp_path, monkeypatch):
+    """Where the file system does not tell them of the lock, they look at the age of its file."""
+    assert lock._BEAT < lock._DEAD / 2
+    monkeypatch.setattr(lock, "_BEAT", 0.001)
+    touched = threading.Event()
+    monkeypatch.setattr(os, "utime", lambda _: touched.set())
+    with locked(tmp_path, "a test"):
+        assert touched.wait(10)
+
+
 def test_the_lock_of_a_killed_process_is_none(tmp_path, holder):
     holder.kill()
     holder.wait()
@@ -41,7 +87,7 @@ def test_the_lock_of_a_killed_process_is_none(tmp_path, holder):
     assert json.loads((tmp_path / NAME).read_text()) == {"stepwarp": "another test"}
 
 
-@pytest.mark.parametrize(("age", "stale"), [(5, False), (1000, True)])
+@pytest.mark.parametrize(("age", "stale"), [(5, False), (100, False), (140, True), (1000, True)])
 def test_another_computer_whose_lock_the_file_system_does_not_show(tmp_path, age, stale):
     path = tmp_path / NAME
     path.write_text(json.dumps({"work": "a test", "process": 7, "computer": "elsewhere", "since": "today"}))

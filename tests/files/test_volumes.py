@@ -2,6 +2,7 @@ import gzip
 import os
 import subprocess
 import sys
+import time
 
 import ants
 import nibabel as nib
@@ -215,6 +216,14 @@ def test_nan_is_missing_in_an_image_and_no_label(tmp_path):
     write_volume(tmp_path / "again.nii.gz", image)
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "again.nii.gz").dataobj), values)
     refused(saved(tmp_path, nifti(np.full(SHAPE, np.nan, np.float32))), "NaN everywhere")
+
+
+def test_nan_becomes_the_lowest_value_where_0_would_be_bright(tmp_path):
+    values = np.full(SHAPE, np.nan, np.float32)
+    values[2:6] = -5
+    values[4] = -3
+    image = read_image(saved(tmp_path, nifti(values)))
+    np.testing.assert_array_equal(image.data, np.nan_to_num(values, nan=-5))
 
 
 def test_a_label_map_of_one_value_is_one(tmp_path):
@@ -704,9 +713,11 @@ def test_images_can_be_stored_as_integers_that_hold_them(tmp_path, values):
         write_volume(tmp_path / "b.nii.gz", Image(image.data * 1000, image.grid), dtype=torch.int16)
 
 
-def test_equal_volumes_give_equal_bytes(tmp_path, values):
+def test_equal_volumes_give_equal_bytes(tmp_path, values, monkeypatch):
     image = Image(torch.from_numpy(values), Grid(SHAPE, OBLIQUE))
     write_volume(tmp_path / "a.nii.gz", image)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
     write_volume(tmp_path / "b.nii.gz", image)
     assert sha256(tmp_path / "a.nii.gz") == sha256(tmp_path / "b.nii.gz")
 

@@ -34,7 +34,7 @@ def run(fixed, moving, kind="affine", similarity=None, settings=SETTINGS, **kwar
 def clock_of(monkeypatch, evaluations):
     """A clock that shows how often it was looked at, and the deadline after that many looks."""
     looks = itertools.count(1)
-    monkeypatch.setattr("stepwarp.registrar.progress.time.monotonic", lambda: next(looks))
+    monkeypatch.setattr("stepwarp.progress.time.monotonic", lambda: next(looks))
     return evaluations
 
 

@@ -212,6 +212,23 @@ def test_a_reference_gives_the_grid(folder, tmp_path):
     assert read_image(out).grid == read_image(reference).grid
 
 
+def test_trust_places_the_reference_and_the_transform_as_well(folder, tmp_path):
+    """Files that are named one by one; each of them says nothing of its own place."""
+    paths = {"moving": folder.moving, "fixed": folder.fixed, "warp": folder.path / "1Warp.nii.gz"}
+    for name, path in paths.items():
+        image = nib.load(path)
+        image.header["sform_code"] = image.header["qform_code"] = 0
+        nib.Nifti1Image(image.dataobj, None, image.header).to_filename(tmp_path / f"{name}.nii.gz")
+    chain = [tmp_path / "warp.nii.gz", folder.path / "0GenericAffine.mat"]
+    options = {"reference": tmp_path / "fixed.nii.gz"}
+    with pytest.raises(InputError, match="does not say where it lies"):
+        carried(tmp_path, chain, tmp_path / "moving.nii.gz", "none.nii.gz", **options)
+    out, done = carried(tmp_path, chain, tmp_path / "moving.nii.gz", "a.nii.gz", trust="sform", **options)
+    expected, _ = carried(tmp_path, folder.path, folder.moving, "b.nii.gz")
+    assert torch.allclose(read_image(out).data, read_image(expected).data, atol=0.01)
+    assert sum("placed by its sform" in note for note in done.notes) == 3
+
+
 def test_affine_only_folder_needs_no_warp(tmp_path):
     folder = Folder(tmp_path / "result", *GRIDS["LAS, RAS"], affine_only=True)
     out, done = carried(tmp_path, folder.path, folder.moving, "moved.nii.gz")

@@ -229,10 +229,28 @@ def test_landmarks_of_an_unknown_world_or_length_are_refused(case, tmp_path):
         case.evaluate(fixed_landmarks=tmp_path / "b.csv")
 
 
-def test_landmarks_outside_their_image_are_noted(case, tmp_path):
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_landmarks_outside_their_image_are_noted(case, tmp_path, side):
     write_landmarks(tmp_path / "far.csv", Landmarks(("a", "b", "c"), case.points + 500 * UP))
-    result = case.evaluate(fixed_landmarks=tmp_path / "far.csv")
-    assert any("3 of the fixed landmarks lie outside" in note for note in result["notes"])
+    result = case.evaluate(**{f"{side}_landmarks": tmp_path / "far.csv"})
+    assert [note.partition(" lie outside")[0] for note in result["notes"] if "outside" in note] == [
+        f"3 of the {side} landmarks"
+    ]
+
+
+@pytest.mark.parametrize("voxels", [0.9, 1.1])
+@pytest.mark.parametrize("end", [-1, 1])
+def test_a_field_may_end_one_of_its_voxels_before_the_image(case, tmp_path, voxels, end):
+    offset = FIXED.affine[:3, 3] - end * voxels * FIXED.spacing.max() * FIXED.linear[:, 0] / FIXED.spacing[0]
+    write_displacement(
+        tmp_path / "field.nii.gz", case.warp.on(Grid(FIXED.shape, nib.affines.from_matvec(FIXED.linear, offset)))
+    )
+    images = case.path("fixed"), case.path("moving")
+    if voxels < 1:
+        assert any("another grid" in note for note in evaluate_files(*images, [tmp_path / "field.nii.gz"])["notes"])
+        return
+    with pytest.raises(InputError, match="its displacement field ends"):
+        evaluate_files(*images, [tmp_path / "field.nii.gz"])
 
 
 def test_a_registration_of_other_images_is_refused(case, own_result, tmp_path):

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import ants
 import nibabel as nib
@@ -15,11 +17,12 @@ import torch
 from scipy.ndimage import binary_erosion
 
 from stepwarp import files
-from stepwarp.errors import OutputError, VerificationError
+from stepwarp.errors import InputError, OutputError, VerificationError
 from stepwarp.files import read_image, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image
-from stepwarp.layout import NAMES
+from stepwarp.layout import NAMES, RECORD, REPORT
 from stepwarp.workflow import outputs
+from stepwarp.workflow.folders import RegistrationFolder
 from stepwarp.workflow.outputs import check_target
 from stepwarp.workflow.register import register
 
@@ -117,11 +120,6 @@ def test_a_whole_folder_with_its_page_and_its_record(tmp_path, fresh):
     assert record["self_check"]["reader"] == "SimpleITK"
     assert json.loads(json.dumps(fresh.record)) == record
     assert "<html" in (out / "report.html").read_text()[:500].lower()
-
-
-def test_the_record_comes_last(tmp_path, fresh, no_page):
-    out = fresh.save(tmp_path / "out")
-    assert all((out / name).stat().st_mtime_ns <= (out / "registration.json").stat().st_mtime_ns for name in NAMES)
 
 
 def test_the_files_say_what_was_computed(saved, brains):
@@ -243,6 +241,158 @@ def test_overwriting_by_a_linear_result_leaves_no_stale_warp(tmp_path, fresh, li
     assert left_over(tmp_path) == ["out"]
 
 
+class Disk:
+    """What the folder `out` holds each time that a file is about to be named or removed: what a death then leaves.
+
+    told: which names were given in `out`, and which folders were flushed, in this order."""
+
+    def __init__(self, out, monkeypatch):
+        self.out, self.moments, self.told = out, [], []
+        for name in ("replace", "rename", "link", "unlink", "remove"):
+            monkeypatch.setattr(os, name, self._watched(getattr(os, name)))
+        flush = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (self._flushed(descriptor), flush(descriptor))[1])
+
+    def look(self):
+        if self.out.is_dir():
+            self.moments.append({p.name: p.read_bytes() for p in self.out.iterdir() if not p.name.startswith(".")})
+
+    def _watched(self, real):
+        def call(*args, **kwargs):
+            self.look()
+            if Path(args[-1]).parent == self.out or Path(args[-1]) == self.out:
+                self.told.append(Path(args[-1]).name)
+            return real(*args, **kwargs)
+
+        return call
+
+    def _flushed(self, descriptor):
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if place in (self.out, self.out.parent):
+            self.told.append(f"flushed {place.name}")
+
+
+@pytest.fixture
+def quick(monkeypatch, no_page):
+    """The names of the files alone matter here; what is in them says of which run they are."""
+
+    def write(registration, folder):
+        for name in set(NAMES) - {RECORD, REPORT} - (WARPS if registration.warp is None else set()):
+            files.write_text(folder / name, f"{name} of {id(registration)}")
+
+    monkeypatch.setattr(outputs, "_write_volumes", write)
+    monkeypatch.setattr(outputs, "_verified", lambda *_: {})
+
+
+@pytest.mark.parametrize("order", [("fresh", "linear"), ("linear", "fresh"), ("fresh", "again")])
+def test_a_death_while_files_are_moved_leaves_no_record_beside_files_of_another_run(
+    tmp_path, monkeypatch, fresh, linear, quick, order
+):
+    runs = {"fresh": fresh, "linear": linear, "again": replace(fresh, record=dict(fresh.record))}
+    first, second = (runs[name] for name in order)
+    out = first.save(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        disk = Disk(out, patch)
+        second.save(out, overwrite=True)
+    disk.look()
+    complete = []
+    for number, moment in enumerate(disk.moments):
+        died = tmp_path / f"died{number}"
+        died.mkdir()
+        for name, content in moment.items():
+            (died / name).write_bytes(content)
+        check_target(died, overwrite=True)  # the next run with --force goes through
+        listed = json.loads(moment[RECORD])
+        if listed.get("being_replaced"):
+            with pytest.raises(InputError, match="not the record of a registration"):
+                RegistrationFolder(died)
+        else:
+            complete.append(number)
+            assert listed["outputs"] == {
+                name: hashlib.sha256(moment[name]).hexdigest() for name in moment if name != RECORD
+            }
+    assert {complete[0], complete[-1]} == {0, len(disk.moments) - 1}
+    assert len(disk.moments) - len(complete) > 3
+
+
+def test_the_record_is_named_once_the_disk_holds_all_other_names(tmp_path, monkeypatch, linear, quick):
+    disk = Disk(tmp_path / "out", monkeypatch)
+    linear.save(disk.out)
+    assert disk.told[-2:] == ["out", f"flushed {tmp_path.name}"]
+    linear.save(disk.out, overwrite=True)
+    assert disk.told[-3:] == ["flushed out", RECORD, "flushed out"]
+    assert set(disk.told[-6:-3]) == set(NAMES) - WARPS - {RECORD}
+
+
+def test_every_file_of_a_result_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, fresh):
+    flushed, flush, publish = set(), os.fsync, outputs._publish
+    known = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (flushed.add(os.fstat(descriptor).st_ino), flush(descriptor)))
+    monkeypatch.setattr(outputs, "_publish", lambda *args: (known.extend(flushed), publish(*args)))
+    out = fresh.save(tmp_path / "out")
+    assert {path.stat().st_ino for path in out.iterdir()} <= set(known)
+
+
+def test_a_link_in_the_way_is_refused_wherever_it_leads(tmp_path, fresh, quick):
+    """One that leads nowhere is no free name: what is written would appear where it points."""
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    for force in (False, True):
+        with pytest.raises(OutputError, match="is a file; the results need a folder"):
+            fresh.save(tmp_path / "out", overwrite=force)
+    out = fresh.save(tmp_path / "result")
+    victim = tmp_path / "victim"
+    for name in ("1Warp.nii.gz", RECORD):
+        kept = (out / name).read_bytes()
+        victim.write_bytes(kept)
+        for target in (tmp_path / "nowhere", victim):
+            (out / name).unlink()
+            (out / name).symlink_to(target)
+            with pytest.raises(OutputError, match=f"{name}: is a link"):
+                fresh.save(out, overwrite=True)
+        (out / name).unlink()
+        (out / name).write_bytes(kept)
+        assert victim.read_bytes() == kept
+    assert not (tmp_path / "nowhere").exists()
+    fresh.save(out, overwrite=True)
+
+
+def test_a_link_to_nowhere_is_a_name_that_is_taken(tmp_path, fresh, quick):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "1Warp.nii.gz").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match=r"holds 1Warp\.nii\.gz already"):
+        fresh.save(tmp_path / "out")
+    assert left_over(tmp_path / "out") == ["1Warp.nii.gz"]
+
+
+def test_what_appears_while_it_computes_is_not_replaced(tmp_path, monkeypatch, fresh, quick):
+    """Another program's file: the work is complete, and stays where it was made."""
+    said = r"holds 1Warp\.nii\.gz already.*The result is complete, in"
+
+    def late(*_):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "1Warp.nii.gz").write_text("precious")
+        return {}
+
+    monkeypatch.setattr(outputs, "_verified", late)
+    with pytest.raises(OutputError, match=said):
+        fresh.save(tmp_path / "out")
+    assert (tmp_path / "out" / "1Warp.nii.gz").read_text() == "precious"
+    assert [path.parent.name for path in tmp_path.rglob(RECORD)] == ["work"]
+
+
+def test_a_run_that_ended_while_another_waited_is_seen(tmp_path, monkeypatch, fresh, quick):
+    lend = outputs.workspace
+
+    def later(out, kind):
+        monkeypatch.setattr(outputs, "workspace", lend)
+        fresh.save(out)
+        return lend(out, kind)
+
+    monkeypatch.setattr(outputs, "workspace", later)
+    with pytest.raises(OutputError, match="already"), outputs.claimed(tmp_path / "out", False):
+        pytest.fail("it was claimed")
+
+
 def shifted(write, name, by):
     """A writer that writes another thing than it is given into the file of that name."""
 
@@ -254,6 +404,13 @@ def shifted(write, name, by):
 
 def field_elsewhere(field):
     return DisplacementField(field.displacement + 0.02, field.grid)
+
+
+def field_elsewhere_in_a_part(field):
+    """A few hundredths of the voxels, by a twentieth of a millimetre."""
+    displacement = field.displacement.clone()
+    displacement[..., 5:17, 5:17, 5:17] += 0.05 / float(field.grid.spacing.min())
+    return DisplacementField(displacement, field.grid)
 
 
 TAMPERED = {
@@ -279,6 +436,54 @@ def test_files_that_say_something_else_are_not_kept(tmp_path, monkeypatch, fresh
     if existing:
         assert left_over(tmp_path / "out") == before
         assert (tmp_path / "out" / "registration.json").read_bytes() == old
+
+
+def refuses_what_is_written(tmp_path, monkeypatch, registration, name, change):
+    writer = TAMPERED[name][0]
+    monkeypatch.setattr(files, writer, shifted(getattr(files, writer), name, change))
+    with pytest.raises(VerificationError, match="the written files do not say what was computed"):
+        registration.save(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("1Warp.nii.gz", field_elsewhere_in_a_part),
+        ("1InverseWarp.nii.gz", field_elsewhere_in_a_part),
+        ("0GenericAffine.mat", lambda affine: Affine(affine.matrix + np.eye(4, k=3) * 0.015)),
+    ],
+)
+def test_a_map_that_is_little_off_or_in_a_part_is_not_kept(tmp_path, monkeypatch, fresh, no_page, name, change):
+    refuses_what_is_written(tmp_path, monkeypatch, fresh, name, change)
+
+
+@pytest.mark.parametrize("place", [(20, 20, 20), (21, 22, 23)], ids=["resampled", "between those"])
+@pytest.mark.parametrize("share", [1.5e-3, -1.5e-3])
+def test_one_voxel_that_is_little_off_is_not_kept(tmp_path, monkeypatch, fresh, no_page, place, share):
+    """By half more than the tolerance."""
+
+    def change(image):
+        data = image.data.clone()
+        data[place] += share * float(fresh.moving.data.max() - fresh.moving.data.min())
+        return replace(image, data=data)
+
+    refuses_what_is_written(tmp_path, monkeypatch, fresh, "Warped.nii.gz", change)
+
+
+@pytest.mark.parametrize("error", [0.9, 1.1, np.nan])
+@pytest.mark.parametrize("of", ["forward", "back", "voxels"])
+def test_the_limits_of_the_self_check(tmp_path, monkeypatch, fresh, no_page, of, error):
+    found = {"forward": 0.0, "back": 0.0, "voxels": 0.0}
+    found[of] = error * (1e-3 if of == "voxels" else 0.01)
+    monkeypatch.setattr(
+        outputs.proof, "point_error", lambda paths, *_: found["back" if "Inverse" in str(paths[0]) else "forward"]
+    )
+    monkeypatch.setattr(outputs.proof, "voxel_error", lambda *_: found["voxels"])
+    if error < 1:
+        fresh.save(tmp_path / "out")
+        return
+    with pytest.raises(VerificationError):
+        fresh.save(tmp_path / "out")
 
 
 @pytest.mark.parametrize("failing", ["_write_volumes", "_verified", "_write_report", "_move_into_place"])

@@ -41,7 +41,7 @@ def atomic_path(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         temporary.chmod(mode)  # some writers make a file that only its owner can read
         _flush(temporary)
         _give_name(temporary, path, overwrite)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         if error.errno in _FULL:
             raise OutputError(f"{path}: cannot be written, {_reason(error)}. Free some space and run again.") from error
@@ -74,6 +74,17 @@ def clear_temporaries(folder: Path, beginning: str = _TEMPORARY) -> None:
         for each in folder.iterdir():
             if each.name.startswith(beginning):
                 _remove_if_dead(each)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the disk hold the names in a folder as they are now."""
+    # The files are in place already: a system that cannot flush a folder is no reason to fail.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_if_dead(path: Path) -> None:
@@ -144,16 +155,6 @@ def _give_name(temporary: Path, path: Path, overwrite: bool) -> None:
 def _flush(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    # The file is in place already: a system that cannot flush a folder is no reason to fail.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _reason(error: OSError) -> str:

@@ -28,23 +28,31 @@ def point_error(paths: Sequence[Path], transform: Transform, points: np.ndarray)
     return float(np.linalg.norm(flip_vectors(mapped) - transform(points), axis=1).max())
 
 
-def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, written: Path) -> float:
-    """The largest difference between the written moved image and SimpleITK's resampling of the moving image through
-    the written transforms, as a share of the moving image's intensity range; on a sparse lattice.
+def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, moved: Image, written: Path) -> float:
+    """The largest difference of the written moved image, as a share of the moving image's intensity range: at every
+    voxel from the one that was computed, and on a sparse lattice from SimpleITK's resampling of the moving image
+    through the written transforms.
 
-    Left out is what is read from voxels that are missing: SimpleITK knows no such voxels."""
+    Left out is what is missing, or read from voxels that are: SimpleITK knows no such voxels, and reads NaN as 0."""
     import SimpleITK as sitk
 
     kind = sitk.sitkFloat64 if moving.data.dtype == torch.float64 else sitk.sitkFloat32
     with utf8_path(written) as plain:
-        moved = sitk.ReadImage(plain, kind)
-    sparse = moved[::_STRIDE, ::_STRIDE, ::_STRIDE]
+        stored = sitk.ReadImage(plain, kind)
+    sparse = stored[::_STRIDE, ::_STRIDE, ::_STRIDE]
     chain, outside = _chain(paths), 0.0 if math.isnan(moving.outside) else moving.outside
     resampled = sitk.Resample(_to_sitk(moving), sparse, chain, sitk.sitkLinear, outside, kind)
     difference = np.abs(sitk.GetArrayViewFromImage(resampled) - sitk.GetArrayViewFromImage(sparse)).T
     decided = _away_from_edges(sparse, transform, moving.grid) & _known(moving, sparse, chain)
     spread = float(moving.data.max() - moving.data.min())
-    return float(difference[decided].max(initial=0.0)) / spread
+    worst = np.maximum(difference[decided].max(initial=0.0), _altered(sitk.GetArrayViewFromImage(stored).T, moved))
+    return float(worst) / spread
+
+
+def _altered(stored: np.ndarray, moved: Image) -> float:
+    """The largest difference between what was stored and what was computed, wherever something was."""
+    known = True if moved.missing is None else ~moved.missing.numpy()
+    return float(np.abs(stored - moved.data.numpy()).max(where=known, initial=0.0))
 
 
 def _known(moving: Image, sparse, chain) -> np.ndarray:

@@ -111,7 +111,6 @@ class AntsResult:
     prefix: str
 
     failed = False
-    outside = None
 
     @property
     def grids(self) -> dict[Side, Grid | None]:

@@ -12,7 +12,7 @@ import numpy as np
 from stepwarp.errors import InputError
 from stepwarp.files import TrustRules, read_transform
 from stepwarp.geometry import Composition, DisplacementField, Grid, Transform, inverse_residual
-from stepwarp.workflow.folders import Link, Result, Side, result_at
+from stepwarp.workflow.folders import Link, RegistrationFolder, Result, Side, result_at
 
 _BRACKETS = re.compile(r"\[(.+),\s*([01])\]")
 
@@ -71,8 +71,9 @@ def _in_folder(link: Link, result: Result, source: Side | None, target: Side | N
     lookup, send = (link, link.flipped()) if target == "fixed" else (link.flipped(), link)
     notes = ("the verdict on this registration was: fail",) if result.failed else ()
     grid, left = result.grids[target], result.grids[source]
-    outside = result.outside if source == "moving" else None
-    sha256 = None if outside is None else result.inputs["moving"].get("sha256")
+    outside, sha256 = None, None
+    if isinstance(result, RegistrationFolder) and source == "moving":
+        outside, sha256 = result.outside, result.inputs["moving"].get("sha256")
     return Journey((lookup,), (send,), f"{source} to {target}", True, grid, left, default, outside, sha256, notes)
 
 

@@ -209,9 +209,7 @@ def _apart(labels: LabelMap, grid: Grid | None) -> str:
 def _outside(landmarks: Landmarks, grid: Grid | None) -> str:
     if grid is None:
         return ""
-    indices = grid.index(landmarks.points)
-    outside = ((indices < -0.5) | (indices > np.array(grid.shape) - 0.5)).any(axis=1)
-    count = int(outside.sum())
+    count = landmarks.count_outside(grid)
     if not count:
         return ""
     return (
