@@ -57,6 +57,12 @@ def test_fields_that_are_certain_are_read_as_what_they_mean(tmp_path, vectors, h
     assert not examine_file(path).findings
 
 
+def test_positions_whose_file_has_lost_its_name_are_no_displacements(tmp_path):
+    path = field(tmp_path / "y.nii.gz", five_axes(WORLD + DISPLACEMENT))
+    with pytest.raises(InputError, match="holds positions in RAS mm, as the maps of SPM and NiftyReg do"):
+        read_transform(path)
+
+
 @pytest.mark.parametrize(
     ("axes", "header", "words"),
     [
@@ -106,6 +112,7 @@ def test_what_learn2reg_would_take_for_voxels_is_refused_by_name(tmp_path, heade
         ("a.txt", "1 0 0 5\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", ("NiftyReg", "c3d_affine_tool")),
         ("a.txt", '(Transform "BSplineTransform")\n', ("elastix", "transformix -def all")),
         ("a.1D", "# 3dAllineate matrices\n1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "LPS")),
+        ("a.aff12.1D", "1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "LPS")),
         ("a.mat", "MATLAB 5.0 MAT-file, written by SPM", ("SPM", "y_")),
     ],
 )
