@@ -185,6 +185,10 @@ def _write_with_itk(path: Path, transform: SimpleITK.Transform, overwrite: bool)
                 SimpleITK.WriteTransform(transform, plain)
         except RuntimeError as error:
             raise OutputError(f"{path}: ITK cannot write it ({_last_line(error)}). Is the disk full?") from error
+        try:
+            read_members(temporary)  # ITK says nothing of a full disk
+        except InputError as error:
+            raise OutputError(f"{path}: ITK cannot write it whole. Is the disk full?") from error
 
 
 def _require_suffix(path: Path, suffixes: tuple[str, ...], what: str) -> None:
