@@ -59,6 +59,12 @@ def test_fields_that_are_certain_are_read_as_what_they_mean(tmp_path, vectors, h
     assert not examine_file(path).findings
 
 
+def test_positions_whose_file_has_lost_its_name_are_no_displacements(tmp_path):
+    path = field(tmp_path / "y.nii.gz", five_axes(WORLD + DISPLACEMENT))
+    with pytest.raises(InputError, match="holds positions in RAS mm, as the maps of SPM and NiftyReg do"):
+        read_transform(path)
+
+
 @pytest.mark.parametrize(
     ("axes", "header", "words"),
     [
@@ -123,6 +129,8 @@ def test_the_command_that_converts_a_matrix_of_afni_does_it(tmp_path, end):
         ("a.1D", "# 3dAllineate matrices\n1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "awk")),
         ("a.1D", "1 0 0 0\n0 1 0 0\n0 0 1 0\n", ("AFNI", "awk")),
         ("a+tlrc.HEAD", "type = string-attribute\n", ("AFNI", "3dcopy", "nifti_tool -rm_ext", "intent_code 1007")),
+        ("a.1D", "# 3dAllineate matrices\n1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "LPS")),
+        ("a.aff12.1D", "1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "LPS")),
         ("a.mat", "MATLAB 5.0 MAT-file, written by SPM", ("SPM", "y_")),
     ],
 )

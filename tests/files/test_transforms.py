@@ -1,3 +1,4 @@
+import os
 import re
 import warnings
 
@@ -584,3 +585,18 @@ def test_a_name_that_is_not_utf8(tmp_path):
     write_affine(folder / "a.mat", affine)
     np.testing.assert_allclose(read_transform(folder / "a.mat")(np.zeros((1, 3))), [[7, 0, 0]])
     assert [path.name for path in folder.iterdir()] == ["a.mat"]
+
+
+@pytest.mark.parametrize("kept", [0, 60])
+@pytest.mark.parametrize("name", ["a.mat", "a.tfm"])
+def test_a_disk_that_takes_less_than_itk_writes_is_noticed(tmp_path, monkeypatch, name, kept):
+    write = sitk.WriteTransform
+
+    def cut_off(transform, path):
+        write(transform, path)
+        os.truncate(path, kept)
+
+    monkeypatch.setattr(sitk, "WriteTransform", cut_off)
+    with pytest.raises(OutputError, match="Is the disk full"):
+        write_affine(tmp_path / name, Affine.identity(3))
+    assert not list(tmp_path.iterdir())

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from stepwarp.errors import ForkedError
+from stepwarp.files.voxels import Voxels
 from stepwarp.geometry import smoothing
 
 
@@ -26,6 +28,34 @@ def test_a_forked_process_says_how_to_start_it_instead():
     ):
         pool.apply_async(smooth, (0,)).get(timeout=60)
     assert smooth() == pytest.approx(1), "here nothing has changed"
+
+
+def constant_volume_read(_: int = 0) -> int:
+    Voxels(np.ones((64, 64, 64), np.float32), 1, 0, "ones").mask().sum()
+    return torch.get_num_threads()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP is that of Linux")
+@pytest.mark.parametrize(("computes_before", "left"), [(True, (1, 1)), (False, (2, 2))])
+def test_where_torch_had_computed_before_a_fork_one_thread_is_left(computes_before, left):
+    script = f"""
+import multiprocessing, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import torch
+from stepwarp.geometry import threading_layer
+from stepwarp.workflow.device import use_threads
+from test_threading_layer import constant_volume_read
+torch.set_num_threads(2)
+threading_layer._PATIENCE = 1.0 if {computes_before} else 60.0
+if {computes_before}:
+    torch.ones(2**20).exp_()
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    for job, argument in (constant_volume_read, 0), (use_threads, 2):
+        print(pool.apply_async(job, (argument,)).get(timeout=60))
+"""  # noqa: PTH120
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
+    assert done.stdout.split() == [str(threads) for threads in left], done.stderr
+    assert ("computes on one thread" in done.stderr) == computes_before
 
 
 def test_settings_that_cannot_be_met_are_named_and_left_out():

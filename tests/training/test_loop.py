@@ -9,6 +9,7 @@ import yaml
 
 from stepwarp.data import pairs as pairs_module
 from stepwarp.errors import InputError, OutputError, RegistrationError
+from stepwarp.files.lock import locked
 from stepwarp.registrar.weights import load_weights
 from stepwarp.training import loop
 from stepwarp.training.config import read_config
@@ -241,6 +242,21 @@ def test_a_new_training_replaces_no_file_that_is_there(recipe, tmp_path, name):
     with pytest.raises(OutputError, match=f"{name}: exists already"):
         train(recipe(), tmp_path)
     assert (tmp_path / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_trainings_in_one_folder_one_is_refused(recipe, tmp_path, resume):
+    with locked(tmp_path, "training"), pytest.raises(OutputError, match="another training is writing into it"):
+        train(recipe(), tmp_path, resume=resume)
+
+
+def test_a_training_goes_on_through_no_link(recipe, tmp_path):
+    config = recipe(curriculum=[{"iterations": 1}])
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / WEIGHTS).rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / WEIGHTS).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match=f"{WEIGHTS}: is a link"):
+        train(config, tmp_path / "run", resume=True)
 
 
 def test_what_cannot_be_resumed_is_refused(recipe, tmp_path):

@@ -167,6 +167,10 @@ def test_demo_replaces_no_file_that_no_demo_has_made(template, tmp_path, monkeyp
     with pytest.raises(OutputError, match=r"fixed\.nii\.gz: is there already"):
         demo(tmp_path, preset=QUICK, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["fixed.nii.gz"]
+    (tmp_path / "result").mkdir()  # the user's images, and their registration
+    (tmp_path / "result" / "registration.json").write_text('{"outputs": {}}')
+    with pytest.raises(OutputError, match=r"fixed\.nii\.gz: is there already"):
+        demo(tmp_path, preset=QUICK, overwrite=True)
 
 
 def test_a_result_that_cannot_be_replaced_is_found_before_any_work(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 Fields of SPM and NiftyReg have the form of ITK's (five axes, intent vector) and hold something else; those of FSL, AFNI
 and MRtrix have that of Learn2Reg's (four axes). What is certain is read: vectors in RAS mm, as positions or as
 displacements. The rest is refused with the program's name and the command that converts it. A field that names no
-program is ITK's, whose writers give none."""
+program is ITK's, whose writers give none, unless its vectors are positions."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ _FSL = {
 }
 _FSL_INTENTS = range(2006, 2020)  # those of topup among them
 _AFNI_EXTENSION = 4
+#: So near, as a share of the grid's extent, vectors are to their own points if they are positions: turns and stretches
+#: between two subjects are less.
+_POSITIONS_WITHIN = 0.5
 #: NiftyReg's `intent_p1`: what is read, and in words what is not.
 _NIFTYREG: dict[float, Vectors] = {0: "positions", 1: "displacements"}
 _NIFTYREG_OTHERS: dict[float, str] = {
@@ -107,11 +110,30 @@ def displacements(vectors: np.ndarray, what: Vectors, grid: Grid) -> np.ndarray:
     if what == "displacements":
         return vectors.astype(np.float32)
     result = np.empty(vectors.shape, np.float32)
-    index = np.ogrid[tuple(slice(n) for n in grid.shape)]
     for axis in range(3):
-        world = grid.affine[axis, 3] + sum(grid.affine[axis, n] * index[n] for n in range(3))
-        result[..., axis] = vectors[..., axis] - world
+        result[..., axis] = vectors[..., axis] - _world(grid, axis)
     return result
+
+
+def refuse_positions(vectors: np.ndarray, grid: Grid, path: Path) -> None:
+    """InputError for vectors (I, J, K, 3), as in a file that names no program, which follow the RAS mm of their own
+    points. As displacements in LPS mm they would send all of them onto one line; they are a map that lost its name."""
+    every = tuple(slice(None, None, max(1, n // 16)) for n in grid.shape)
+    along = [(vectors[(*every, axis)], np.broadcast_to(_world(grid, axis), grid.shape)[every]) for axis in range(3)]
+    with np.errstate(invalid="ignore"):  # what is not finite is refused afterwards
+        apart = sum(float(np.var(vector - world)) for vector, world in along)
+    if apart < _POSITIONS_WITHIN**2 * sum(float(np.var(world)) for _, world in along):
+        raise InputError(
+            f"{path}: holds positions in RAS mm, as the maps of SPM and NiftyReg do, and not the displacements of ITK. "
+            "If it is one of theirs, set its intent_name to Mapping (nifti_tool -mod_hdr -mod_field intent_name "
+            f"Mapping -infiles {path} -prefix y.nii), and it is read."
+        )
+
+
+def _world(grid: Grid, axis: int) -> np.ndarray:
+    """A coordinate of all voxels, RAS mm, in a shape that spreads to the grid's."""
+    index = np.ogrid[tuple(slice(n) for n in grid.shape)]
+    return grid.affine[axis, 3] + sum(grid.affine[axis, n] * index[n] for n in range(3))
 
 
 def refuse_foreign(path: Path) -> None:
@@ -130,6 +152,11 @@ def refuse_foreign(path: Path) -> None:
     if "3dAllineate" in text or path.suffix.lower() == ".1d":
         command = _AFNI_MATRIX.format(path=shlex.quote(str(path)))
         raise InputError(f"{path}: is a matrix of AFNI. Convert it: {command}")
+    if "3dAllineate" in text or "3dvolreg" in text or path.suffix.lower() == ".1d":
+        raise InputError(
+            f"{path}: is of AFNI. Its 3 x 4 numbers map LPS mm, as ITK's do: write the nine of the matrix, then the "
+            "shift, as Parameters of an ITK transform file."
+        )
     if "MNI Transform File" in text:
         raise InputError(f"{path}: is of MINC. Convert it: {_BY_NAME['.xfm'][1].format(path=path)}.")
     rows = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]

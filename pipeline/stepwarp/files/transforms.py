@@ -12,7 +12,7 @@ import torch
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import itk_linear, nifti
 from stepwarp.files.atomic import atomic_path
-from stepwarp.files.foreign import displacements, foreign_field, refuse_foreign
+from stepwarp.files.foreign import displacements, foreign_field, refuse_foreign, refuse_positions
 from stepwarp.files.lps import flip_grid, flip_map, flip_vectors, place_itk
 from stepwarp.files.placement import affine_of, grid_of, straightened
 from stepwarp.files.transform_guard import FIELD, HDF5_SUFFIXES, TEXT_SUFFIXES, Member, read_members
@@ -124,6 +124,7 @@ def _read_displacement(path: Path, trust: Trust | TrustRules | None) -> Displace
     grid = grid_of(shape, affine_of(header, shape, name, trust), name)
     if foreign is not None and foreign.vectors is not None:
         return _field(displacements(values[:, :, :, 0], foreign.vectors, grid), grid, name)
+    refuse_positions(values[:, :, :, 0], grid, path)
     return _field(flip_vectors(values[:, :, :, 0].astype(np.float32)), grid, name)
 
 
@@ -184,6 +185,10 @@ def _write_with_itk(path: Path, transform: SimpleITK.Transform, overwrite: bool)
                 SimpleITK.WriteTransform(transform, plain)
         except RuntimeError as error:
             raise OutputError(f"{path}: ITK cannot write it ({_last_line(error)}). Is the disk full?") from error
+        try:
+            read_members(temporary)  # ITK says nothing of a full disk
+        except InputError as error:
+            raise OutputError(f"{path}: ITK cannot write it whole. Is the disk full?") from error
 
 
 def _require_suffix(path: Path, suffixes: tuple[str, ...], what: str) -> None:

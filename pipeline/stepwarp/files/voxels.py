@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.errors import InputError
+from stepwarp.geometry import threading_layer
 from stepwarp.printable import worded
 
 #: What is left of a factor that a header holds in single precision.
@@ -36,6 +37,9 @@ class Voxels:
     slope: float
     intercept: float
     name: str
+
+    def __post_init__(self) -> None:
+        threading_layer.leave_dead_threads()  # what follows is torch's work, whoever reads, in whatever process
 
     def intensities(self) -> tuple[Tensor, Tensor | None]:
         """The values, finite, and where there is none: bool, or None if that is nowhere. float32; float64 where single

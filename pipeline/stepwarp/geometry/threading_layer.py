@@ -1,17 +1,28 @@
-"""The threads that the kernels run on: numba's, started once, whatever the user's environment says of them."""
+"""The threads that the kernels run on: numba's, started once, whatever the user's environment says of them; and what
+is left of torch's in a process that was forked."""
 
 from __future__ import annotations
 
 import os
+import signal
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
+import torch
 from numba.core import config
 from numba.np.ufunc import parallel
 
 from stepwarp.errors import ForkedError
 
 _started_in: int | None = None
+#: Of Linux's sched.h: the process was forked and runs the program of its parent.
+_FORKED_AND_NOT_EXECUTED = 0x40
+#: Threads that have not done a millisecond's work within so many seconds are not there.
+_PATIENCE = 10.0
 
 
 def start() -> None:
@@ -53,3 +64,50 @@ def on_fork(forget: Callable[[], None]) -> None:
 
 def _survives_fork() -> bool:
     return parallel.threading_layer() != "omp"
+
+
+def leave_dead_threads(wanted: int | None = None) -> int:
+    """Have torch use so many threads, by default as many as before, and return their number: 1, with a warning, in a
+    process that was forked from one where torch's threads ran. There, torch would wait for them for ever."""
+    wanted = torch.get_num_threads() if wanted is None else wanted
+    if wanted > 1 and not _threads_answer(os.getpid()):
+        warnings.warn(
+            "this process was forked from one that had computed with torch, whose threads are not in it: it computes "
+            "on one thread. Start it by 'spawn' or 'forkserver' to have more.",
+            stacklevel=2,
+        )
+        wanted = 1
+    if wanted != torch.get_num_threads():
+        torch.set_num_threads(wanted)
+    return wanted
+
+
+@cache
+def _threads_answer(process: int) -> bool:
+    """Whether torch's threads work in this process. One that was forked has another one try it out, which as its copy
+    finds what it would find itself, and can be given up."""
+    if not _was_forked():
+        return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, that to fork beside threads may go wrong
+        child = os.fork()
+    if not child:
+        torch.set_num_threads(2)
+        torch.ones(2**18).exp_()
+        os._exit(0)
+    end = time.monotonic() + _PATIENCE
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _was_forked() -> bool:
+    """Whether this process runs on from where its parent was; as far as the system tells, which is that of Linux."""
+    with suppress(OSError):
+        flags = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[6]
+        return bool(int(flags) & _FORKED_AND_NOT_EXECUTED)
+    return False

@@ -7,6 +7,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -19,6 +20,7 @@ from torch import Tensor
 from stepwarp.data.pairs import PairLoader
 from stepwarp.errors import OutputError, RegistrationError
 from stepwarp.files import write_text
+from stepwarp.files.lock import locked
 from stepwarp.progress import Progress, Step, silent
 from stepwarp.registrar.steps.config import build
 from stepwarp.registrar.weights.card import Expected
@@ -35,6 +37,7 @@ from stepwarp.training.start import Start, read_start
 from stepwarp.training.validation import validate
 
 CHECKPOINT, WEIGHTS, CONFIG = "checkpoint.pt", "weights.safetensors", "config.yaml"
+_OWN_NAMES = (CHECKPOINT, WEIGHTS, CONFIG, LOG, BOARD)
 #: Iterations between lines of the log, each the mean over them.
 _LOG_EVERY = 10
 _DIMS = 3
@@ -71,23 +74,24 @@ def train(
     root: where the manifest's paths begin. resume: go on from the checkpoint in `out`. max_minutes: end after this
     time, with a checkpoint. Several processes under torchrun share the work.
 
-    Raises InputError for data or a checkpoint that cannot be used; OutputError if `out` holds a training already or
-    cannot be written to; RegistrationError where the loss is not a number, naming the pair: the checkpoint then is of
-    the moment before, and goes on with the next pair."""
+    Raises InputError for data or a checkpoint that cannot be used; OutputError if `out` holds a training already,
+    another one is at work there, or it cannot be written to; RegistrationError where the loss is not a number, naming
+    the pair: the checkpoint then is of the moment before, and goes on with the next pair."""
     deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     _claim(out, resume)
     start = read_start(config, _DIMS)
     fabric = launched_fabric(torch.device(device))
-    with fabric.rank_zero_first():
-        watched = progress if fabric.is_global_zero else silent
-        data = open_dataset(config, root, out / "cache", fabric.device, watched)
-    run = _Run(config, out, fabric, data, start, watched)
-    if resume:
-        run.go_on()
-    try:
-        return run.through(deadline)
-    finally:
-        run.close()
+    with locked(out, "training", _OWN_NAMES, known=resume) if fabric.is_global_zero else nullcontext():
+        with fabric.rank_zero_first():
+            watched = progress if fabric.is_global_zero else silent
+            data = open_dataset(config, root, out / "cache", fabric.device, watched)
+        run = _Run(config, out, fabric, data, start, watched)
+        if resume:
+            run.go_on()
+        try:
+            return run.through(deadline)
+        finally:
+            run.close()
 
 
 class _Run:
@@ -296,8 +300,7 @@ def as_yaml(config: TrainingConfig) -> str:
 def _claim(out: Path, resume: bool) -> None:
     """The folder for a new training; or, to resume, as it is."""
     if not resume:
-        names = (CHECKPOINT, WEIGHTS, CONFIG, LOG, BOARD)
-        present = next((name for name in names if os.path.lexists(out / name)), None)
+        present = next((name for name in _OWN_NAMES if os.path.lexists(out / name)), None)
         if present is not None:
             raise OutputError(f"{out / present}: exists already. Go on with it by --resume, or choose another --out.")
     try:

@@ -110,9 +110,13 @@ def demo(
 
     Raises what `register` and `save` raise, and OutputError if `out` cannot take the files."""
     out = Path(out)
-    known = is_result(out / "result")
-    with locked(out, "demo", OWN_NAMES, known=known), claimed(out / "result", overwrite) as place:
+    with locked(out, "demo", OWN_NAMES, known=_was_made(out)), claimed(out / "result", overwrite) as place:
         return _demonstrated(out, place, preset, seed, device, threads, overwrite, progress)
+
+
+def _was_made(out: Path) -> bool:
+    """Whether a demonstration has been made there: a result alone may be of a user's own `fixed.nii.gz`."""
+    return is_result(out / "result") and all((out / name).exists() for name in OWN_NAMES)
 
 
 def _demonstrated(

@@ -59,7 +59,8 @@ def same_bits() -> Iterator[list[str]]:
 
 
 def use_threads(threads: int | None) -> int:
-    """Tell both thread pools; the number in use, by default all that this process may use.
+    """Tell both thread pools; the number in use, by default all that this process may use, and 1 as
+    `threading_layer.leave_dead_threads` says.
 
     Raises InputError below 1, and ForkedError as `threading_layer.start`."""
     import numba
@@ -68,7 +69,7 @@ def use_threads(threads: int | None) -> int:
     wanted = limits.processors() if threads is None else threads
     if wanted < 1:
         raise InputError(f"{wanted} threads cannot do anything; give at least 1")
-    torch.set_num_threads(wanted)
+    wanted = threading_layer.leave_dead_threads(wanted)
     numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))
     return wanted
 
