@@ -137,6 +137,15 @@ def test_how_a_value_is_written(decimals, value, written):
     assert metric.text(-1234.0, signed=True) == ("\N{MINUS SIGN}1,234.00" if decimals else "\N{MINUS SIGN}1,234")
 
 
+def test_what_a_list_of_a_record_holds_is_put_together_and_a_case_is_left_as_it_is():
+    stages = [{"seconds": 1.111, "peak_mib": 7}, {"seconds": 2.222}, {"peak_mib": 9}]
+    assert [METRICS[key].in_record({"stages": stages}) for key in ("seconds", "peak_mib")] == [3.33, 9]
+    assert METRICS["seconds"].in_case({"run": {"seconds": 1.2345}}) == 1.2345
+    assert METRICS["seconds"].in_case({}) is METRICS["seconds"].in_record({"stages": []}) is None
+    affine_only = {"measures": {"similarity_affine": {"lncc": 0.3}}}
+    assert METRICS["lncc_after"].in_record(affine_only) == 0.3
+
+
 def test_it_waits_for_nothing():
     code = "import stepwarp.evaluation.metrics, sys; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -33,8 +33,8 @@ class Metric:
 
     name: in words; short: the heading of a column, if that is another. decimals: how many are shown; None shows three
     significant digits, and whole numbers whole. case: the keys to follow in a benchmark's case, whose `evaluation` is
-    what `stepwarp evaluate` gives. record: the same in registration.json, the first of several that is there. over:
-    what becomes of the values of a list on that way. factor: from the stored number to the unit. of_label: its key in
+    what `stepwarp evaluate` gives. record: the same in registration.json, the first of several that is there; over:
+    what becomes of the values of a list there. factor: from the stored number to the unit. of_label: its key in
     the scores of a label, where it is the mean over labels. remark: what the terminal says behind it."""
 
     key: str
@@ -77,14 +77,12 @@ class Metric:
 
     def in_case(self, case: Mapping[str, Any]) -> float | None:
         """Its value in a benchmark's case; None where it was not measured."""
-        return self._first(case, (self.case,)) if self.case else None
+        values = _follow(case, self.case) if self.case else []
+        return values[0] * self.factor if values else None
 
     def in_record(self, record: Mapping[str, Any]) -> float | None:
         """Its value in a registration.json; None where it was not measured."""
-        return self._first(record, self.record)
-
-    def _first(self, content: Mapping[str, Any], paths: Sequence[str]) -> float | None:
-        values = next((found for path in paths if (found := _follow(content, path))), None)
+        values = next((found for path in self.record if (found := _follow(record, path))), None)
         return None if values is None else self.over(values) * self.factor
 
     def plain(self, value: float, signed: bool = False) -> str:
