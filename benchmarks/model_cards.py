@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from stepwarp.evaluation.metrics import METRICS
 from stepwarp.registrar.steps import describe, parameters
 from stepwarp.registrar.weights import SHIPPED, load_weights, weights_path
 
@@ -16,8 +17,7 @@ _METRICS = {
     "mean_dice": "Dice on the network's grid",
     "segmentation_dice": "Dice of its segmentation there",
     "loss": "local correlation, as a loss",
-    "folds_percent": "folds, %",
-    "std_log_jacobian": "std log J",
+    **{key: METRICS[key].column for key in ("folds_percent", "std_log_jacobian")},
 }
 _RANGES = {
     "lncc_after_affine": "local correlation after the affine",

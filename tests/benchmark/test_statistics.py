@@ -64,9 +64,9 @@ def test_many_pairs_go_over_to_the_normal_approximation_without_a_jump():
     assert signed_rank_p(differences) == pytest.approx(signed_rank_p(differences[:200]), abs=0.02)
 
 
-@pytest.mark.parametrize(("higher_is_better", "wins", "losses"), [(True, 2, 1), (False, 1, 2)])
-def test_wins_depend_on_what_is_better(higher_is_better, wins, losses):
-    found = compared(np.array([0.7, 0.6, 0.5, 0.1 + 0.2]), np.array([0.6, 0.5, 0.6, 0.3]), higher_is_better)
+@pytest.mark.parametrize(("better", "wins", "losses"), [("higher", 2, 1), ("lower", 1, 2), (None, None, None)], ids=str)
+def test_wins_depend_on_what_is_better(better, wins, losses):
+    found = compared(np.array([0.7, 0.6, 0.5, 0.1 + 0.2]), np.array([0.6, 0.5, 0.6, 0.3]), better)
     assert (found["wins"], found["losses"], found["ties"]) == (wins, losses, 1)
     assert found["difference"] == pytest.approx(0.1 / 4)
     assert found["n"] == 4
@@ -74,6 +74,6 @@ def test_wins_depend_on_what_is_better(higher_is_better, wins, losses):
 
 def test_arguments_are_left_alone():
     values, baseline = np.array([1.0, 2.0]), np.array([1.0, 3.0])
-    compared(values, baseline, True)
+    compared(values, baseline, "higher")
     assert values.tolist() == [1, 2]
     assert baseline.tolist() == [1, 3]

@@ -237,7 +237,7 @@ def test_everything_says_in_one_line_what_it_is(found):
         assert "\n" not in repr(thing)
     assert repr(labels) == "LabelMap(seg: 2 x 3 x 4 voxels of 2 x 2 x 2 mm, RAS, labels 0 to 23)"
     size = "13 x 12 x 14 voxels of 6 x 7 x 5 mm, LAS"
-    assert repr(found) == f"Registration(moving -> <fixed>: pass, local correlation 0.70, 3 folds; onto {size})"
+    assert repr(found) == f"Registration(moving -> <fixed>: pass, local correlation 0.70, 3 corner folds; onto {size})"
 
 
 def test_a_notebook_shows_pictures_that_need_nothing_from_anywhere(found):

@@ -194,7 +194,7 @@ def test_a_map_that_folds_is_dropped_even_where_images_grow_alike(run, brains):
     descent = build(read_step(DESCENT | {"n": 12}), 3)
     found = run(weights=Registrar(Torn(), RECIPE, card()), refine=False)
     assert not found.record["network"]["used"]
-    assert "folds in" in found.record["network"]["reason"]
+    assert "corner folds in" in found.record["network"]["reason"]
     assert found.record["network"]["similarity_after"]["lncc"] > found.record["network"]["similarity_before"]["lncc"]
 
 

@@ -8,17 +8,11 @@ from typing import Any
 
 from stepwarp.batch.places import Places
 from stepwarp.batch.settings import key_of, parts_in
+from stepwarp.evaluation.metrics import METRICS
 from stepwarp.files import write_text
 from stepwarp.files.json import read_record, write_record
 from stepwarp.files.tables import csv_text, guarded
 
-#: What the rows of a summary hold of a finished case, in the order of the table.
-MEASURES = (
-    *("lncc_before", "lncc_after", "ncc_after", "mutual_information_after", "overlap", "volume_ratio"),
-    *("folds", "corner_folds", "std_log_jacobian", "inverse_mean_mm", "inverse_p95_mm"),
-    *("displacement_mean_mm", "displacement_max_mm", "seconds", "peak_mib"),
-)
-_COLUMNS = ("case", "status", "verdict", *MEASURES, "fixed", "moving", "reason")
 _ORDER = {"failed": 0, "waiting": 1, "fail": 2, "check": 3, "pass": 4}
 
 
@@ -60,27 +54,7 @@ def summarise(places: Places, about: Mapping[str, Any], asked: Sequence[str]) ->
 
 def row_of(case: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """A finished case as one flat row; what it has not is left out."""
-    measures, stages = record["measures"], record["stages"]
-    before, after = measures["similarity_affine"], measures.get("similarity", measures["similarity_affine"])
-    regularity, residual = measures.get("regularity", {}), measures.get("inverse_residual", {})
-    lengths = measures.get("displacement_mm", {})
-    values = {
-        "lncc_before": before["lncc"],
-        "lncc_after": after["lncc"],
-        "ncc_after": after["ncc"],
-        "mutual_information_after": after["mutual_information"],
-        "overlap": measures["overlap"],
-        "volume_ratio": measures["volume_ratio"],
-        "folds": regularity.get("folds", {}).get("count"),
-        "corner_folds": regularity.get("corner_folds", {}).get("count"),
-        "std_log_jacobian": regularity.get("std_log_jacobian"),
-        "inverse_mean_mm": residual.get("mean_mm"),
-        "inverse_p95_mm": residual.get("p95_mm"),
-        "displacement_mean_mm": lengths.get("mean"),
-        "displacement_max_mm": lengths.get("max"),
-        "seconds": round(sum(stage["seconds"] for stage in stages), 2),
-        "peak_mib": max(stage["peak_mib"] for stage in stages),
-    }
+    values = {metric.key: metric.in_record(record) for metric in METRICS.values()}
     return {
         "case": case,
         "status": "done",
@@ -99,8 +73,9 @@ def failed_row(case: str, failure: Mapping[str, Any]) -> dict[str, Any]:
 
 def csv_of(summary: Mapping[str, Any]) -> str:
     """The rows of a summary as CSV, safe to open in a spreadsheet."""
-    rows = [[_cell(row, column) for column in _COLUMNS] for row in summary["cases"]]
-    return csv_text([_COLUMNS, *rows])
+    measures = [metric.key for metric in METRICS.values() if metric.record]
+    columns = ["case", "status", "verdict", *measures, "fixed", "moving", "reason"]
+    return csv_text([columns, *([_cell(row, column) for column in columns] for row in summary["cases"])])
 
 
 def _cell(row: Mapping[str, Any], column: str) -> Any:

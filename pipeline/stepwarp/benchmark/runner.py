@@ -11,6 +11,7 @@ from stepwarp.benchmark import child, judged
 from stepwarp.benchmark.methods import OWN
 from stepwarp.benchmark.places import OWN_NAMES
 from stepwarp.benchmark.plan import Asked, Case
+from stepwarp.evaluation import metrics
 from stepwarp.files.json import read_record, write_record
 from stepwarp.files.lock import locked
 from stepwarp.machine import environment
@@ -148,10 +149,6 @@ def _environment(asked: Asked) -> dict[str, Any]:
 def _line(content: dict[str, Any]) -> str:
     if content["status"] != "done":
         return f"{content['status']}, {content['reason']}"
-    judged_as = content["evaluation"]
-    parts = [f"{content['run']['seconds']:.1f} s"]
-    if "mean_dice" in judged_as:
-        parts.append(f"Dice {judged_as['mean_dice']:.3f}")
-    if "tre_mm" in judged_as:
-        parts.append(f"TRE {judged_as['tre_mm']['mean']:.2f} mm")
-    return ", ".join(parts)
+    found = [(metric, metric.in_case(content)) for metric in metrics.shown("headline")]
+    said = [metric.said(value) for metric, value in found if value is not None]
+    return ", ".join([f"{content['run']['seconds']:.1f} s", *said])

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata, wilcoxon
 
 from stepwarp.evaluation.bootstrap import interval
-
-#: Metric of a case -> whether more of it is better.
-METRICS: Mapping[str, bool] = {
-    "mean_dice": True,
-    "mean_hd95_mm": False,
-    "mean_asd_mm": False,
-    "tre_mm": False,
-    "folds_percent": False,
-    "corner_folds": False,
-    "ndv_percent": False,
-    "std_log_jacobian": False,
-    "inverse_mean_mm": False,
-    "inverse_p95_mm": False,
-    "seconds": False,
-    "cpu_seconds": False,
-    "peak_mib": False,
-    "lncc_after": True,
-}
+from stepwarp.evaluation.metric import Direction
 
 TEST = "Wilcoxon's signed-rank test on pairs, two-sided, exact up to 200 pairs, ties by mid-ranks, equal pairs left out"
 
@@ -49,21 +31,22 @@ def described(values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def compared(values: np.ndarray, baseline: np.ndarray, higher_is_better: bool) -> dict[str, Any]:
+def compared(values: np.ndarray, baseline: np.ndarray, better: Direction) -> dict[str, Any]:
     """A method beside the baseline on the same N pairs, in the same order: what `against_baseline` of a summary holds.
 
-    difference: mean of value minus baseline. wins: pairs on which the method is better than the baseline."""
+    difference: mean of value minus baseline. wins, losses: pairs on which the method is better and worse than the
+    baseline; None where neither end of the metric is better."""
     differences = values - baseline
     differences[np.abs(differences) <= _EQUAL * np.maximum(np.abs(values), np.abs(baseline))] = 0
-    better = differences > 0 if higher_is_better else differences < 0
-    wins, ties = int(better.sum()), int((differences == 0).sum())
+    above, below, ties = (int(which.sum()) for which in (differences > 0, differences < 0, differences == 0))
+    wins, losses = {"higher": (above, below), "lower": (below, above), None: (None, None)}[better]
     return {
         "n": len(differences),
         "difference": float(differences.mean()),
         "ci95": list(interval(differences)) if len(differences) > 1 else None,
         "p_wilcoxon": signed_rank_p(differences),
         "wins": wins,
-        "losses": len(differences) - wins - ties,
+        "losses": losses,
         "ties": ties,
     }
 

@@ -7,54 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from stepwarp.benchmark.statistics import METRICS, TEST, compared, described
+from stepwarp.benchmark.statistics import TEST, compared, described
+from stepwarp.evaluation import metrics
 from stepwarp.evaluation.bootstrap import INTERVAL
+from stepwarp.evaluation.metric import Direction, Metric
 from stepwarp.files.tables import csv_text, guarded
 from stepwarp.printable import counted
 
-#: Where a case says a metric: the keys to follow, and what to multiply by.
-_FOUND: Mapping[str, tuple[tuple[str, ...], float]] = {
-    "mean_dice": (("evaluation", "mean_dice"), 1),
-    "mean_hd95_mm": (("evaluation", "mean_hd95_mm"), 1),
-    "mean_asd_mm": (("evaluation", "mean_asd_mm"), 1),
-    "tre_mm": (("evaluation", "tre_mm", "mean"), 1),
-    "folds_percent": (("evaluation", "folds", "share"), 100),
-    "corner_folds": (("evaluation", "corner_folds", "count"), 1),
-    "ndv_percent": (("evaluation", "ndv", "percent"), 1),
-    "std_log_jacobian": (("evaluation", "std_log_jacobian"), 1),
-    "inverse_mean_mm": (("evaluation", "inverse_mm", "mean"), 1),
-    "inverse_p95_mm": (("evaluation", "inverse_mm", "p95"), 1),
-    "seconds": (("run", "seconds"), 1),
-    "cpu_seconds": (("run", "cpu_seconds"), 1),
-    "peak_mib": (("run", "peak_mib"), 1),
-    "lncc_after": (("evaluation", "similarity", "after", "lncc"), 1),
-}
-#: Metrics of a label that are averaged over a group of labels, and what the average is called.
-_OF_LABELS = {"dice": "mean_dice", "hd95_mm": "mean_hd95_mm"}
-#: Metrics that a label has only while its surface is there.
+#: Means that, in cases judged when distances of lost labels did not count, are over other structures.
 _OF_SURFACES = ("mean_hd95_mm", "mean_asd_mm")
-#: By the first of these that a case has it is put before a better one.
-_WORST_BY = ("mean_dice", "tre_mm", "lncc_after")
-
-#: Metric -> heading and format in table.md.
-_COLUMNS = {
-    "mean_dice": ("Dice", ".4f"),
-    "mean_hd95_mm": ("HD95 mm", ".2f"),
-    "mean_asd_mm": ("ASD mm", ".3f"),
-    "tre_mm": ("TRE mm", ".2f"),
-    "folds_percent": ("folds %", ".4f"),
-    "corner_folds": ("one-sided folds", ".1f"),
-    "ndv_percent": ("NDV %", ".4f"),
-    "std_log_jacobian": ("std log J", ".3f"),
-    "inverse_mean_mm": ("inverse mm, mean", ".3f"),
-    "inverse_p95_mm": ("inverse mm, 95 %", ".3f"),
-    "lncc_after": ("LNCC", ".3f"),
-    "seconds": ("seconds", ".1f"),
-    "cpu_seconds": ("CPU seconds", ".1f"),
-    "peak_mib": ("peak MiB", ".0f"),
-}
-#: What is compared with the baseline in table.md; summary.json compares every metric.
-_COMPARED = ("mean_dice", "tre_mm", "mean_hd95_mm", "seconds")
+#: On how many pairs a method is better, worse and equal.
+_COUNTS = ("wins", "losses", "ties")
+#: Whether more of a metric is better, as a summary says it.
+_HIGHER: Mapping[Direction, bool | None] = {"higher": True, "lower": False, None: None}
 
 
 def summarise(
@@ -78,7 +43,7 @@ def summarise(
         "baseline": baseline,
         "environment": dict(environment),
         "notes": _notes(cases, baseline),
-        "statistics": {"ci95": INTERVAL, "p_wilcoxon": TEST, "higher_is_better": dict(METRICS)},
+        "statistics": {"ci95": INTERVAL, "p_wilcoxon": TEST, "higher_is_better": _directions()},
         "methods": {name: _method(titles[name], found, rows, name, baseline) for name, found in chosen.items()},
         "groups": {group: _group(chosen, set(labels), baseline) for group, labels in manifest["label_groups"].items()},
         "cases": [one for found in rows.values() for one in sorted(found, key=_worst_first)],
@@ -88,13 +53,15 @@ def summarise(
 def row(case: Mapping[str, Any]) -> dict[str, Any]:
     """A case as one row: pair, method, status, the reason if it is not done, and the metrics it has."""
     flat = {key: case[key] for key in ("pair", "method", "status", "reason") if key in case}
-    for metric, (keys, factor) in _FOUND.items():
-        value: Any = case
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None and not (metric in _OF_SURFACES and _leaves_out_lost(case)):
-            flat[metric] = value * factor
+    for metric in metrics.shown("benchmark"):
+        value = metric.in_case(case)
+        if value is not None and not (metric.key in _OF_SURFACES and _leaves_out_lost(case)):
+            flat[metric.key] = value
     return flat
+
+
+def _directions() -> dict[str, bool | None]:
+    return {metric.key: _HIGHER[metric.better] for metric in metrics.shown("benchmark")}
 
 
 def _leaves_out_lost(case: Mapping[str, Any]) -> bool:
@@ -106,7 +73,7 @@ def _leaves_out_lost(case: Mapping[str, Any]) -> bool:
 
 def csv_of(summary: Mapping[str, Any]) -> str:
     """The rows of a summary as CSV, safe to open in a spreadsheet."""
-    columns = ("pair", "method", "status", *METRICS, "reason")
+    columns = ("pair", "method", "status", *(metric.key for metric in metrics.shown("benchmark")), "reason")
     rows = [[_cell(case.get(column, "")) for column in columns] for case in summary["cases"]]
     return csv_text([columns, *rows])
 
@@ -115,13 +82,18 @@ def table_of(summary: Mapping[str, Any]) -> str:
     """The summary as Markdown: means, what is different from the baseline, and what there is no result of."""
     methods: Mapping[str, Any] = summary["methods"]
     manifest, environment = summary["manifest"], summary["environment"]
-    measured = [name for name in _COLUMNS if any(name in method["metrics"] for method in methods.values())]
+    benchmarked = metrics.shown("benchmark")
+    measured = [metric for metric in benchmarked if any(metric.key in method["metrics"] for method in methods.values())]
     split = f", {manifest['split']} split" if manifest["split"] else ""
     lines = [f"### {_text(manifest['name'])}{_text(split)}", ""]
     lines += _markdown(
-        ["method", "cases", *(_COLUMNS[name][0] for name in measured)],
+        ["method", "cases", *(metric.column for metric in measured)],
         [
-            [_text(method["title"]), str(method["cases"]), *(_mean_sd(method["metrics"].get(m), m) for m in measured)]
+            [
+                _text(method["title"]),
+                str(method["cases"]),
+                *(_mean_sd(method["metrics"], m) for m in measured),
+            ]
             for method in methods.values()
         ],
     )
@@ -142,33 +114,34 @@ def _method(
         "cases": sum(case["status"] == "done" for case in cases),
         "failed": sum(case["status"] == "failed" for case in cases),
         "absent": absent[0] if len(absent) == len(cases) else None,
-        "metrics": _metrics(rows[name], reference, METRICS),
+        "metrics": _summaries(rows[name], reference, metrics.shown("benchmark")),
     }
 
 
-def _metrics(
-    rows: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]], metrics: Mapping[str, bool]
+def _summaries(
+    rows: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]], wanted: Iterable[Metric]
 ) -> dict[str, Any]:
     """The summary of each metric that a row has, beside the rows of the baseline."""
     result = {}
-    for metric, higher_is_better in metrics.items():
-        own, other = ({r["pair"]: float(r[metric]) for r in table if metric in r} for table in (rows, reference))
+    for metric in wanted:
+        key = metric.key
+        own, other = ({r["pair"]: float(r[key]) for r in table if key in r} for table in (rows, reference))
         if not own:
             continue
         both = [pair for pair in own if pair in other]
         here, there = (np.array([table[pair] for pair in both]) for table in (own, other))
-        result[metric] = described(np.array(list(own.values()))) | {
-            "against_baseline": compared(here, there, higher_is_better) if both else None
+        result[key] = described(np.array(list(own.values()))) | {
+            "against_baseline": compared(here, there, metric.better) if both else None
         }
     return result
 
 
 def _group(chosen: Mapping[str, Sequence[Mapping[str, Any]]], labels: set[int], baseline: str) -> dict[str, Any]:
-    """{method: {mean_dice and mean_hd95_mm as in the summary of a method}} over the labels of a group."""
+    """{method: {each metric that labels have, as in the summary of a method}} over the labels of a group."""
     rows = {name: [_group_row(case, labels) for case in cases] for name, cases in chosen.items()}
-    metrics = {name: METRICS[name] for name in _OF_LABELS.values()}
     found = {
-        name: _metrics(own, rows.get(baseline, []) if name != baseline else [], metrics) for name, own in rows.items()
+        name: _summaries(own, rows.get(baseline, []) if name != baseline else [], _of_labels())
+        for name, own in rows.items()
     }
     return {name: values for name, values in found.items() if values}
 
@@ -177,19 +150,23 @@ def _group_row(case: Mapping[str, Any], labels: set[int]) -> dict[str, Any]:
     scores = case.get("evaluation", {}).get("labels", {})
     inside = [score for label, score in scores.items() if int(label) in labels]
     flat: dict[str, Any] = {"pair": case["pair"]}
-    for key, metric in _OF_LABELS.items():
-        values = [score.get(key) for score in inside]
+    for metric in _of_labels():
+        values = [score.get(metric.of_label) for score in inside]
         if values and None not in values:  # else the mean would be over other structures than another method's
-            flat[metric] = float(np.mean(values))
+            flat[metric.key] = float(np.mean(values))
     return flat
 
 
+def _of_labels() -> list[Metric]:
+    return [metric for metric in metrics.shown("benchmark") if metric.of_label]
+
+
 def _worst_first(one: Mapping[str, Any]) -> tuple[bool, float]:
-    """Cases without result come first, then the low of what should be high and the high of what should be low."""
+    """Cases without result come first, then the worst by the first measure of accuracy that a case has."""
     if one["status"] != "done":
         return False, 0.0
-    metric = next((name for name in _WORST_BY if name in one), None)
-    return True, 0.0 if metric is None else one[metric] * (1 if METRICS[metric] else -1)
+    metric = next((metric for metric in metrics.of_family("accuracy") if metric.key in one), None)
+    return True, 0.0 if metric is None else one[metric.key] * (1 if metric.better == "higher" else -1)
 
 
 def _notes(cases: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
@@ -222,15 +199,13 @@ def _against(summary: Mapping[str, Any]) -> list[str]:
     """A line per method and metric, with its difference from the baseline; nothing where nothing is compared."""
     rows = []
     for method in summary["methods"].values():
-        for metric in _COMPARED:
-            found = method["metrics"].get(metric, {}).get("against_baseline")
+        for metric in metrics.shown("against"):
+            found = method["metrics"].get(metric.key, {}).get("against_baseline")
             if found:
-                title, form = _COLUMNS[metric]
-                low, high = found["ci95"] or (None, None)
-                extent = "" if low is None else f"{low:+{form}} to {high:+{form}}"
-                counts = " / ".join(str(found[key]) for key in ("wins", "losses", "ties"))
-                p = f"{found['p_wilcoxon']:.3g}"
-                rows.append([_text(method["title"]), title, f"{found['difference']:+{form}}", extent, p, counts])
+                extent = " to ".join(metric.plain(end, signed=True) for end in found["ci95"] or ())
+                counts = " / ".join("-" if found[key] is None else str(found[key]) for key in _COUNTS)
+                difference, p = metric.plain(found["difference"], signed=True), f"{found['p_wilcoxon']:.3g}"
+                rows.append([_text(method["title"]), metric.column, difference, extent, p, counts])
     if not rows:
         return []
     baseline = summary["methods"].get(summary["baseline"], {}).get("title", summary["baseline"])
@@ -258,12 +233,12 @@ def _where(environment: Mapping[str, Any]) -> str:
     return f"{text}; stepwarp {environment['stepwarp']}, {environment['date']}."
 
 
-def _mean_sd(metric: Mapping[str, Any] | None, name: str) -> str:
-    if metric is None:
+def _mean_sd(summaries: Mapping[str, Any], metric: Metric) -> str:
+    found = summaries.get(metric.key)
+    if found is None:
         return ""
-    form = _COLUMNS[name][1]
-    spread = "" if metric["sd"] is None else f" ± {metric['sd']:{form}}"
-    return f"{metric['mean']:{form}}{spread}"
+    spread = "" if found["sd"] is None else f" ± {metric.plain(found['sd'])}"
+    return f"{metric.plain(found['mean'])}{spread}"
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -13,21 +13,12 @@ from stepwarp.cli.options import SeedOption, ThreadsOption, VerboseOption, path_
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import cell, console, say, say_json, tell
 from stepwarp.errors import RegistrationError
+from stepwarp.evaluation import metrics
+from stepwarp.evaluation.metric import Metric
 from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from stepwarp.benchmark.plan import Case
-
-#: Of the summary, what the terminal shows: metric -> heading, format.
-_SHOWN = {
-    "mean_dice": ("Dice", ".4f"),
-    "tre_mm": ("TRE mm", ".2f"),
-    "mean_hd95_mm": ("HD95 mm", ".2f"),
-    "folds_percent": ("folds %", ".3g"),
-    "std_log_jacobian": ("std log J", ".3f"),
-    "seconds": ("seconds", ".1f"),
-    "peak_mib": ("MiB", ".0f"),
-}
 
 
 def _list_methods(wanted: bool) -> None:
@@ -169,12 +160,13 @@ def _print_summary(summary: dict[str, Any]) -> None:
     from rich.table import Table
 
     methods = summary["methods"]
-    shown = [name for name in _SHOWN if any(name in method["metrics"] for method in methods.values())]
+    measured = {key for method in methods.values() for key in method["metrics"]}
+    columns = [metric for metric in metrics.shown("terminal") if metric.key in measured]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("method", "cases", *(_SHOWN[name][0] for name in shown)):
+    for heading in ("method", "cases", *(metric.column for metric in columns)):
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for name, method in methods.items():
-        values = [_shown_mean(method["metrics"].get(metric), _SHOWN[metric][1]) for metric in shown]
+        values = [_mean(method["metrics"].get(metric.key), metric) for metric in columns]
         table.add_row(cell(name), str(method["cases"]), *values)
     screen = console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     screen.print(table)
@@ -185,8 +177,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
         screen.print(cell(f"note: {note}"))
 
 
-def _shown_mean(metric: dict[str, Any] | None, form: str) -> str:
-    return "" if metric is None else format(metric["mean"], form)
+def _mean(found: dict[str, Any] | None, metric: Metric) -> str:
+    return "" if found is None else metric.plain(found["mean"])
 
 
 def _remarks(method: dict[str, Any], baseline: str) -> Iterator[str]:
@@ -195,9 +187,9 @@ def _remarks(method: dict[str, Any], baseline: str) -> Iterator[str]:
         yield f"absent, {method['absent']}"
     if method["failed"]:
         yield f"{method['failed']} failed"
-    for metric in ("mean_dice", "tre_mm"):
-        found = method["metrics"].get(metric, {}).get("against_baseline")
+    for metric in metrics.shown("headline"):
+        found = method["metrics"].get(metric.key, {}).get("against_baseline")
         if found:
             counts = f"better on {found['wins']}, worse on {found['losses']}, equal on {found['ties']}"
-            heading, form = _SHOWN[metric]
-            yield f"{heading} {found['difference']:+{form}} against {baseline}, {counts}, p {found['p_wilcoxon']:.2g}"
+            difference = metric.said(found["difference"], signed=True)
+            yield f"{difference} against {baseline}, {counts}, p {found['p_wilcoxon']:.2g}"

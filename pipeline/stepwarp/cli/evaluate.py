@@ -76,9 +76,10 @@ def evaluate(
                         --fixed-labels A_labels.nii.gz --moving-labels B_labels.nii.gz
 
     Measured on the grid of the fixed image: overlap (Dice, Jaccard) and surface distance (HD95, average, in mm) of each
-    label, distance of landmarks in mm, folds and non-diffeomorphic volume, spread of the Jacobian, residual of the
-    inverse, similarity. What there is no ground truth for is left out. A label that the transform loses scores 0 and is
-    listed; one that only one of the maps holds is listed and not scored."""
+    label, distance of landmarks in mm, folds (by central differences), corner folds (by one-sided ones) and
+    non-diffeomorphic volume, spread of the Jacobian, residual of the inverse, similarity. What there is no ground truth
+    for is left out. A label that the transform loses scores 0 and is listed; one that only one of the maps holds is
+    listed and not scored."""
     check_files(
         [fixed, moving, fixed_labels, moving_labels, label_names, fixed_landmarks, moving_landmarks, mask],
     )

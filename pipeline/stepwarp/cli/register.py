@@ -109,8 +109,8 @@ def register(
     antsApplyTransforms -t 1Warp.nii.gz -t 0GenericAffine.mat gives Warped.nii.gz. Before the files get their names,
     SimpleITK reads them back, and they are compared with what was computed.
 
-    A network is given the images as its own file says. Where what it finds does not help (images less alike, folds,
-    images too small for it), it is dropped, the preset runs as without it, and the verdict says so.
+    A network is given the images as its own file says. Where what it finds does not help (images less alike, corner
+    folds, images too small for it), it is dropped, the preset runs as without it, and the verdict says so.
 
     Where the verdict is fail, a second try is made with more starts, mutual information in the linear stage and more
     iterations, unless a time budget leaves no time for it. The better of the two is kept, and the verdict says which.

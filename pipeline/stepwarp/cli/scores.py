@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from stepwarp.cli.terminal import cell, console
+from stepwarp.evaluation.metric import Metric
+from stepwarp.evaluation.metrics import METRICS, of_similarities
 from stepwarp.printable import counted
 
 if TYPE_CHECKING:
@@ -15,19 +17,13 @@ if TYPE_CHECKING:
 
 #: Labels and landmarks that are shown, the worst first, unless all are asked for.
 _WORST = 10
-#: Measures of similarity in words, and what is said behind their numbers.
-SIMILARITIES = {
-    "lncc": ("local correlation", ""),
-    "ncc": ("correlation", ""),
-    "mutual_information": ("shared information", " (an image and itself: about 0.7)"),
-}
 
 
 def print_evaluation(result: Mapping[str, Any], everything: bool) -> None:
     """The numbers of `evaluate_files`: a summary, and the worst labels and landmarks, or all of them."""
     screen = console(soft_wrap=True)
     for name, value in _rows(result):
-        screen.print(f"{name:<26}{cell(value)}")
+        screen.print(f"{name:<30}{cell(value)}")
     if "labels" in result:
         _print_labels(screen, result["labels"], everything)
     if "tre_mm" in result:
@@ -38,50 +34,37 @@ def print_evaluation(result: Mapping[str, Any], everything: bool) -> None:
 
 def _rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     files = ", then ".join(result["transform"]) or "the identity"
-    rows = [
-        ("transform", files),
-        ("measured in", f"{result['mask']['source']}, {counted(result['mask']['voxels'], 'voxel')}"),
-    ]
-    if "labels" in result:
-        rows += _label_rows(result)
-    if "tre_mm" in result:
-        tre = result["tre_mm"]
-        spread = f"median {_mm(tre['median'])}, 95 % {_mm(tre['p95'])}, largest {_mm(tre['max'])}"
-        rows.append(
-            (
-                f"{counted(tre['count'], 'landmark')} (mm)",
-                f"mean {_mm(tre['mean'])}, {spread}; {_mm(tre['before_mean'])} before",
-            )
-        )
-        if tre["left_out"]:
-            rows.append(("  left out", ", ".join(tre["left_out"])))
-    folds, corners = result["folds"], result["corner_folds"]
-    counts = f"{counted(folds['count'], 'voxel')} ({_percent(folds['share'])}) by central differences"
-    rows.append(("folds", f"{counts}, {corners['count']} by one-sided ones"))
-    rows.append(("  volume", f"{result['ndv']['percent']:.3g} % not diffeomorphic"))
-    jacobian = result["jacobian"]
+    inside = f"{result['mask']['source']}, {counted(result['mask']['voxels'], 'voxel')}"
+    rows = [("transform", files), ("measured in", inside)]
+    rows += _label_rows(result) if "labels" in result else []
+    rows += _landmark_rows(result["tre_mm"]) if "tre_mm" in result else []
+    for metric in METRICS.values():
+        value = metric.in_case({"evaluation": result})
+        if value is not None:
+            rows.append((metric.heading_in_words, f"{metric.plain(value)}{_more(metric, result)}{metric.remark}"))
+    jacobian, moved = result["jacobian"], result["displacement_mm"]
     if jacobian is not None:
         spread = f"from {jacobian['min']:.3f} to {jacobian['max']:.3f}, median {jacobian['median']:.3f}"
-        rows.append(("Jacobian", f"{spread}, standard deviation of the logarithm {_mm(result['std_log_jacobian'])}"))
-    moved, back = result["displacement_mm"], result["inverse_mm"]
-    rows.append(
-        ("displacement (mm)", f"mean {_mm(moved['mean'])}, 95 % {_mm(moved['p95'])}, largest {_mm(moved['max'])}")
-    )
-    residual = f"mean {_mm(back['mean'])}, 95 % {_mm(back['p95'])}, largest {_mm(back['max'])}"
-    rows.append(("inverse residual (mm)", f"{residual}; {back['source']}"))
-    before, after = result["similarity"]["before"], result["similarity"]["after"]
-    for key, (name, remark) in SIMILARITIES.items():
-        rows.append((name, f"{before[key]:.3f} before, {after[key]:.3f} after{remark}"))
-    return rows
+        rows.append(("Jacobian", spread))
+    lengths = f"mean {_mm(moved['mean'])}, 95 % {_mm(moved['p95'])}, largest {_mm(moved['max'])}"
+    return [*rows, ("displacement (mm)", lengths)]
+
+
+def _more(metric: Metric, result: Mapping[str, Any]) -> str:
+    """What stands behind the value of some metrics."""
+    if metric.key == "tre_mm":
+        tre = result["tre_mm"]
+        spread = f", median {_mm(tre['median'])}, 95 % {_mm(tre['p95'])}, largest {_mm(tre['max'])}"
+        return f"{spread}; {_mm(tre['before_mean'])} before"
+    if metric.key == "inverse_mean_mm":
+        back = result["inverse_mm"]
+        return f", largest {_mm(back['max'])}; {back['source']}"
+    before = next((result["similarity"]["before"][name] for name, m in of_similarities().items() if m is metric), None)
+    return "" if before is None else f", {metric.plain(before)} before"
 
 
 def _label_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    overlap = f"mean Dice {result['mean_dice']:.4f}, Jaccard {result['mean_jaccard']:.4f}"
-    rows = [(counted(result["labels_scored"], "label"), overlap)]
-    surfaces = f"HD95 {_mm(result['mean_hd95_mm'])}, average {_mm(result['mean_asd_mm'])}"
-    rows.append(
-        ("  surfaces (mm)", f"mean {surfaces}, over {counted(result['labels_scored'], 'label')}{_penalty(result)}")
-    )
+    rows = [("labels", f"{result['labels_scored']} scored{_penalty(result)}")]
     missing = result["labels_missing_in"]
     listed = {
         "  lost by the transform": result["labels_lost"],
@@ -93,8 +76,13 @@ def _label_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _penalty(result: Mapping[str, Any]) -> str:
-    count = result["surfaces_penalised"]
-    return f", {count} lost counted as {_mm(result['surface_penalty_mm'])} (the fixed grid's diagonal)" if count else ""
+    count, diagonal = result["surfaces_penalised"], _mm(result["surface_penalty_mm"])
+    return f", distances of {count} lost counted as {diagonal} mm (the fixed grid's diagonal)" if count else ""
+
+
+def _landmark_rows(tre: Mapping[str, Any]) -> list[tuple[str, str]]:
+    left_out = [("  left out", ", ".join(tre["left_out"]))] if tre["left_out"] else []
+    return [("landmarks", str(tre["count"])), *left_out]
 
 
 def _print_labels(screen: Console, labels: Mapping[str, Mapping[str, Any]], everything: bool) -> None:
@@ -142,7 +130,3 @@ def _print_table(screen: Console, columns: Sequence[str], rows: Sequence[Sequenc
 
 def _mm(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from stepwarp.cli.scores import SIMILARITIES
 from stepwarp.cli.terminal import cell, console
+from stepwarp.evaluation.metrics import METRICS, of_similarities
 from stepwarp.printable import counted
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     colour = _COLOURS[verdict["status"]]
     rows = [("verdict", f"[bold {colour}]{verdict['status']}[/]")]
     rows += [("", cell(reason)) for reason in verdict["reasons"]]
-    rows += [(name, _change(measures, key) + remark) for key, (name, remark) in SIMILARITIES.items()]
+    rows += [(metric.name, _change(measures, key) + metric.remark) for key, metric in of_similarities().items()]
     if "regularity" in measures:
-        central, one_sided = (measures["regularity"][key]["count"] for key in ("folds", "corner_folds"))
-        rows.append(("folds", f"{central} by central, {one_sided} by one-sided differences"))
+        folds = {METRICS[key].name: measures["regularity"][key]["count"] for key in ("folds", "corner_folds")}
+        rows += [(name, f"{count} voxels") for name, count in folds.items()]
     if record.get("network"):
         rows.append(("network", cell(_network(record["network"]))))
     seconds: dict[str, float] = {}

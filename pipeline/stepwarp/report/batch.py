@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from stepwarp.evaluation import metrics
+from stepwarp.evaluation.metric import Metric
 from stepwarp.files.atomic import write_text
 from stepwarp.report import benchmark_plots as plots
 from stepwarp.report import text
-from stepwarp.report.benchmark_data import METRICS, Look, Metric, Value, number
+from stepwarp.report.benchmark_data import Look, Value, number
 from stepwarp.report.document import card, document, tiles
 
 #: How a case can have ended, the worst first; the looks of the verdicts have the colours of a pair's page.
@@ -22,21 +24,6 @@ LOOKS = {
     "check": Look("check", "registered, to be looked at before use", 3, "verdict", "#eba63f", "diamond"),
     "pass": Look("pass", "registered, every check passed", 4, "verdict", "#35c07a", "circle"),
 }
-
-SHOWN = (
-    METRICS["lncc_after"],
-    Metric("lncc_before", "LNCC before", "", 3, "higher", "the same after the linear stage alone"),
-    Metric("overlap", "Overlap", "", 3, "higher", "share of the fixed subject that the moving image's box covers"),
-    Metric("volume_ratio", "Volume ratio", "", 3, None, "by how much the linear stage changes volumes"),
-    Metric("corner_folds", "Folds", "voxels", 0, "lower", "voxels where a one-sided determinant is 0 or less"),
-    METRICS["std_log_jacobian"],
-    Metric("inverse_p95_mm", "Inverse", "mm", 3, "lower", "from a point to itself after both ways, 95th percentile"),
-    Metric("displacement_mean_mm", "Displacement", "mm", 2, None, "how far the deformation moves the subject, mean"),
-    Metric("seconds", "Wall", "s", 1, "lower", "all stages, reading and writing included"),
-    METRICS["peak_mib"],
-)
-#: What the table shows of each case.
-_COLUMNS = ("lncc_after", "overlap", "corner_folds", "std_log_jacobian", "displacement_mean_mm", "seconds")
 
 
 def write_index(out: Path, summary: Mapping[str, Any]) -> Path:
@@ -130,9 +117,9 @@ def _cases(out: Path, summary: Mapping[str, Any]) -> str:
     done = [row for row in summary["cases"] if row["status"] != "failed"]
     if not done:
         return ""
-    columns = [metric for metric in SHOWN if metric.key in _COLUMNS and any(metric.key in row for row in done)]
+    columns = [metric for metric in metrics.shown("batch cases") if any(metric.key in row for row in done)]
     heads = "".join(
-        f'<th scope="col" title="{escape(metric.meaning)}">{escape(metric.name)}'
+        f'<th scope="col" title="{escape(metric.meaning)}">{escape(metric.title)}'
         f"{f' <small>{escape(metric.unit)}</small>' if metric.unit else ''}</th>"
         for metric in columns
     )
@@ -151,7 +138,7 @@ def _row(out: Path, row: Mapping[str, Any], columns: Sequence[Metric]) -> str:
     page = f"cases/{_file(row)}/report.html"
     name = escape(str(row["case"]))
     name = f'<a href="{page}">{name}</a>' if row["status"] == "done" else name
-    cells = "".join(f'<td data-name="{escape(m.name)}">{m.text(number(row.get(m.key)))}</td>' for m in columns)
+    cells = "".join(f'<td data-name="{escape(m.title)}">{m.text(number(row.get(m.key)))}</td>' for m in columns)
     return (
         f'<tr class="mark m{look.number}"><th scope="row">{name}</th>'
         f'<td class="said"><strong>{escape(look.name)}</strong>{_reasons(row)}</td>{cells}'
@@ -178,7 +165,7 @@ def _picture(out: Path, row: Mapping[str, Any], page: str) -> str:
 
 def _distributions(summary: Mapping[str, Any]) -> str:
     cards = ""
-    for metric in SHOWN:
+    for metric in metrics.shown("batch figure"):
         values = dict(_values(summary, metric))
         if values:
             nothing = all(value.number == 0 for found in values.values() for value in found)

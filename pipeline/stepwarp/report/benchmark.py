@@ -7,19 +7,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from stepwarp.evaluation import metrics
+from stepwarp.evaluation.metric import Metric
+from stepwarp.evaluation.metrics import METRICS
 from stepwarp.files.atomic import write_text
 from stepwarp.printable import counted
 from stepwarp.report import benchmark_plots as plots
 from stepwarp.report import benchmark_tables as tables
 from stepwarp.report import text
-from stepwarp.report.benchmark_data import ACCURACY, COST, MEMORY, METRICS, REGULARITY, Board, Metric
+from stepwarp.report.benchmark_data import Board
 from stepwarp.report.contact_sheet import case_picture
 from stepwarp.report.document import card, document, tiles
 
 __all__ = ["case_picture", "write_index"]
-
-#: Metrics that have a figure with a row per method, besides the labels' Dice.
-SPREADS = ("tre_mm", "mean_hd95_mm", "std_log_jacobian", "folds_percent", "corner_folds", "inverse_mean_mm")
 
 #: What an environment says in words, and how a sentence with it begins.
 CLAUSES = {"clock": "The clock runs", "order": "Order:", "warm_up": "Warm-up:"}
@@ -90,9 +90,9 @@ def _lead(board: Board) -> str:
     name = tables.leader(board)
     if name is None:
         return ""
-    metric = board.measured(ACCURACY)[0]
+    metric = board.measured(metrics.of_family("accuracy"))[0]
     word = "Highest" if metric.better == "higher" else "Lowest"
-    said = f"{word} mean {metric.name}: {_result(board, name, metric)}"
+    said = f"{word} mean {metric.title}: {_result(board, name, metric)}"
     if board.baseline in board.present and board.baseline != name and board.statistics(board.baseline, metric):
         said += f"; the baseline {_result(board, board.baseline, metric)}"
     return f'<p class="lead">{said}.</p>'
@@ -106,8 +106,8 @@ def _result(board: Board, method: str, metric: Metric) -> str:
 
 
 def _scores(board: Board) -> str:
-    accuracy = tables.scores(board, ACCURACY + COST, "Accuracy and cost")
-    regularity = tables.scores(board, (*REGULARITY, MEMORY), "Regularity of the deformation, and memory")
+    accuracy = tables.scores(board, metrics.of_family("accuracy", "cost"), "Accuracy and cost")
+    regularity = tables.scores(board, metrics.of_family("regularity"), "Regularity of the deformation")
     files = '<a href="table.md">table.md</a> · <a href="cases.csv">cases.csv</a>'
     warnings = "".join(f"<li>{escape(note)}</li>" for note in board.summary.get("notes", []))
     content = f'{accuracy}{regularity}<p class="note">{_reading(board)}</p>'
@@ -128,13 +128,13 @@ def _reading(board: Board) -> str:
 
 
 def _against_time(board: Board) -> str:
-    metric = next((m for m in board.measured(METRICS[k] for k in ("mean_dice", "tre_mm"))), None)
+    metric = next(iter(board.measured(metrics.shown("headline"))), None)
     if metric is None:
         return ""
     cards = ""
-    for cost, clock in ((METRICS["seconds"], "wall seconds"), (METRICS["cpu_seconds"], "processor seconds")):
+    for cost in (METRICS["seconds"], METRICS["cpu_seconds"]):
         figure = plots.scatter(board, cost, metric)
-        cards += card(f"{metric.heading} against {clock}", figure) if figure else ""
+        cards += card(f"{metric.heading} against {cost.column}", figure) if figure else ""
     return cards
 
 
@@ -153,7 +153,7 @@ def _label_groups(board: Board) -> str:
 
 def _spreads(board: Board) -> str:
     cards = ""
-    for metric in board.measured(METRICS[key] for key in SPREADS):
+    for metric in board.measured(metrics.shown("figure")):
         values = board.values(metric)
         if values:
             title = f"{escape(metric.heading)} <small>{escape(metric.meaning)}</small>"
@@ -198,7 +198,7 @@ def _definitions(board: Board) -> str:
     ]
     names = "".join(
         f"<div><dt>{escape(metric.heading)}</dt><dd>{escape(metric.meaning)}</dd></div>"
-        for metric in board.measured(METRICS.values())
+        for metric in board.measured(metrics.shown("benchmark"))
     )
     content = f'<p id="methods">{escape(" ".join(sentences))}</p><dl class="terms">{names}</dl>'
     return card("How the numbers are defined", content)

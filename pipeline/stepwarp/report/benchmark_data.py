@@ -1,4 +1,4 @@
-"""A benchmark's summary and cases made ready for display: what is measured, how each method looks, values by method."""
+"""A benchmark's summary and cases made ready for display: how each method looks, values by method."""
 
 from __future__ import annotations
 
@@ -6,60 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-
-@dataclass(frozen=True)
-class Metric:
-    """One number of a case, by its key in a summary. decimals: how many are shown; None shows three significant digits.
-
-    better: which values are; None where neither end is good, so that no value of the column is the best."""
-
-    key: str
-    name: str
-    unit: str
-    decimals: int | None
-    better: Literal["higher", "lower"] | None
-    meaning: str
-
-    def text(self, value: float | None, signed: bool = False) -> str:
-        """A value as the tables show it, without its unit; a dash for none."""
-        if value is None:
-            return "-"
-        decimals = self.decimals
-        if decimals is None:
-            decimals = 0 if value == 0 else min(6, max(0, 2 - math.floor(math.log10(abs(value)))))
-        written = f"{value:{'+' if signed and value else ''},.{decimals}f}"
-        return written.replace("-", "\N{MINUS SIGN}")
-
-    @property
-    def heading(self) -> str:
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
-
-ACCURACY = (
-    Metric("mean_dice", "Dice", "", 3, "higher", "overlap of two label maps, mean over labels"),
-    Metric("tre_mm", "TRE", "mm", 2, "lower", "mean distance between mapped and true landmarks"),
-    Metric("mean_hd95_mm", "HD95", "mm", 2, "lower", "95th percentile of surface distances, mean over labels"),
-    Metric("mean_asd_mm", "ASD", "mm", 2, "lower", "average surface distance, mean over labels"),
-    Metric("lncc_after", "LNCC", "", 3, "higher", "local correlation of the fixed and the moved image"),
-)
-COST = (
-    Metric("seconds", "Wall", "s", 1, "lower", "the clock's seconds of the method's call"),
-    Metric("cpu_seconds", "CPU", "s", 1, "lower", "processor seconds of the same, all threads together"),
-)
-REGULARITY = (
-    Metric("folds_percent", "Folds", "%", None, "lower", "share of voxels with a Jacobian determinant of 0 or less"),
-    Metric("corner_folds", "Corner folds", "voxels", 1, "lower", "voxels where a one-sided determinant is 0 or less"),
-    Metric(
-        "ndv_percent", "NDV", "%", None, "lower", "non-diffeomorphic volume, the share that folds in continuous space"
-    ),
-    Metric("std_log_jacobian", "Std log J", "", 3, None, "standard deviation of the log Jacobian determinant"),
-    Metric("inverse_mean_mm", "Inverse", "mm", 3, "lower", "distance from a point to itself after both ways, mean"),
-    Metric("inverse_p95_mm", "Inverse 95 %", "mm", 3, "lower", "95th percentile of the same"),
-)
-MEMORY = Metric("peak_mib", "Memory", "MiB", 0, "lower", "most memory that the process of a case held")
-METRICS = {metric.key: metric for metric in (*ACCURACY, *COST, *REGULARITY, MEMORY)}
+from stepwarp.evaluation.metric import Metric
 
 #: Families of methods: a prefix of the name, what the family is called, and its shades. Apart in hue for every kind of
 #: colour vision (Okabe and Ito 2008, lightened for a dark page); within a family, shades and marks differ.

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stepwarp.evaluation.metric import Metric
 from stepwarp.printable import counted
-from stepwarp.report.benchmark_data import Board, Look, Metric, Value, mean, number
+from stepwarp.report.benchmark_data import Board, Look, Value, mean, number
 
 #: Heights in pixels: a method's row, a landmark's row, room for tick labels, a scatter plot.
 ROW, LANDMARK_ROW, AXIS, SCATTER = 24, 19, 22, 330
@@ -274,20 +275,20 @@ def scatter(board: Board, across: Metric, up: Metric) -> str:
             _dot(
                 x_axis.at(p.x),
                 SCATTER * (1 - y_axis.at(p.y)),
-                f"{p.pair} · {look.title}: {up.name} {up.text(p.y)}, {across.text(p.x)} s",
+                f"{p.pair} · {look.title}: {up.title} {up.text(p.y)}, {across.text(p.x)} {across.unit}",
             )
             for p in inside
         )
         dots += f'<g class="mark m{look.number}">{cases}</g>'
         off = "" if x_axis.holds(centre.x) and y_axis.holds(centre.y) else " off"
-        result = f"{up.name} {up.text(centre.y)} in {across.text(centre.x)} s"
+        result = f"{up.title} {up.text(centre.y)} in {across.text(centre.x)} {across.unit}"
         said += f" {look.name}: {result}."
         label = places[method].svg(_short(look.name) + (f" ({up.text(centre.y)})" if off else ""))
         shape = f'{label}<path class="mean{off}" d="{SHAPES[look.mark]}"/>'
         title = f"{look.title}: mean {result}, {counted(len(found), 'case')}"
         marks += f'<g class="mark big m{look.number}">{_at(places[method].x, places[method].y, shape, title)}</g>'
     lines = _grid(x_axis, SCATTER) + _levels(y_axis)
-    return _svg(SCATTER + AXIS, f"{up.heading} against {across.name} seconds.{said}", lines + dots + marks, "scatter")
+    return _svg(SCATTER + AXIS, f"{up.heading} against {across.column}.{said}", lines + dots + marks, "scatter")
 
 
 def _points(rows: Iterable[Mapping], across: Metric, up: Metric) -> Iterator[_Point]:

@@ -8,28 +8,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from stepwarp.evaluation import metrics
+from stepwarp.evaluation.metric import Metric
 from stepwarp.printable import counted
-from stepwarp.report.benchmark_data import ACCURACY, METRICS, Board, Look, Metric, number
+from stepwarp.report.benchmark_data import Board, Look, number
 from stepwarp.report.benchmark_plots import key
-
-#: What the table of cases shows of each, where it is measured.
-CASE_COLUMNS = (
-    "mean_dice",
-    "tre_mm",
-    "mean_hd95_mm",
-    "folds_percent",
-    "std_log_jacobian",
-    "inverse_mean_mm",
-    "seconds",
-)
 
 #: A p below this is written as such.
 SMALLEST_P = 0.001
 
 
-def scores(board: Board, metrics: Sequence[Metric], caption: str) -> str:
+def scores(board: Board, wanted: Sequence[Metric], caption: str) -> str:
     """One row per method that is present, one column per metric; empty where nothing was measured."""
-    columns = board.measured(metrics)
+    columns = board.measured(wanted)
     if not columns:
         return ""
     best = {metric.key: _best(board, metric) for metric in columns}
@@ -48,9 +39,9 @@ def scores(board: Board, metrics: Sequence[Metric], caption: str) -> str:
 
 def _head(metric: Metric) -> str:
     arrow = {"higher": " ↑", "lower": " ↓", None: ""}[metric.better]
-    said = {"higher": "higher is better", "lower": "lower is better", None: "neither end is good"}[metric.better]
+    said = {"higher": "higher is better", "lower": "lower is better", None: "neither end is better"}[metric.better]
     unit = f" <small>{escape(metric.unit)}</small>" if metric.unit else ""
-    return f'<th scope="col" title="{escape(metric.meaning)}; {said}">{escape(metric.name)}{unit}{arrow}</th>'
+    return f'<th scope="col" title="{escape(metric.meaning)}; {said}">{escape(metric.title)}{unit}{arrow}</th>'
 
 
 def _method(board: Board, look: Look) -> str:
@@ -85,19 +76,23 @@ def _interval(metric: Metric, interval: Sequence[float] | None) -> str:
 
 
 def _difference(metric: Metric, beside: Mapping[str, Any]) -> str:
-    """Difference to the baseline; coloured where its interval excludes 0 and one end of the metric is good."""
+    """Difference to the baseline; coloured where its interval excludes 0 and one end of the metric is better."""
     interval, better = beside.get("ci95"), metric.better
     tone = ""
     if interval and better and (interval[0] > 0 or interval[1] < 0):
         tone = "gain" if (interval[0] > 0) == (better == "higher") else "loss"
-    ties = f"/{beside['ties']}" if beside.get("ties") else ""
-    counts = f"{beside['wins']}/{beside['losses']}{ties}"
-    said = f"{beside['wins']} better, {beside['losses']} worse, {beside.get('ties', 0)} equal"
+    counts, said = _counts(beside) if better else ("", "neither end is better")
     title = f"difference to the baseline {_interval(metric, interval)}: {said}"
     return (
         f'<small class="beside {tone}" title="{title}">{metric.text(beside["difference"], signed=True)}'
         f"<span>{_p(beside.get('p_wilcoxon'))}</span><span>{counts}</span></small>"
     )
+
+
+def _counts(beside: Mapping[str, Any]) -> tuple[str, str]:
+    """On how many pairs a method is better, worse and equal: in short, and in words."""
+    wins, losses, ties = (beside.get(key, 0) for key in ("wins", "losses", "ties"))
+    return f"{wins}/{losses}{f'/{ties}' if ties else ''}", f"{wins} better, {losses} worse, {ties} equal"
 
 
 def _p(p: float | None) -> str:
@@ -135,7 +130,7 @@ def absences(board: Board) -> str:
 
 def worst_cases(board: Board, out: Path) -> str:
     """A folded table per method, its worst case first, with pictures where they are in `out`."""
-    columns = board.measured(METRICS[name] for name in CASE_COLUMNS)
+    columns = board.measured(metrics.shown("cases"))
     return "".join(_cases_of(board, out, board.looks[name], columns) for name in board.present)
 
 
@@ -160,13 +155,13 @@ def _about(rows: Sequence[Mapping[str, Any]], columns: Sequence[Metric]) -> str:
     said = [counted(len(done), "case")] + ([f'<span class="failed">{failed} failed</span>'] if failed else [])
     value = number(done[0].get(columns[0].key)) if done and columns else None
     if value is not None:
-        said.append(f"worst {escape(columns[0].name)} {columns[0].text(value)}")
+        said.append(f"worst {escape(columns[0].title)} {columns[0].text(value)}")
     return " · ".join(said)
 
 
 def leader(board: Board) -> str | None:
     """The contender with the best mean of the first measure of accuracy there is; None without a contender."""
-    for metric in board.measured(ACCURACY)[:1]:
+    for metric in board.measured(metrics.of_family("accuracy"))[:1]:
         means = _contenders(board, metric)
         if means:
             return (max if metric.better == "higher" else min)(means, key=means.__getitem__)
@@ -179,7 +174,7 @@ def _case_row(out: Path, row: Mapping[str, Any], case: Mapping[str, Any], column
         reason = escape(str(row.get("reason", "no reason is recorded")))
         wide = f'<td class="reason" colspan="{len(columns) + 1}"><b class="failed">failed</b> {reason}</td>'
         return f"<tr><th scope=row>{name}</th>{wide}</tr>"
-    cells = "".join(f'<td data-name="{escape(m.name)}">{m.text(number(row.get(m.key)))}</td>' for m in columns)
+    cells = "".join(f'<td data-name="{escape(m.title)}">{m.text(number(row.get(m.key)))}</td>' for m in columns)
     changes = _label_changes(case.get("evaluation", {}))
     return f"<tr><th scope=row>{name}{changes}</th>{cells}<td class=picture>{_picture(out, row)}</td></tr>"
 

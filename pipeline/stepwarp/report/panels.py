@@ -87,8 +87,8 @@ def steps(scene: Scene) -> str:
     )
     return f"""<section class="card"><h2>Step by step</h2><div class="strip">{fixed}{rest}</div>
 <p class="note">The moving image after each step, one {view.name.lower()} slice of it, always interpolated once from the
-original. Local correlation (LNCC) and folds are measured on the fixed grid inside the subject; how far a step moved is
-the mean and the largest change of where points of the subject go. Dimmed steps were not used.</p></section>"""
+original. Local correlation (LNCC) and corner folds are measured on the fixed grid inside the subject; how far a step
+moved is the mean and the largest change of where points of the subject go. Dimmed steps were not used.</p></section>"""
 
 
 def _step(scene: Scene, view: View, title: str, source: str, facts: tuple[str, ...], used: bool = True) -> str:

@@ -28,7 +28,7 @@ from stepwarp.registrar.weights.recipe import Prepared
 from stepwarp.workflow.trace import Recorder
 from stepwarp.workflow.verdict import foreground, lowered
 
-#: A map that folds in more of the subject than this is no start for anything.
+#: A map that has corner folds in more of the subject than this is no start for anything.
 _FOLD_SHARE = 1e-3
 #: Further than so many times the grid's longest side no point is moved by anything that has seen the images.
 _FURTHEST = 10
@@ -219,7 +219,7 @@ def _harm(measured: dict[str, Any], similarity: SimilarityName) -> str | None:
         return f"it lowered what the preset measures ({similarity})"
     folds = measured["corner_folds"]["share"]
     if folds > _FOLD_SHARE:
-        return f"its map folds in {folds:.2%} of the subject"
+        return f"its map has corner folds in {folds:.2%} of the subject"
     return None
 
 

@@ -53,7 +53,7 @@ class Registration(RegisteredPair):
     def __repr__(self) -> str:
         measures = self.record["measures"]
         alike = measures.get("similarity", measures["similarity_affine"])["lncc"]
-        folds = "" if self.warp is None else f", {measures['regularity']['corner_folds']['count']} folds"
+        folds = "" if self.warp is None else f", {measures['regularity']['corner_folds']['count']} corner folds"
         found = f"{self.record['verdict']['status']}, local correlation {alike:.2f}{folds}"
         return f"Registration({self.moving.name} -> {self.fixed.name}: {found}; onto {self.fixed.grid.described})"
 

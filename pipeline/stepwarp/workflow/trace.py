@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stepwarp import files
 from stepwarp.errors import ForeignError, OutputError
+from stepwarp.evaluation.metrics import METRICS
 from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.files.json import write_json
@@ -127,11 +128,12 @@ def _title(number: int, step: TraceStep) -> str:
 def _facts(step: TraceStep) -> tuple[str, ...]:
     row = step.row
     assert row is not None
-    alike, seconds = f"LNCC {row['lncc']:.3f}", f"{row['seconds']:.2f} s"
+    lncc, folds = METRICS["lncc_after"], METRICS["corner_folds"]
+    alike, seconds = f"{lncc.title} {lncc.plain(row['lncc'])}", f"{row['seconds']:.2f} s"
     if step.field is None:
         return alike, seconds
     moved = f"moved {row['step_mm']['mean']:.2f} mm, max {row['step_mm']['max']:.1f}"
-    return alike, moved, f"folds: {row['corner_folds']['count']}", seconds
+    return alike, moved, f"{folds.name}: {row['corner_folds']['count']}", seconds
 
 
 _FIELD = re.compile(r"step\d{2,}_Warp\.nii\.gz")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.config import SimilarityName
+from stepwarp.evaluation.metrics import of_similarities
 from stepwarp.evaluation.regularity import inverse_consistency, regularity
 from stepwarp.evaluation.similarity import similarities
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
@@ -25,9 +26,9 @@ _FOREGROUND = 0.05
 #: The information that two images share is measured on voxels of about this size: nearly the same for every scanner's.
 _INFORMATION_MM = 4.0
 
-#: Limits of a result that needs no second look, and of one that must not be used. Folds count inside the subject.
-#: Those of stretch, information and change of volume lie between the registered and the spoilt training pairs of
-#: benchmarks/verdicts.py.
+#: Limits of a result that needs no second look, and of one that must not be used. Folds are corner folds inside the
+#: subject. The limits of stretch, information and change of volume lie between the registered and the spoilt training
+#: pairs of benchmarks/verdicts.py.
 _OVERLAP_FAIL, _OVERLAP_CHECK = 0.5, 0.9
 _FOLD_SHARE_FAIL = 1e-3
 _RESIDUAL_CHECK_MM = 0.5
@@ -147,13 +148,14 @@ def _judge_deformation(
 ) -> None:
     """similarity: the key of that by which gain and loss are told."""
     before, after = measures["similarity_affine"][similarity], measures["similarity"][similarity]
-    what = {"lncc": "local correlation", "mutual_information": "shared information"}[similarity]
+    what = of_similarities()[similarity].name
     text = f"the deformation {'lowered' if after < before else 'raised'} the {what} from {before:.2f} to {after:.2f}"
     lost, gained = after < before - _GAIN_CHECK, after >= before + _GAIN_CHECK or after >= _ALIKE[similarity]
     (fails if lost else good if gained else checks).append(text)
     smoothness = measures["regularity"]
     folds = smoothness["corner_folds"]
-    text = counted(folds["count"], "voxel folds", "voxels fold") if folds["count"] else "no voxel folds"
+    said = counted(folds["count"], "voxel folds", "voxels fold") if folds["count"] else "no voxel folds"
+    text = f"{said} by one-sided differences (corner folds)"
     (fails if folds["share"] > _FOLD_SHARE_FAIL else checks if folds["count"] else good).append(text)
     spread = smoothness["std_log_jacobian"]
     if spread is None or spread > _STD_LOG_JACOBIAN_CHECK:
