@@ -53,7 +53,7 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [(metric.name, _change(measures, key) + metric.remark) for key, metric in of_similarities().items()]
     if "regularity" in measures:
         folds = {METRICS[key].name: measures["regularity"][key]["count"] for key in ("folds", "corner_folds")}
-        rows += [(name, f"{count} voxels") for name, count in folds.items()]
+        rows += [(name, counted(count, "voxel")) for name, count in folds.items()]
     if record.get("network"):
         rows.append(("network", cell(_network(record["network"]))))
     seconds: dict[str, float] = {}
