@@ -187,8 +187,8 @@ def _definitions(board: Board) -> str:
         "it is not ignored; one that the warp loses has a Dice of 0 and the fixed grid's diagonal as HD95 and ASD.",
         "Landmarks of the fixed image are mapped and compared with those of the moving one. Labels and landmarks count "
         "wherever they lie.",
-        "Folds, Jacobian, inverse consistency and similarity are taken on the fixed grid inside the same mask"
-        f"{f' ({masks})' if masks else ''}.",
+        "Folds of both kinds, Jacobian, inverse consistency and similarity are taken on the fixed grid inside the same "
+        f"mask{f' ({masks})' if masks else ''}.",
         *_clauses(environment, CLAUSES),
         *_clauses(statistics, {"ci95": "Intervals:", "p_wilcoxon": "p:"}),
         "In the figures a box reaches from the lower to the upper quartile, its whiskers from the 5th to the 95th "
