@@ -2,19 +2,31 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --editable .
+# All cores; the tests of a file share what they prepare.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile
+CORE := kernels geometry losses registrar files
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick slow lint clean
 
 demo: .venv/ready
 	$(BIN)/stepwarp demo --out demo --force
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
+
+# What most changes can break.
+quick: .venv/ready-dev
+	$(PYTEST) $(wildcard $(CORE:%=tests/%))
+
+# Alone, because each takes a machine: processes that are killed, peers, an installation from the wheel.
+slow: .venv/ready-dev
+	$(BIN)/pytest -m slow
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 clean:
 	rm -rf .venv demo dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
