@@ -8,10 +8,10 @@ import torch
 
 from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Source, plan
-from stepwarp.batch.settings import Settings
 from stepwarp.batch.work import failure, work
 from stepwarp.data.manifest import read_manifest
 from stepwarp.errors import InputError, OutputError, RegistrationError, VerificationError
+from stepwarp.options import RegisterOptions
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_case_from_start_to_end(study, tmp_path, look, monkeypatch):
     places = Places(tmp_path / "out")
     places.cases.mkdir(parents=True)
     source = Source(read_manifest(study), study.parent, only=("1000_1001",))
-    settings = Settings(preset="fast", affine_only=True, device="cpu")
+    settings = RegisterOptions(preset="fast", affine_only=True, device="cpu")
     (case,) = plan(source, settings, places)
     found = work(case.job)
     assert found["status"] == "done", found
@@ -56,7 +56,7 @@ def test_a_case_from_start_to_end(study, tmp_path, look, monkeypatch):
     assert look.finished(places.out) == kept
 
     # Another result takes its place as a whole.
-    (other,) = plan(source, Settings(preset="fast", affine_only=True, device="cpu", escalate=False), places)
+    (other,) = plan(source, RegisterOptions(preset="fast", affine_only=True, device="cpu", escalate=False), places)
     assert other.replaces
     assert work(other.job)["status"] == "done"
     assert look.finished(places.out) != kept

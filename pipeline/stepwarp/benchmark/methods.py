@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from stepwarp.config import PRESETS
 from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
 from stepwarp.geometry import Image
+from stepwarp.recipes import nearest
 from stepwarp.registrar.weights.shipped import SHIPPED
 from stepwarp.version import __version__
 
@@ -80,9 +80,7 @@ OWN: Mapping[str, Method] = {
     method.name: method
     for method in (
         StepwarpMethod("stepwarp-affine", "stepwarp affine", "default", affine_only=True),
-        StepwarpMethod("stepwarp-fast", "stepwarp fast", "fast"),
-        StepwarpMethod("stepwarp-default", "stepwarp default", "default"),
-        StepwarpMethod("stepwarp-best", "stepwarp best", "best"),
+        *(StepwarpMethod(f"stepwarp-{preset}", f"stepwarp {preset}", preset) for preset in PRESETS),
         *_with_network("stepwarp-network", _NETWORK),
         *_with_network("stepwarp-labels", _LABELS),
     )
@@ -93,7 +91,5 @@ METHODS: Mapping[str, Method] = {**BASELINES, **OWN}
 def find_method(name: str) -> Method:
     """The method of that name; InputError with the nearest one otherwise."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(METHODS)}"
-        raise InputError(f"method '{name}' does not exist; {hint}")
+        raise InputError(f"method '{name}' does not exist; {nearest(name, METHODS)}")
     return METHODS[name]

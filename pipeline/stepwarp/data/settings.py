@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
-from stepwarp.config import Strict
 from stepwarp.data.manifest import Id
 from stepwarp.geometry import Grid
+from stepwarp.recipes import Strict
 
 
 def _ordered(limits: tuple[float, float]) -> tuple[float, float]:

@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, field_validator
 
-from stepwarp.config import Strict
 from stepwarp.geometry.sampling import Outside
 from stepwarp.networks.config import DenseNetConfig, EncoderConfig, SegmenterConfig, UNetConfig
+from stepwarp.recipes import Strict
 from stepwarp.registrar.steps.guided import Guided
 from stepwarp.registrar.steps.segmented import Segmented
 from stepwarp.registrar.steps.sequences import Downsampled, Repeat, TwoStep
