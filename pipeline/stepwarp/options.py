@@ -3,9 +3,8 @@ and `stepwarp batch` have an option of the same name for, which is made from wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -33,13 +32,8 @@ def _texts(given: str | Iterable[str] | None) -> tuple[str, ...]:
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 
 
-def _listed(names: Iterable[str], summary: Callable[[str], str]) -> str:
-    """Choices with a few words on each, as the help lists them."""
-    return "; ".join(f"{name}, {summary(name)[:1].lower()}{summary(name)[1:]}" for name in names) + "."
-
-
-_PRESETS = _listed(PRESETS, preset_summary)
-_SIMILARITIES = _listed(catalogue.names(SIMILARITIES), partial(catalogue.summary, SIMILARITIES))
+_PRESETS = catalogue.listed({name: preset_summary(name) for name in PRESETS})
+_SIMILARITIES = catalogue.listed(catalogue.summaries(SIMILARITIES))
 
 
 class RegisterOptions(Strict):
@@ -49,7 +43,7 @@ class RegisterOptions(Strict):
 
     preset: Annotated[
         str | Path | Preset,
-        Shown(f"How far it goes: {_PRESETS} Or a YAML file of one's own.", "NAME|FILE"),
+        Shown(f"How far it goes: {_PRESETS}. Or a YAML file of one's own.", "NAME|FILE"),
     ] = "default"
     set: Annotated[
         Texts,
@@ -64,7 +58,7 @@ class RegisterOptions(Strict):
         LinearKind, Shown("What the linear stage may do: move; also scale; also stretch and shear.")
     ] = "affine"
     similarity: Annotated[
-        SimilarityName | None, Shown(f"What makes two images alike: {_SIMILARITIES}", default="the preset's, lncc")
+        SimilarityName | None, Shown(f"What makes two images alike: {_SIMILARITIES}.", default="the preset's, lncc")
     ] = None
     device: Annotated[
         Literal["auto", "cpu", "cuda"], Shown("Where to compute. auto: on a CUDA GPU if there is one.")

@@ -101,7 +101,7 @@ def test_choices_are_those_of_the_settings(run):
     assert shown.metavar == f"[FILE=]{'|'.join(get_args(Trust))}"
     assert get_type_hints(apply.apply)["source"] == command.Side | None
     listed = " ".join(run("register", "--help").out.split())
-    for choice in ("fast, above ANTs' SyNQuick in a few seconds", "ssd, squared differences: for images of the same"):
+    for choice in ("fast (Above ANTs' SyNQuick in a few seconds)", "ncc (Correlation of the whole images)"):
         assert choice in listed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from stepwarp.baselines import BASELINES, Method, Outcome
 from stepwarp.config import PRESETS
@@ -33,6 +33,7 @@ class StepwarpMethod:
     affine_only: bool = False
     network: str | None = None
     refine: bool = True
+    imports: ClassVar[tuple[str, ...]] = ("stepwarp.workflow.register",)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stepwarp import catalogue
 from stepwarp.cli.options import (
     DataOption,
     DryRunOption,
@@ -41,6 +42,11 @@ _SHOWN = {
 }
 
 
+_BASELINES = catalogue.listed(
+    {name.replace("_", "-"): about for name, about in catalogue.summaries("baselines").items()}
+)
+
+
 def _list_methods(wanted: bool) -> None:
     if not wanted:
         return
@@ -61,7 +67,8 @@ def benchmark(
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="What to compare; --list-methods names them all.",
+            help="What to compare; --list-methods names them all: stepwarp with each of its presets, alone and after a "
+            f"network, and the methods of {_BASELINES}.",
             show_default="identity, ants-affine, ants-syn, ants-syn-quick and all of stepwarp",
         ),
     ] = None,

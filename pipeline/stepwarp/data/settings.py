@@ -127,11 +127,6 @@ class DataSettings(Strict):
             raise ValueError("a teacher has aligned the scans' images: there is none for synthesised ones")
         return self
 
-    @property
-    def reads_labels(self) -> bool:
-        """Whether label maps are read: to come along, or to be painted."""
-        return self.labels or self.synthesis is not None
-
     def grid(self) -> Grid:
         """The network's world: the box in whole voxels, around `centre_mm`."""
         return box_grid(self.centre_mm, self.box_mm, self.spacing_mm)

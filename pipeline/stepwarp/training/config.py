@@ -13,11 +13,10 @@ from torch.optim import Adam
 
 from stepwarp.data.settings import DataSettings
 from stepwarp.errors import InputError
-from stepwarp.losses.similarities import lncc, mi, mind, ncc, ssd
-from stepwarp.losses.similarity import Similarity
 from stepwarp.networks.config import SegmenterConfig
 from stepwarp.recipes import Strict, changed, configs_folder, first_problem, read_recipe
 from stepwarp.registrar.steps.config import SegmentedConfig, StepConfig, TwoStepConfig, leaves
+from stepwarp.training.similarities import DEFAULT, AnySimilarity
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -27,56 +26,6 @@ _MNIST = "mnist"
 _FIRST_MOMENT = 0.9
 #: Voxels this much larger or smaller are of the size that was meant.
 _SAME_MM = 1e-6
-
-
-class LNCC(Strict):
-    """Local correlation in windows of 2 radius + 1 voxels; see `losses.similarity`."""
-
-    kind: Literal["lncc"] = "lncc"
-    radius: int = Field(default=2, ge=1, le=8)
-    epsilon: Finite = 1e-5
-
-    def build(self) -> Similarity:
-        return lncc.LNCC(self.radius, self.epsilon)
-
-
-class NCC(Strict):
-    """Correlation of the whole images."""
-
-    kind: Literal["ncc"] = "ncc"
-
-    def build(self) -> Similarity:
-        return ncc.NCC()
-
-
-class SSD(Strict):
-    """Mean squared difference."""
-
-    kind: Literal["ssd"] = "ssd"
-
-    def build(self) -> Similarity:
-        return ssd.SSD()
-
-
-class MI(Strict):
-    """Mutual information, for different contrasts."""
-
-    kind: Literal["mi"] = "mi"
-    bins: int = Field(default=32, ge=4, le=256)
-
-    def build(self) -> Similarity:
-        return mi.MutualInformation(self.bins)
-
-
-class MIND(Strict):
-    """Self-similarity, for different contrasts."""
-
-    kind: Literal["mind"] = "mind"
-    dilation: int = Field(default=2, ge=1, le=8)
-    sigma: Finite = 0.8
-
-    def build(self) -> Similarity:
-        return mind.MIND(self.dilation, self.sigma)
 
 
 class LossGrid(Strict):
@@ -97,7 +46,7 @@ class LossSettings(Strict):
 
     symmetric: train on both directions of a pair, for twice the time; inverse_consistency and gradicon do so anyway."""
 
-    similarity: Annotated[LNCC | NCC | SSD | MI | MIND, Field(discriminator="kind")] = LNCC()
+    similarity: AnySimilarity = DEFAULT
     similarity_weight: Weight = 1.0
     grids: tuple[LossGrid, ...] = Field(min_length=1)
     regularity: Literal["diffusion", "bending"] = "diffusion"
