@@ -15,7 +15,10 @@ from stepwarp.data.settings import DataSettings
 from stepwarp.errors import InputError
 from stepwarp.networks.config import SegmenterConfig
 from stepwarp.recipes import Strict, changed, configs_folder, first_problem, read_recipe
-from stepwarp.registrar.steps.config import SegmentedConfig, StepConfig, TwoStepConfig, leaves
+from stepwarp.registrar.steps.config import StepConfig
+from stepwarp.registrar.steps.settings import leaves
+from stepwarp.registrar.steps.types.segmented import SegmentedConfig
+from stepwarp.registrar.steps.types.two_step import TwoStepConfig
 from stepwarp.training.similarities import DEFAULT, AnySimilarity
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
