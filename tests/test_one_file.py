@@ -49,6 +49,36 @@ class Sloth:
 
 METHODS = (Sloth(),)
 ''',
+    "stepwarp/registrar/steps/types/again.py": '''"""Another step, twice: made up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from stepwarp.registrar.steps.sequences import TwoStep
+from stepwarp.registrar.steps.settings import StepSettings
+
+if TYPE_CHECKING:
+    from stepwarp.registrar.steps.config import StepConfig
+
+
+class AgainConfig(StepSettings):
+    """`TwoStep` of two that are alike."""
+
+    step: Literal["again"] = "again"
+    inner: StepConfig
+
+    def build(self, dims):
+        return TwoStep(self.inner.build(dims), self.inner.build(dims))
+
+    @property
+    def parts(self):
+        return (self.inner,)
+
+    @property
+    def count(self):
+        return 2 * self.inner.count
+''',
     "stepwarp/configs/presets/hasty.yaml": """# A glance: made up.
 deformable:
   similarity: cubed
@@ -125,18 +155,22 @@ def test_all_are_in_lists_refusals_and_plans(command):
     assert "0 to run, 0 done, 1 that cannot be run" in said
 
 
-def test_a_similarity_is_found_and_trained_by_within_its_limits(python):
+def test_a_similarity_and_a_step_are_trained_within_their_limits(python):
     code = """
 from stepwarp.config import preset
 from stepwarp.losses.similarity import find_similarity
 from stepwarp.training.config import read_config
 trained = read_config("tiny", ["loss.similarity={kind: cubed, factor: 2}"]).loss.similarity.build()
 print(trained.factor, find_similarity(preset("hasty").deformable.similarity).__name__)
-try:
-    read_config("tiny", ["loss.similarity={kind: cubed, factor: -2}"])
-except Exception as error:
-    print(error)
+step = read_config("tiny", ["steps={step: again, inner: {step: repeat, n: 3, inner: {step: matrix}}}"]).steps
+print(step.count, type(step.build(3)).__name__)
+for change in ("loss.similarity={kind: cubed, factor: -2}", "steps={step: agian}"):
+    try:
+        read_config("tiny", [change])
+    except Exception as error:
+        print(error)
 """
     said = python(code)
-    assert said.startswith("2.0 Cubed ")
+    assert said.startswith("2.0 Cubed 6 TwoStep ")
+    assert "expected tags: 'again', " in said
     assert "loss.similarity.cubed.factor: Input should be greater than 0" in said

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from stepwarp.errors import InputError
 from stepwarp.files import TrustRules, sha256
 from stepwarp.layout import RECORD
 from stepwarp.options import RegisterOptions
@@ -27,6 +28,10 @@ def check(options: RegisterOptions) -> None:
     check_outside(options.outside)
     TrustRules(options.trust)
     if options.weights is not None:
+        if not isinstance(options.weights, (str, Path)):
+            raise InputError(
+                "a batch hands weights to other processes: name a file, or weights that come with stepwarp"
+            )
         read_network(options.weights, options.steps, torch.device("cpu"))
 
 

@@ -25,13 +25,13 @@ _NETWORK, _LABELS = "brain-t1", "brain-t1-labels"
 class StepwarpMethod:
     """stepwarp with one of its presets, or its affine alone, on images in memory; on a GPU if one is to be seen.
 
-    network: shipped weights that run before the preset, or, with refine=False, in its place."""
+    weights: shipped ones that run before the preset, or, with refine=False, in its place."""
 
     name: str
     title: str
     preset: str
     affine_only: bool = False
-    network: str | None = None
+    weights: str | None = None
     refine: bool = True
     imports: ClassVar[tuple[str, ...]] = ("stepwarp.workflow.register",)
 
@@ -41,8 +41,8 @@ class StepwarpMethod:
         recipe = load_preset(self.preset)
         stages = recipe.model_dump(mode="json", include={"affine"} if self.affine_only else None)
         own = {"stepwarp": __version__, "affine_only": self.affine_only, **stages}
-        if self.network is not None:
-            own |= {"network": self.network, "weights_sha256": SHIPPED[self.network], "refine": self.refine}
+        if self.weights is not None:
+            own |= {"network": self.weights, "weights_sha256": SHIPPED[self.weights], "refine": self.refine}
         return own
 
     def missing(self) -> str | None:
@@ -59,7 +59,7 @@ class StepwarpMethod:
             moving,
             preset=self.preset,
             affine_only=self.affine_only,
-            weights=self.network,
+            weights=self.weights,
             refine=self.refine,
             threads=threads,
             device="auto",
@@ -70,9 +70,9 @@ class StepwarpMethod:
 
 def _with_network(name: str, weights: str) -> tuple[StepwarpMethod, ...]:
     """The network alone, and followed by each preset."""
-    alone = StepwarpMethod(name, f"stepwarp {weights} alone", "fast", network=weights, refine=False)
+    alone = StepwarpMethod(name, f"stepwarp {weights} alone", "fast", weights=weights, refine=False)
     return alone, *(
-        StepwarpMethod(f"{name}-{preset}", f"stepwarp {weights}, then {preset}", preset, network=weights)
+        StepwarpMethod(f"{name}-{preset}", f"stepwarp {weights}, then {preset}", preset, weights=weights)
         for preset in PRESETS
     )
 

@@ -95,7 +95,7 @@ class Demonstration:
 def demo(
     out: str | Path,
     *,
-    preset: str | Preset = "default",
+    preset: str | Path | Preset = "default",
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -114,7 +114,13 @@ def demo(
 
 
 def _demonstrated(
-    out: Path, preset: str | Preset, seed: int, device: str, threads: int | None, overwrite: bool, progress: Progress
+    out: Path,
+    preset: str | Path | Preset,
+    seed: int,
+    device: str,
+    threads: int | None,
+    overwrite: bool,
+    progress: Progress,
 ) -> Demonstration:
     pair = make_pair(mni152(), seed, progress)
     save_pair(pair, out, overwrite)
