@@ -29,9 +29,7 @@ def check(options: RegisterOptions) -> None:
     TrustRules(options.trust)
     if options.weights is not None:
         if not isinstance(options.weights, (str, Path)):
-            raise InputError(
-                "a batch hands weights to other processes: name a file, or weights that come with stepwarp"
-            )
+            raise InputError("a batch hands weights to other processes: name a file, or shipped ones")
         read_network(options.weights, options.steps, torch.device("cpu"))
 
 

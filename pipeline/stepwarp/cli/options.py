@@ -23,7 +23,7 @@ def register_option(name: str) -> Any:
     """The option of the command line for one of `RegisterOptions`."""
     field = RegisterOptions.model_fields[name]
     shown = next(each for each in field.metadata if isinstance(each, Shown))
-    least = next((each.ge for each in field.metadata if isinstance(each, Ge)), None)
+    least: Any = next((each.ge for each in field.metadata if isinstance(each, Ge)), None)
     word = name.replace("_", "-")
     # What holds unless one says otherwise wants a way to say otherwise.
     names = f"--{word}/--no-{word}" if field.default is True else f"--{word}"
