@@ -18,12 +18,12 @@ from pathlib import Path
 
 import stepwarp  # before torch
 from stepwarp.batch.farm import Farm
-from stepwarp.batch.settings import Settings
 from stepwarp.batch.study import Batch
 from stepwarp.files import read_image, write_text, write_volume
 from stepwarp.geometry import Image
 from stepwarp.geometry.sampling import average_pool
 from stepwarp.machine import machine
+from stepwarp.options import RegisterOptions
 
 import numpy as np  # isort: skip
 import psutil  # isort: skip
@@ -117,9 +117,8 @@ def batch(folder: Path, count: int) -> list[dict]:
             last = now
             print(f"batch {line}: {rows[-1]}", flush=True)
 
-    study = Batch.of(
-        folder / "soak.json", out, Settings(preset="fast", device="cpu"), data=folder, farm=Farm(workers=1, threads=1)
-    )
+    options = RegisterOptions(preset="fast", device="cpu")
+    study = Batch.of(folder / "soak.json", out, options, data=folder, farm=Farm(workers=1, threads=1))
     summary = study.run(tell=tell)
     assert summary["counts"]["failed"] == 0
     assert len(summary["cases"]) == count

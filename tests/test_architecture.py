@@ -50,7 +50,8 @@ def test_every_class_has_a_name_of_its_own():
 def test_what_is_imported_is_declared():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     optional = [each for group in project["optional-dependencies"].values() for each in group]
-    declared = {re.split(r"[<>=\[ ]", each)[0].lower().replace("_", "-") for each in [*project["dependencies"], *optional]}
+    stated = [re.split(r"[<>=\[ ]", each)[0] for each in [*project["dependencies"], *optional]]
+    declared = {each.lower().replace("_", "-") for each in stated}
     #: Peers that the benchmark runs where somebody has installed them.
     declared |= {"fireants", "convexadam", "itk-elastix", "niftyreg"}
     distributions = packages_distributions()

@@ -1,14 +1,15 @@
 """Recipes: what is in `configs/`, and what happens to a mistake in one."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from stepwarp import config
 from stepwarp.config import PRESETS, AffineSettings, DeformableSettings, Level, Preset, preset
 from stepwarp.errors import InputError
+from stepwarp.options import RegisterOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEVELS = [{"mm": 4, "iterations": 10}]
@@ -18,15 +19,6 @@ def refused(settings):
     with pytest.raises(ValidationError) as caught:
         Preset.model_validate(settings)
     return str(caught.value)
-
-
-@pytest.fixture
-def written(tmp_path, monkeypatch):
-    """A folder of recipes to use in place of the project's; text -> its `fast.yaml`."""
-    monkeypatch.setattr(config, "configs_folder", lambda: tmp_path)
-    preset.cache_clear()
-    yield (tmp_path / "fast.yaml").write_text
-    preset.cache_clear()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -45,8 +37,8 @@ def test_a_recipe_comes_back_from_the_record_as_it_was(name):
 
 
 def test_the_names_are_those_of_the_files():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} >= set(PRESETS)
-    for path in CONFIGS.glob("*.yaml"):
+    assert {path.stem for path in CONFIGS.glob("presets/*.yaml")} == set(PRESETS)
+    for path in CONFIGS.glob("**/*.yaml"):
         assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 
@@ -104,7 +96,7 @@ def test_settings_cannot_be_changed_behind_one_s_back(settings):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("fats", "did you mean 'fast'?"), ("quick-and-dirty", "there are fast, default, best")]
+    ("name", "hint"), [("fats", "did you mean 'fast'?"), ("quick-and-dirty", "there are best, default, fast")]
 )
 def test_a_preset_that_does_not_exist_is_refused_with_a_hint(name, hint):
     with pytest.raises(InputError) as caught:
@@ -113,7 +105,50 @@ def test_a_preset_that_does_not_exist_is_refused_with_a_hint(name, hint):
 
 
 @pytest.mark.parametrize("text", ["deformable: {levels: [{mm: -1, iterations: 3}]}", "a: [", "", "- 3"])
-def test_a_broken_recipe_names_its_file(written, text):
-    written(text)
-    with pytest.raises(InputError, match=r"^fast\.yaml: "):
-        preset("fast")
+def test_a_broken_preset_names_its_file(tmp_path, text):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"own\.yaml: "):
+        preset(tmp_path / "own.yaml")
+
+
+def test_a_preset_of_ones_own_is_a_file_that_is_read_each_time(tmp_path):
+    path = tmp_path / "own.yaml"
+    for radius in (1, 3):
+        path.write_text(f"deformable: {{radius: {radius}, epsilon: 1e-5, levels: [{{mm: 4, iterations: 10}}]}}")
+        assert preset(str(path)).deformable.radius == radius
+        assert preset(path, ["epsilon=2e-5"]).deformable.epsilon == 2e-5
+
+
+@pytest.mark.parametrize("place", ["deformable.levels.0.iterations", "levels.0.iterations"])
+def test_one_value_is_changed_and_no_other(place):
+    whole, found = preset("fast"), preset("fast", [f"{place}=50"])
+    first, *others = whole.deformable.levels
+    levels = (first.model_copy(update={"iterations": 50}), *others)
+    assert found == whole.model_copy(update={"deformable": whole.deformable.model_copy(update={"levels": levels})})
+
+
+def test_options_that_were_made_know_their_preset_whatever_becomes_of_the_file(tmp_path):
+    """A batch hands them to workers elsewhere, where there is no such file."""
+    path = tmp_path / "own.yaml"
+    path.write_text("deformable: {levels: [{mm: 4, iterations: 10}]}")
+    options = RegisterOptions.of(preset=path, set="radius=3", similarity="ssd")
+    path.unlink()
+    recipe = pickle.loads(pickle.dumps(options)).recipe
+    assert (recipe.deformable.radius, recipe.deformable.similarity) == (3, "ssd")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"transform": "syn"}, "transform 'syn' does not exist; there are rigid, similarity, affine"),
+        ({"similarity": "lnc"}, "similarity 'lnc' does not exist; did you mean 'lncc'?"),
+        ({"threads": 0}, "threads: Input should be greater than or equal to 1"),
+        ({"time_budget": -1}, "a time budget of -1 s is no time at all"),
+        ({"refine": False}, "without a network and without refinement nothing is left"),
+        ({"weigths": "x"}, "unknown key 'weigths'; did you mean 'weights'?"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(given, text):
+    with pytest.raises(InputError) as caught:
+        RegisterOptions.of(**given)
+    assert text in str(caught.value)

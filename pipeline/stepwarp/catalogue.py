@@ -4,6 +4,7 @@ is what the help prints of it. Names and help are known without importing what t
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -20,10 +21,14 @@ def names(package: str) -> tuple[str, ...]:
 
 
 @cache
-def summary(package: str, name: str) -> str:
-    """The first line of a choice's docstring, without its full stop."""
-    said = ast.get_docstring(ast.parse((_folder(package) / f"{name}.py").read_text(encoding="utf-8"))) or ""
-    return said.partition("\n")[0].rstrip(".")
+def summaries(package: str) -> dict[str, str]:
+    """Of each choice the first line of its docstring, without its full stop."""
+    return {name: _summary(_folder(package) / f"{name}.py") for name in names(package)}
+
+
+def listed(choices: Mapping[str, str]) -> str:
+    """Choices with a few words on each, as the help has them."""
+    return "; ".join(f"{name} ({about})" if about else name for name, about in choices.items())
 
 
 def load(package: str, name: str, kind: type[Kind]) -> type[Kind]:
@@ -36,6 +41,11 @@ def load(package: str, name: str, kind: type[Kind]) -> type[Kind]:
     ]
     assert len(found) == 1, f"{module.__name__} defines {len(found)} classes of {kind.__name__}"
     return found[0]
+
+
+def _summary(file: Path) -> str:
+    said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return said.partition("\n")[0].rstrip(".")
 
 
 def _folder(package: str) -> Path:

@@ -1,19 +1,18 @@
-"""Settings: frozen pydantic models, read from the YAML recipes in `configs/`. An unknown key is an error that names
-the nearest known one."""
+"""The recipe of a registration, and the presets: the recipes that are files of `configs/presets/`."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterable
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, ValidationError
 
-from stepwarp import catalogue
+from stepwarp import catalogue, recipes
 from stepwarp.errors import InputError
+from stepwarp.presence import check_present
+from stepwarp.recipes import Strict
 
 #: The package whose files are the similarities.
 SIMILARITIES = "losses.similarities"
@@ -22,22 +21,6 @@ if TYPE_CHECKING:
 else:
     SimilarityName = Literal[catalogue.names(SIMILARITIES)]
 LinearKind = Literal["rigid", "similarity", "affine"]
-
-
-class Strict(BaseModel):
-    """A frozen model that names the nearest key to one it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_the_nearest_key(cls, values: Any) -> Any:
-        for key in values if isinstance(values, dict) else ():
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(key, cls.model_fields, 1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
-                raise ValueError(f"unknown key '{key}'; {hint}")
-        return values
 
 
 class AffineSettings(Strict):
@@ -90,24 +73,46 @@ class Preset(Strict):
     deformable: DeformableSettings
 
 
-PRESETS = ("fast", "default", "best")
+def preset(source: str | Path | Preset, changes: Iterable[str] = ()) -> Preset:
+    """The recipe of a name, of a YAML file, or as given, changed by "a.b=c" texts; see `recipes.changed`.
+
+    Raises InputError for a name that there is not, or a recipe that does not make sense."""
+    recipe = source if isinstance(source, Preset) else _shipped(source) if source in PRESETS else _read(Path(source))
+    changes = list(changes)
+    if not changes:
+        return recipe
+    values = recipes.changed(recipe.model_dump(mode="json"), changes, Preset)
+    return _checked(values, f"--set {', '.join(changes)}")
+
+
+def preset_summary(name: str) -> str:
+    """The first line of a preset's file, a comment, without its full stop."""
+    with (_presets_folder() / f"{name}.yaml").open(encoding="utf-8") as file:
+        return file.readline().lstrip("# ").rstrip(".\n")
+
+
+def _presets_folder() -> Path:
+    return recipes.configs_folder() / "presets"
+
+
+#: The names of the presets that come with stepwarp.
+PRESETS = tuple(sorted(path.stem for path in _presets_folder().glob("*.yaml")))
 
 
 @cache
-def preset(name: str) -> Preset:
-    """The named recipe. Raises InputError for a name that there is not, or a recipe that does not make sense."""
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(PRESETS)}"
-        raise InputError(f"preset '{name}' does not exist; {hint}")
-    path = configs_folder() / f"{name}.yaml"
+def _shipped(name: str) -> Preset:
+    return _read(_presets_folder() / f"{name}.yaml")
+
+
+def _read(path: Path) -> Preset:
+    if not path.exists() and not path.suffix and len(path.parts) == 1:
+        raise InputError(f"preset '{path}' does not exist; {recipes.nearest(str(path), PRESETS)}")
+    check_present(path)
+    return _checked(recipes.read_recipe(path, "affine and deformable"), str(path))
+
+
+def _checked(values: dict[str, Any], source: str) -> Preset:
     try:
-        return Preset.model_validate(yaml.safe_load(path.read_text()))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise InputError(f"{path.name}: {error}") from error
-
-
-def configs_folder() -> Path:
-    """Where the recipes are: beside the code in an installed wheel, at the top of the checkout otherwise."""
-    packaged = Path(str(resources.files("stepwarp"))) / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
+        return Preset.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: {recipes.first_problem(error)}".replace("?.", "?")) from error

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stepwarp.baselines import BASELINES
-from stepwarp.baselines.exchange import as_files
+from stepwarp.baselines._exchange import as_files
 from stepwarp.files import read_image, read_transform, write_volume
 from stepwarp.geometry import Affine, Grid, Image
 

@@ -1,10 +1,12 @@
 """Every method on one pair whose true map is known: a wrong direction, sign, order or unit makes the error grow."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
 
+from stepwarp import catalogue
 from stepwarp.baselines import BASELINES
 from stepwarp.errors import InputError
 from stepwarp.geometry import Affine
@@ -58,8 +60,12 @@ def outcomes(pair):
     return register
 
 
-def test_methods_are_listed_under_their_names_in_a_fixed_order():
-    assert [method.name for method in BASELINES.values()] == list(BASELINES) == ["identity", *LEFT]
+def test_methods_are_listed_under_their_names_which_begin_as_their_files():
+    assert [method.name for method in BASELINES.values()] == list(BASELINES)
+    assert set(BASELINES) == {"identity", *LEFT}
+    for file in catalogue.names("baselines"):
+        for method in import_module(f"stepwarp.baselines.{file}").METHODS:
+            assert f"{method.name}-".startswith(file.replace("_", "-") + "-")
     assert len({method.title for method in BASELINES.values()}) == len(BASELINES)
 
 

@@ -6,16 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 
-import stepwarp
 from stepwarp.batch.farm import Farm
 from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Case, Source, plan, refuse_replacing
-from stepwarp.batch.settings import Settings, difference, key_of
+from stepwarp.batch.settings import check, difference, identity, key_of
+from stepwarp.config import preset
 from stepwarp.data.manifest import Manifest, PairEntry, ScanEntry
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import sha256, write_volume
 from stepwarp.geometry import Grid, Image
+from stepwarp.options import RegisterOptions
 
 
 @pytest.fixture
@@ -56,22 +58,43 @@ def todos(cases):
 
 
 def test_everything_is_to_be_run_at_first(source, places):
-    assert todos(plan(source, Settings(), places)) == {"a_b": ("run", ""), "b_c": ("run", "")}
+    assert todos(plan(source, RegisterOptions(), places)) == {"a_b": ("run", ""), "b_c": ("run", "")}
 
 
 def test_what_is_done_is_done_whatever_the_threads_or_folder(source, places, root, tmp_path):
-    pretend(places, plan(source, Settings(), places)[0])
+    pretend(places, plan(source, RegisterOptions(), places)[0])
     root.rename(tmp_path / "elsewhere")
     moved = replace(source, root=tmp_path / "elsewhere")
-    assert todos(plan(moved, Settings(), places)) == {"a_b": ("done", ""), "b_c": ("run", "")}
+    assert todos(plan(moved, RegisterOptions(), places)) == {"a_b": ("done", ""), "b_c": ("run", "")}
 
 
 def test_a_result_of_a_version_that_asked_for_a_seed_is_not_made_anew(source, places):
-    case = plan(source, Settings(), places)[0]
+    case = plan(source, RegisterOptions(), places)[0]
     parts = {**case.job.parts, "settings": {**case.job.parts["settings"], "seed": 7}}
     pretend(places, replace(case, job=replace(case.job, parts=parts)))
-    assert plan(source, Settings(), places)[0].todo == "done"
-    assert plan(source, Settings(trust="qform"), places)[0].why == "settings have changed: trust"
+    assert plan(source, RegisterOptions(), places)[0].todo == "done"
+    assert plan(source, RegisterOptions(trust="qform"), places)[0].why == "settings have changed: trust"
+
+
+def test_options_that_a_version_did_not_have_hold_as_they_do_now(source, places):
+    case = plan(source, RegisterOptions(), places)[0]
+    former = {name: value for name, value in case.job.parts["settings"].items() if name != "escalate"}
+    pretend(places, replace(case, job=replace(case.job, parts={**case.job.parts, "settings": former})))
+    assert plan(source, RegisterOptions(), places)[0].todo == "done"
+    assert plan(source, RegisterOptions(escalate=False), places)[0].why == "settings have changed: escalate"
+
+
+def test_a_preset_is_what_it_holds_whatever_it_is_called(source, places, tmp_path):
+    names = {"affine_only", "transform", "similarity", "device", "time_budget", "weights", "steps", "refine"}
+    names |= {"preset", "escalate", "trust", "outside"}
+    assert identity(RegisterOptions()).keys() == names, "as in the records of earlier versions"
+    pretend(places, plan(source, RegisterOptions(), places)[0])
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(preset("default").model_dump(mode="json")))
+    for same in ({"preset": own}, {"set": "levels.0.iterations=30"}, {"preset": preset("default")}):
+        assert plan(source, RegisterOptions(**same), places)[0].todo == "done"
+    for other in ({"set": "levels.0.iterations=31"}, {"preset": own, "set": "radius=3"}):
+        assert plan(source, RegisterOptions(**other), places)[0].why == "settings have changed: preset"
 
 
 @pytest.mark.parametrize(
@@ -86,8 +109,8 @@ def test_a_result_of_a_version_that_asked_for_a_seed_is_not_made_anew(source, pl
     ],
 )
 def test_other_settings_are_another_result(source, places, settings, changed):
-    pretend(places, plan(source, Settings(), places)[0])
-    cases = plan(source, Settings(**settings), places)
+    pretend(places, plan(source, RegisterOptions(), places)[0])
+    cases = plan(source, RegisterOptions(**settings), places)
     assert cases[0].todo == "run"
     assert cases[0].why == f"settings have changed: {changed}"
     with pytest.raises(OutputError, match=f"{changed}; so it is for 1 of 2 cases.*--force"):
@@ -95,20 +118,20 @@ def test_other_settings_are_another_result(source, places, settings, changed):
 
 
 def test_other_images_masks_weights_and_versions_are_another_result(source, places, root, monkeypatch):
-    pretend(places, plan(source, Settings(), places)[0])
-    with_masks = plan(replace(source, masks=True), Settings(), places)
+    pretend(places, plan(source, RegisterOptions(), places)[0])
+    with_masks = plan(replace(source, masks=True), RegisterOptions(), places)
     assert with_masks[0].why == "input files have changed: fixed_mask"
     assert with_masks[0].job.masks == {"fixed": root / "m.nii.gz"}
     weights = root / "weights.safetensors"
     keys = set()
     for content in (b"one", b"two"):
         weights.write_bytes(content)
-        keys.add(plan(source, Settings(weights=str(weights)), places)[0].job.key)
+        keys.add(plan(source, RegisterOptions(weights=str(weights)), places)[0].job.key)
     assert len(keys) == 2
     (root / "b.nii.gz").write_bytes((root / "c.nii.gz").read_bytes())
-    assert plan(source, Settings(), places)[0].why == "input files have changed: moving"
-    monkeypatch.setattr(stepwarp, "__version__", "9")
-    assert plan(source, Settings(), places)[0].why.endswith("now 9")
+    assert plan(source, RegisterOptions(), places)[0].why == "input files have changed: moving"
+    monkeypatch.setattr("stepwarp.batch.settings.__version__", "9")
+    assert plan(source, RegisterOptions(), places)[0].why.endswith("now 9")
 
 
 @pytest.mark.parametrize(
@@ -122,9 +145,9 @@ def test_other_images_masks_weights_and_versions_are_another_result(source, plac
     ],
 )
 def test_a_damaged_result_is_made_again_without_force(source, places, harm, why):
-    pretend(places, plan(source, Settings(), places)[0])
+    pretend(places, plan(source, RegisterOptions(), places)[0])
     harm(places.case("a_b") / "1Warp.nii.gz")
-    cases = plan(source, Settings(), places)
+    cases = plan(source, RegisterOptions(), places)
     assert cases[0].todo == "run"
     assert why in cases[0].why
     refuse_replacing(cases)
@@ -133,26 +156,26 @@ def test_a_damaged_result_is_made_again_without_force(source, places, harm, why)
 def test_a_bad_scan_spoils_its_own_cases_only(source, places, root):
     entry = source.manifest.images["a"].model_copy(update={"sha256": {"image": "0" * 64}})
     bad = source.manifest.model_copy(update={"images": {**source.manifest.images, "a": entry}})
-    cases = todos(plan(replace(source, manifest=bad), Settings(), places))
+    cases = todos(plan(replace(source, manifest=bad), RegisterOptions(), places))
     assert cases["a_b"] == (
         "failed",
         f"{root / 'a.nii.gz'}: is not the file that the manifest describes (SHA-256). Obtain it again.",
     )
     assert cases["b_c"] == ("run", "")
     (root / "c.nii.gz").unlink()
-    assert "c.nii.gz: does not exist" in todos(plan(source, Settings(), places))["b_c"][1]
+    assert "c.nii.gz: does not exist" in todos(plan(source, RegisterOptions(), places))["b_c"][1]
 
 
 def test_a_link_out_of_the_data_root_is_not_followed(source, places, root, tmp_path):
     (root / "c.nii.gz").rename(tmp_path / "c.nii.gz")
     (root / "c.nii.gz").symlink_to(tmp_path / "c.nii.gz")
-    assert "leaves the data root" in todos(plan(source, Settings(), places))["b_c"][1]
+    assert "leaves the data root" in todos(plan(source, RegisterOptions(), places))["b_c"][1]
 
 
 @pytest.mark.parametrize("to", ["b", "file"])
 def test_all_images_to_a_template(source, places, root, to):
     name = "b" if to == "b" else str(root / "m.nii.gz")
-    cases = plan(replace(source, to=name), Settings(), places)
+    cases = plan(replace(source, to=name), RegisterOptions(), places)
     assert [case.id for case in cases] == (["a", "c"] if to == "b" else ["a", "b", "c"])
     assert {case.job.images["fixed"] for case in cases} == {root / ("b.nii.gz" if to == "b" else "m.nii.gz")}
     assert [case.job.images["moving"].name[0] for case in cases] == [case.id for case in cases]
@@ -160,22 +183,22 @@ def test_all_images_to_a_template(source, places, root, to):
 
 def test_a_template_that_is_not_there_is_refused_at_once(source, places, root):
     with pytest.raises(InputError, match=r"nowhere\.nii: does not exist"):
-        plan(replace(source, to=str(root / "nowhere.nii")), Settings(), places)
+        plan(replace(source, to=str(root / "nowhere.nii")), RegisterOptions(), places)
 
 
 def test_names_that_there_are_not(source, places):
     with pytest.raises(InputError, match="did you mean 'a_b'"):
-        plan(replace(source, only=("a_bb",)), Settings(), places)
+        plan(replace(source, only=("a_bb",)), RegisterOptions(), places)
     with pytest.raises(InputError, match="has no pair in the split 'test'"):
-        plan(replace(source, split="test"), Settings(), places)
+        plan(replace(source, split="test"), RegisterOptions(), places)
 
 
 def test_choices_that_let_every_case_fail_are_refused_at_once(root):
     with pytest.raises(InputError, match="no network to run"):
-        Settings(steps=3).check()
+        RegisterOptions(steps=3)
     (root / "weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"weights\.safetensors"):
-        Settings(weights=str(root / "weights.safetensors")).check()
+        check(RegisterOptions(weights=str(root / "weights.safetensors")))
 
 
 def test_tidying_takes_away_the_unfinished_and_nothing_else(places):
@@ -206,7 +229,7 @@ def test_tidying_takes_away_the_unfinished_and_nothing_else(places):
 def test_the_number_of_workers_follows_cores_and_memory(monkeypatch):
     from stepwarp.batch import farm
 
-    monkeypatch.setattr(farm, "cores", lambda: 8)
+    monkeypatch.setattr(farm.limits, "processors", lambda: 8)
     brain = Case("a", "run", voxels=11_000_000)  # two brains of 1 mm
     assert 1800 < brain.memory_mib < 2600
     sizes = {}

@@ -9,12 +9,13 @@ import torch
 import stepwarp
 from stepwarp.batch.places import Places
 from stepwarp.batch.plan import Job, Source, plan
-from stepwarp.batch.settings import Settings, parts_of
+from stepwarp.batch.settings import parts_of
 from stepwarp.batch.study import Batch
 from stepwarp.batch.work import failure, work
 from stepwarp.data.manifest import read_manifest
 from stepwarp.errors import ForeignError, InputError, OutputError, RegistrationError, VerificationError
 from stepwarp.files import sha256
+from stepwarp.options import RegisterOptions
 
 
 @pytest.mark.parametrize(
@@ -50,14 +51,14 @@ def test_only_faults_of_the_machine_are_worth_another_try(error, kind, reason):
 )
 def test_what_no_registration_wrote_is_refused_once_and_before_the_work(tmp_path, monkeypatch, make, reason):
     monkeypatch.setattr(
-        "stepwarp.workflow.register.register", lambda *args, **options: pytest.fail("it was registered")
+        "stepwarp.workflow.register.register_pair", lambda *args, **options: pytest.fail("it was registered")
     )
     folder = tmp_path / "case"
     folder.mkdir()
     (folder / "registration.json").write_text('{"outputs": {"notes.txt": "", "report.html": ""}}')
     make(folder)
     before = sorted(folder.iterdir())
-    found = work(Job("case", folder, {}, {}, {"stepwarp": stepwarp.__version__}, {}))
+    found = work(Job("case", folder, {}, {}, {"stepwarp": stepwarp.__version__}, RegisterOptions()))
     assert reason in found["reason"]
     assert found["kind"] == "output"
     assert sorted(folder.iterdir()) == before
@@ -69,10 +70,9 @@ def test_another_s_dataset_is_refused_before_the_work(study, tmp_path, monkeypat
     (tmp_path / "bids").mkdir()
     (tmp_path / "bids" / "participants.tsv").write_text("precious")
     with pytest.raises(OutputError, match="is no dataset of stepwarp's"):
-        Batch.of(study, tmp_path, Settings(device="cpu"), only=["1000_1001"], bids=True).run()
+        Batch.of(study, tmp_path, RegisterOptions(device="cpu"), only=["1000_1001"], bids=True).run()
 
 
-@pytest.mark.data
 def job_of(tmp_path):
     """A case with files of its own, of which none has to be a volume."""
     roles = ("fixed", "moving", "fixed_mask", "moving_mask")
@@ -80,24 +80,23 @@ def job_of(tmp_path):
         (tmp_path / role).write_text(role)
     images, masks = ({role: tmp_path / (role + kind) for role in ("fixed", "moving")} for kind in ("", "_mask"))
     parts = parts_of({}, {role: sha256(tmp_path / role) for role in roles})
-    return Job("a", tmp_path / "a", images, masks, parts, Settings(trust=("qform", "elsewhere.nii=base")).options(), 3)
+    options = RegisterOptions(trust=("qform", "elsewhere.nii=base"))
+    return Job("a", tmp_path / "a", images, masks, parts, options, 3)
 
 
 def test_every_file_and_setting_of_a_case_is_what_its_name_says(tmp_path, monkeypatch):
     job, told = job_of(tmp_path), {}
 
-    def register(fixed, moving, **options):
-        told.update(options, fixed=fixed, moving=moving)
+    def register(fixed, moving, options, **masks):
+        told.update(masks, options=options, fixed=fixed, moving=moving)
         raise RegistrationError("that is enough")
 
-    monkeypatch.setattr("stepwarp.workflow.register.register", register)
+    monkeypatch.setattr("stepwarp.workflow.register.register_pair", register)
     assert work(job)["reason"] == "that is enough"
     assert told == {
-        **job.options,
+        "options": job.options.model_copy(update={"threads": 3, "trust": ("qform",)}),
         **job.images,
         **{f"{role}_mask": path for role, path in job.masks.items()},
-        "threads": 3,
-        "trust": ("qform",),
     }
 
 
@@ -111,7 +110,7 @@ def test_a_file_that_changes_before_or_while_it_is_read_leaves_no_result(tmp_pat
         (tmp_path / role).write_text("another")
         return
 
-    monkeypatch.setattr("stepwarp.workflow.register.register", register)
+    monkeypatch.setattr("stepwarp.workflow.register.register_pair", register)
     if when == "before":
         (tmp_path / role).write_text("another")
     found = work(job)
@@ -120,12 +119,13 @@ def test_a_file_that_changes_before_or_while_it_is_read_leaves_no_result(tmp_pat
     assert not job.folder.exists()
 
 
+@pytest.mark.data
 @pytest.mark.usefixtures("one_thread")
 def test_a_case_from_start_to_end(study, tmp_path, look, monkeypatch):
     places = Places(tmp_path / "out")
     places.cases.mkdir(parents=True)
     source = Source(read_manifest(study), study.parent, only=("1000_1001",))
-    settings = Settings(preset="fast", affine_only=True, device="cpu")
+    settings = RegisterOptions(preset="fast", affine_only=True, device="cpu")
     (case,) = plan(source, settings, places)
     found = work(case.job)
     assert found["status"] == "done", found
@@ -139,7 +139,7 @@ def test_a_case_from_start_to_end(study, tmp_path, look, monkeypatch):
     assert look.finished(places.out) == kept
 
     # Another result takes its place as a whole.
-    (other,) = plan(source, Settings(preset="fast", affine_only=True, device="cpu", escalate=False), places)
+    (other,) = plan(source, RegisterOptions(preset="fast", affine_only=True, device="cpu", escalate=False), places)
     assert other.replaces
     assert work(other.job)["status"] == "done"
     assert look.finished(places.out) != kept

@@ -12,11 +12,19 @@ import pytest
 
 from stepwarp.benchmark import runner, study
 from stepwarp.benchmark.runner import Forecast
-from stepwarp.benchmark.study import Study, ask, benchmark
+from stepwarp.benchmark.study import Study, ask
 from stepwarp.errors import OutputError
 from stepwarp.files.lock import locked
 
 STAND_INS = Path(__file__).parent / "stand_ins.py"
+
+
+def benchmark(manifest, methods, *, out, data, baseline="identity", threads=None, gpu=True, **told):
+    """All of a benchmark, as the command makes it; its summary."""
+    chosen = Study.of(manifest, methods, baseline=baseline)
+    asked = ask(out, threads=threads, gpu=gpu)
+    runner.run(chosen.plan(data, asked), asked, **told)
+    return chosen.conclude(out)
 
 
 def case(out, pair, method):

@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -59,7 +60,7 @@ def test_help_does_not_wait_for_slow_imports():
     [
         ["nonsense"],
         ["register"],
-        ["register", "--fixed", "a", "--moving", "b", "--out", "c", "--preset", "superb"],
+        ["register", "--fixed", "a", "--moving", "b", "--out", "c", "--similarity", "superb"],
         ["register", "--fixed", "a", "--moving", "b", "--out", "c", "--threads", "0"],
         ["apply", "--from", "elsewhere"],
         ["demo", "--seed", "-1"],
@@ -72,21 +73,36 @@ def test_wrong_usage_is_2(run, arguments):
     assert result.err.startswith("Usage: stepwarp")
 
 
-def test_choices_are_those_of_the_settings():
+def test_python_and_the_commands_have_the_same_options():
+    """Every field of `RegisterOptions` is a keyword of `register`, with its default, and an option of both commands."""
+    from stepwarp.cli.batch import batch
+    from stepwarp.cli.register import register as command
+    from stepwarp.options import RegisterOptions
+
+    fields = {name: field.default for name, field in RegisterOptions.model_fields.items()}
+    given = {name: each.default for name, each in inspect.signature(stepwarp.register).parameters.items()}
+    theirs = {"fixed", "moving", "fixed_mask", "moving_mask", "progress", "network", "network_steps"}
+    assert {name: () if name == "trust" else given[name] for name in given if name not in theirs} == fields
+    for each in (batch, command):
+        options = {name: one.default for name, one in inspect.signature(each).parameters.items()}
+        assert fields.keys() - options.keys() == ({"trace"} if each is batch else set())
+        assert all(options[name] in (default, None) for name, default in fields.items() if name != "trace")
+
+
+def test_choices_are_those_of_the_settings(run):
     from typing import get_args, get_type_hints
 
-    from stepwarp.cli import options, register
-    from stepwarp.config import PRESETS, LinearKind, SimilarityName
+    from stepwarp.cli import apply as command
     from stepwarp.files import Trust
+    from stepwarp.options import RegisterOptions, Shown
     from stepwarp.workflow import apply
 
-    hints = get_type_hints(register.register)
-    assert get_args(options.Preset) == PRESETS
-    _, trust = get_args(options.TrustOption)
-    assert trust.metavar == f"[FILE=]{'|'.join(get_args(Trust))}"
-    assert hints["transform"] == LinearKind
-    assert hints["similarity"] == SimilarityName | None
-    assert get_type_hints(apply.apply)["source"] == apply.Side | None
+    (shown,) = (each for each in RegisterOptions.model_fields["trust"].metadata if isinstance(each, Shown))
+    assert shown.metavar == f"[FILE=]{'|'.join(get_args(Trust))}"
+    assert get_type_hints(apply.apply)["source"] == command.Side | None
+    listed = " ".join(run("register", "--help").out.split())
+    for choice in ("fast (Above ANTs' SyNQuick in a few seconds)", "ncc (Correlation of the whole images)"):
+        assert choice in listed
 
 
 def test_results_are_those_that_a_registration_writes():

@@ -25,6 +25,7 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "fixed": two_files[0],
             "moving": two_files[1],
             "preset": "default",
+            "set": (),
             "affine_only": False,
             "transform": "affine",
             "similarity": None,
@@ -47,13 +48,15 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
 def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
     mask = two_files[0]
     text = f"--fixed-mask {mask} --moving-mask {mask} --preset best --affine-only --transform rigid --similarity mi"
-    text += " --device cpu --threads 3 --time-budget 12.5 --trust sform --outside -1000 --no-escalation --force"
+    text += " --device cpu --threads 3 --time-budget 12.5 --trust sform --outside -1000 --no-escalate --force"
+    text += " --set levels.0.iterations=3 --set radius=3"
     assert register(run, two_files, tmp_path / "out", *text.split()).code == 0
     assert fake_register.saved == [(tmp_path / "out", True)]
     assert fake_register.calls[0] | {"fixed": None, "moving": None} == {
         "fixed": None,
         "moving": None,
         "preset": "best",
+        "set": ("levels.0.iterations=3", "radius=3"),
         "affine_only": True,
         "transform": "rigid",
         "similarity": "mi",
@@ -70,6 +73,39 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "trust": ("sform",),
         "outside": -1000.0,
     }
+
+
+def test_a_former_name_of_an_option_is_understood_and_said(run, fake_register, two_files, tmp_path):
+    result = register(run, two_files, tmp_path / "out", "--no-escalation")
+    assert "--no-escalation is now called --no-escalate" in result.err
+    assert fake_register.calls[0]["escalate"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--preset", "fats"), "preset 'fats' does not exist; did you mean 'fast'?"),
+        (("--preset", "absent.yaml"), "absent.yaml: does not exist"),
+        (("--preset", "{other}"), "other.yaml: unknown key 'levles'; did you mean 'deformable.levels'?"),
+        (("--set", "levles.0.mm=3"), "unknown key 'levles'; did you mean 'deformable.levels'?"),
+        (("--set", "deformable.levels.0.iteration=3"), "unknown key 'iteration'; did you mean 'iterations'?"),
+        (("--set", "levels.9.mm=3"), "'9' is no place in a list of 4"),
+        (("--set", "radius=99"), "deformable.radius: Input should be less than or equal to 8"),
+    ],
+)
+@pytest.mark.parametrize("command", ["register", "batch"])
+def test_a_preset_that_cannot_be_is_refused_before_any_work(
+    run, fake_register, two_files, tmp_path, command, options, text
+):
+    (tmp_path / "other.yaml").write_text("levles: []")
+    options = [option.format(other=tmp_path / "other.yaml") for option in options]
+    if command == "register":
+        result = register(run, two_files, tmp_path / "out", *options)
+    else:
+        result = run("batch", "absent.json", "--out", tmp_path / "out", *options)
+    assert result.code == 3
+    assert text in result.err
+    assert not fake_register.calls
 
 
 def test_options_of_the_network_reach_the_workflow(run, fake_register, two_files, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from stepwarp.data.augment import Augmentation
 from stepwarp.data.manifest import Pair, Scan
 from stepwarp.data.pairs import (
     FixedPairs,
@@ -13,9 +14,9 @@ from stepwarp.data.pairs import (
     VariedPairs,
     training_pairs,
     validation_pairs,
-    varied_pairs,
 )
 from stepwarp.data.settings import AugmentSettings, DataSettings, SynthesisSettings
+from stepwarp.data.synthesis import Synthesis
 from stepwarp.data.teachers import Teachers
 from stepwarp.errors import InputError
 from stepwarp.files import write_affine, write_displacement
@@ -43,6 +44,13 @@ def listed(*pairs, **transforms):
 def varied(scans, seed=0, **more):
     table = training_pairs(settings(split="training"), scans.about)
     return varied_pairs(settings(split="training", seed=seed, **more), scans, table)
+
+
+def varied_pairs(chosen, scans, table, teachers=None):
+    augmentation = None if chosen.augment is None else Augmentation(chosen.augment, scans.grid)
+    synthesis = None if chosen.synthesis is None else Synthesis(chosen.synthesis)
+    made = {"augmentation": augmentation, "synthesis": synthesis, "teachers": teachers}
+    return VariedPairs(scans, table, seed=chosen.seed, labels=chosen.labels, **made)
 
 
 def equal(one, other):

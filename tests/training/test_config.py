@@ -1,7 +1,12 @@
+import pickle
+
 import pytest
 import yaml
 
+from stepwarp.catalogue import names
+from stepwarp.config import SIMILARITIES
 from stepwarp.errors import InputError
+from stepwarp.losses.similarity import find_similarity
 from stepwarp.training.config import check_config, pooling, read_config
 
 SMALL = {
@@ -109,6 +114,26 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_recipe_comes_back_from_its_record(small):
     config = read_config(small)
     assert check_config(config.model_dump(mode="json"), "record") == config
+
+
+def test_a_recipe_travels_to_another_process(small):
+    config = read_config(small, ["loss.similarity={kind: mind, dilation: 3}"])
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize("name", names(SIMILARITIES))
+def test_every_similarity_can_be_trained_by_with_the_limits_of_its_own_file(small, name):
+    config = read_config(small, [f"loss.similarity.kind={name}"])
+    assert type(config.loss.similarity.build()) is find_similarity(name)
+    assert "unknown key 'nonsense'" in refused(small, f"loss.similarity={{kind: {name}, nonsense: 1}}")
+
+
+def test_a_similarity_keeps_its_limits_and_the_defaults_of_a_training(small):
+    found = read_config(small).loss.similarity
+    assert (found.kind, found.radius, found.epsilon) == ("lncc", 2, 1e-5)
+    assert "radius: Input should be less than or equal to 8" in refused(
+        small, "loss.similarity={kind: lncc, radius: 9}"
+    )
 
 
 def test_the_learning_rate_warms_up_in_each_stage_and_falls_along_a_cosine(small):

@@ -90,7 +90,7 @@ def found():
 @pytest.mark.parametrize("held", [*HELD, "path"])
 def test_the_example_of_the_front_page(held, tmp_path, monkeypatch, recipe):
     """As it stands, with a recipe that takes no time."""
-    monkeypatch.setattr(stepwarp.workflow.register, "load_preset", lambda name: recipe)
+    monkeypatch.setattr(stepwarp.options, "preset", lambda name, changes: recipe)
     monkeypatch.setattr(stepwarp.workflow.register, "use_threads", lambda number: 1)
 
     def make(values, grid, name):

@@ -175,7 +175,7 @@ def test_a_network_whose_map_is_refined_into_something_worse_is_dropped(run, reg
         return as_deformation(DisplacementField(-3 * start.displacement, start.grid), fixed.grid, settings, "astray")
 
     monkeypatch.setattr(search, "optimise", led_astray)
-    found = run(network=weights)
+    found = run(weights=weights)
     assert torch.equal(found.warp.displacement, registration.warp.displacement)
     assert not found.record["network"]["used"]
     assert "what came of it was less alike than after the affine" in found.record["network"]["reason"]

@@ -10,7 +10,8 @@ import torch
 
 from stepwarp.files import write_volume
 from stepwarp.networks.config import UNetConfig
-from stepwarp.registrar.steps.config import VelocityConfig, build
+from stepwarp.registrar.steps.config import build
+from stepwarp.registrar.steps.types.velocity import VelocityConfig
 from stepwarp.registrar.weights import Card, Recipe, save_native_weights
 from stepwarp.registrar.weights.recipe import Spacing, Tissue
 

@@ -1,30 +1,19 @@
 """Other registration methods behind one signature: two images in, an Outcome out. An absent one says so (`missing`).
 
-None of them knows the registrar it is compared with, and none is imported before it runs."""
+A file each, with its METHODS: each is called as the file, or as the file and a word after a hyphen. The first line of
+what the file says is its help. None of them knows the registrar it is compared with, and none is imported before it
+runs."""
 
-from stepwarp.baselines.ants import PRESETS, Ants
-from stepwarp.baselines.convexadam import ConvexAdam
-from stepwarp.baselines.elastix import Elastix
-from stepwarp.baselines.fireants import FireAnts
-from stepwarp.baselines.method import Method, Outcome
-from stepwarp.baselines.niftyreg import NiftyReg
-from stepwarp.baselines.simple import CentreOfMass, Identity
-from stepwarp.baselines.simpleitk import SIMPLEITK_AFFINE, SIMPLEITK_BSPLINE, SIMPLEITK_DEMONS
+from importlib import import_module
 
-_ALL: tuple[Method, ...] = (
-    Identity(),
-    CentreOfMass(),
-    *(Ants(preset) for preset in PRESETS),
-    SIMPLEITK_AFFINE,
-    SIMPLEITK_BSPLINE,
-    SIMPLEITK_DEMONS,
-    FireAnts(),
-    ConvexAdam(),
-    NiftyReg(),
-    Elastix(),
-)
+from stepwarp import catalogue
+from stepwarp.baselines._method import Method, Outcome
 
 #: What the command line calls a method -> the method.
-BASELINES: dict[str, Method] = {method.name: method for method in _ALL}
+BASELINES: dict[str, Method] = {
+    method.name: method
+    for file in catalogue.names("baselines")
+    for method in import_module(f"stepwarp.baselines.{file}").METHODS
+}
 
 __all__ = ["BASELINES", "Method", "Outcome"]

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from stepwarp.baselines.exchange import ITK_THREADS, as_files, stdout_to_stderr
-from stepwarp.baselines.method import Outcome, missing_package, require
+from stepwarp.baselines._exchange import ITK_THREADS, as_files, stdout_to_stderr
+from stepwarp.baselines._method import Outcome, missing_package, require
 from stepwarp.errors import RegistrationError
 from stepwarp.files import read_transform
 from stepwarp.geometry import Composition, Image, Transform
@@ -35,6 +35,7 @@ class Ants:
     """One preset of `ants.registration`. preset: a key of PRESETS."""
 
     preset: str
+    imports: ClassVar[tuple[str, ...]] = ("ants",)
 
     @property
     def name(self) -> str:
@@ -101,3 +102,6 @@ def _read(folder: Path) -> tuple[Transform, Transform]:
         return affine, affine.inverse()
     there, back = (read_transform(folder / name) for name in ("1Warp.nii.gz", "1InverseWarp.nii.gz"))
     return Composition.of(affine, there), Composition.of(back, affine.inverse())
+
+
+METHODS = tuple(Ants(preset) for preset in PRESETS)

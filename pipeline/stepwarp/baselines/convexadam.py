@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from stepwarp.baselines.exchange import stdout_to_stderr
-from stepwarp.baselines.method import Outcome, missing_package, require
+from stepwarp.baselines._exchange import stdout_to_stderr
+from stepwarp.baselines._method import Outcome, missing_package, require
 from stepwarp.baselines.simpleitk import SIMPLEITK_AFFINE
 from stepwarp.geometry import Composition, DisplacementField, Image
 
@@ -36,6 +36,7 @@ class ConvexAdam:
 
     name: str = "convexadam"
     title: str = "ConvexAdam"
+    imports: ClassVar[tuple[str, ...]] = ("convexAdam",)
 
     def missing(self) -> str | None:
         return missing_package("convexAdam", "pip install convexAdam")
@@ -64,3 +65,6 @@ class ConvexAdam:
         }
         field = DisplacementField(displacement.contiguous(), fixed.grid)
         return Outcome(Composition.of(start.transform, field), None, record)
+
+
+METHODS = (ConvexAdam(),)

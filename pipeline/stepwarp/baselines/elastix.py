@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwarp.baselines.exchange import as_files, run
-from stepwarp.baselines.method import Outcome, missing_programs, require
+from stepwarp.baselines._exchange import as_files, run
+from stepwarp.baselines._method import Outcome, missing_programs, require
 from stepwarp.files import read_transform
 from stepwarp.geometry import Image
 
@@ -97,3 +97,6 @@ class Elastix:
 def _write_parameters(path: Path, parameters: _Parameters) -> None:
     quoted = {key: f'"{value}"' if isinstance(value, str) else value for key, value in parameters.items()}
     path.write_text("".join(f"({key} {value})\n" for key, value in quoted.items()))
+
+
+METHODS = (Elastix(),)

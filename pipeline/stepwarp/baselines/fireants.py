@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from stepwarp.baselines.exchange import as_files, stdout_to_stderr
-from stepwarp.baselines.method import Outcome, missing_package, require
+from stepwarp.baselines._exchange import as_files, stdout_to_stderr
+from stepwarp.baselines._method import Outcome, missing_package, require
 from stepwarp.files import read_transform
 from stepwarp.geometry import Image
 
@@ -45,6 +45,7 @@ class FireAnts:
 
     name: str = "fireants"
     title: str = "FireANTs greedy"
+    imports: ClassVar[tuple[str, ...]] = ("fireants",)
 
     def missing(self) -> str | None:
         return missing_package(
@@ -95,3 +96,6 @@ def _register(fixed: Path, moving: Path, warp: Path, device: str) -> None:
     )
     greedy.optimize()
     greedy.save_as_ants_transforms(str(warp))
+
+
+METHODS = (FireAnts(),)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwarp.baselines.exchange import as_files, run
-from stepwarp.baselines.method import Outcome, missing_programs, require
+from stepwarp.baselines._exchange import as_files, run
+from stepwarp.baselines._method import Outcome, missing_programs, require
 from stepwarp.files.nifti import read_nifti
 from stepwarp.geometry import DisplacementField, Image
 
@@ -57,3 +57,6 @@ class NiftyReg:
             "threads": threads,
         }
         return Outcome(DisplacementField.from_millimetres(vectors[:, :, :, 0], fixed.grid), None, record)
+
+
+METHODS = (NiftyReg(),)

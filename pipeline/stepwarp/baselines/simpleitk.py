@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from stepwarp.baselines.exchange import as_files
-from stepwarp.baselines.method import Outcome
+from stepwarp.baselines._exchange import as_files
+from stepwarp.baselines._method import Outcome
 from stepwarp.errors import RegistrationError
 from stepwarp.files import read_transform
 from stepwarp.geometry import Composition, Image, Transform
@@ -46,6 +46,7 @@ class SimpleItk:
     title: str
     settings: dict[str, Any]
     deform: Callable[[SimpleITK.Image, SimpleITK.Image, SimpleITK.Transform, int], SimpleITK.Image] | None = None
+    imports: ClassVar[tuple[str, ...]] = ("SimpleITK",)
 
     def missing(self) -> None:
         return None
@@ -176,3 +177,4 @@ SIMPLEITK_BSPLINE = SimpleItk(
     "simpleitk-bspline", "SimpleITK B-spline", {"affine": AFFINE, "bspline": BSPLINE}, bspline
 )
 SIMPLEITK_DEMONS = SimpleItk("simpleitk-demons", "SimpleITK demons", {"affine": AFFINE, "demons": DEMONS}, demons)
+METHODS = (SIMPLEITK_AFFINE, SIMPLEITK_BSPLINE, SIMPLEITK_DEMONS)

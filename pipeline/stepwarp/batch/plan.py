@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stepwarp.batch.places import Places
-from stepwarp.batch.settings import Settings, damage, difference, key_of, parts_in, parts_of
+from stepwarp.batch.settings import damage, difference, for_workers, identity, key_of, parts_in, parts_of
 from stepwarp.data.manifest import Manifest, Role, located
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import quiet_nibabel, sha256
 from stepwarp.files.json import read_record
 from stepwarp.layout import RECORD
+from stepwarp.options import RegisterOptions
 from stepwarp.printable import counted
 from stepwarp.progress import Progress, Step, silent
 
@@ -39,7 +40,7 @@ class Job:
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
     parts: Mapping[str, Any]
-    options: Mapping[str, Any]
+    options: RegisterOptions
     threads: int | None = None
     disk_mib: int = 0
 
@@ -173,7 +174,7 @@ class Inputs:
 
 def plan(
     source: Source,
-    settings: Settings,
+    options: RegisterOptions,
     places: Places,
     progress: Progress = silent,
 ) -> list[Case]:
@@ -185,12 +186,12 @@ def plan(
     inputs = Inputs(source)
     if source.template() is not None:
         inputs.find(None)
-    identity = settings.identity()
+    parts, options = identity(options), for_workers(options)
     cases = []
     for number, (case, fixed, moving) in enumerate(entries):
         progress(Step("check inputs and results", number, len(entries)))
         try:
-            job = _job(case, fixed, moving, inputs, settings, identity, places)
+            job = _job(case, fixed, moving, inputs, options, parts, places)
         except InputError as error:
             cases.append(Case(case, "failed", str(error)))
             continue
@@ -218,8 +219,8 @@ def _job(
     fixed: str | None,
     moving: str,
     inputs: Inputs,
-    settings: Settings,
-    identity: Mapping[str, Any],
+    options: RegisterOptions,
+    settings: Mapping[str, Any],
     places: Places,
 ) -> Job:
     scans = {"fixed": fixed, "moving": moving}
@@ -232,8 +233,8 @@ def _job(
         places.case(case).absolute(),
         {role: path.absolute() for role, (path, _) in images.items()},
         {role: path.absolute() for role, (path, _) in masks.items()},
-        parts_of(identity, digests),
-        settings.options(),
+        parts_of(settings, digests),
+        options,
         disk_mib=round(_BYTES_PER_VOXEL * inputs.voxels(images["fixed"][0]) / 2**20),
     )
 

@@ -1,83 +1,60 @@
-"""Of `register`, what a batch sets for all of its pairs; and what makes two results the same."""
+"""What makes two results of a batch the same, and what can be wrong with its options."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwarp.config import LinearKind, SimilarityName
-from stepwarp.config import preset as load_preset
+from stepwarp.errors import InputError
 from stepwarp.files import TrustRules, sha256
 from stepwarp.layout import RECORD
+from stepwarp.options import RegisterOptions
 from stepwarp.version import __version__
 from stepwarp.workflow.subjects import check_outside, recorded_outside
 
+#: Options that make no other result, or that are known by what they make of the preset.
+_NO_MATTER = {"set", "threads", "trace"}
 
-@dataclass(frozen=True)
-class Settings:
-    """Arguments of `register`, which explains them. weights: a file, or the name of shipped ones."""
 
-    preset: str = "default"
-    affine_only: bool = False
-    transform: LinearKind = "affine"
-    similarity: SimilarityName | None = None
-    device: str = "auto"
-    time_budget: float | None = None
-    weights: str | None = None
-    steps: int | None = None
-    refine: bool = True
-    escalate: bool = True
-    trust: tuple[str, ...] = ()
-    outside: float | None = None
+def check(options: RegisterOptions) -> None:
+    """InputError for what would let every pair fail, and is known without one: weights or values that are unusable."""
+    import torch
 
-    def check(self) -> None:
-        """InputError for what would let every pair fail: choices that contradict each other, unusable weights."""
-        import torch
+    from stepwarp.workflow.network import read_network
 
-        from stepwarp.workflow.network import read_network
-        from stepwarp.workflow.register import check_network
+    check_outside(options.outside)
+    TrustRules(options.trust)
+    if options.weights is not None:
+        if not isinstance(options.weights, (str, Path)):
+            raise InputError("a batch hands weights to other processes: name a file, or shipped ones")
+        read_network(options.weights, options.steps, torch.device("cpu"))
 
-        check_network(self.weights, self.steps, self.refine, self.affine_only)
-        check_outside(self.outside)
-        TrustRules(self.trust)
-        if self.weights is not None:
-            read_network(self.weights, self.steps, torch.device("cpu"))
 
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of `register`; a weights file by its absolute path."""
-        return {
-            "preset": self.preset,
-            "affine_only": self.affine_only,
-            "transform": self.transform,
-            "similarity": self.similarity,
-            "device": self.device,
-            "time_budget": self.time_budget,
-            "weights": self._weights_path(),
-            "steps": self.steps,
-            "refine": self.refine,
-            "escalate": self.escalate,
-            "trust": self.trust,
-            "outside": self.outside,
-        }
+def for_workers(options: RegisterOptions) -> RegisterOptions:
+    """The same in another folder or on another computer: weights by their absolute path."""
+    return options.model_copy(update={"weights": _weights_path(options)})
 
-    def identity(self) -> dict[str, Any]:
-        """What of the settings a result depends on, JSON-ready: the preset by its content, the weights by theirs."""
-        path = self._weights_path()
-        options = self.options()
-        recipe = load_preset(self.preset).model_dump(mode="json")
-        options |= {"preset": recipe, "outside": recorded_outside(self.outside), "trust": list(self.trust)}
-        return options | {"weights": None if path is None else sha256(path)}
 
-    def _weights_path(self) -> str | None:
-        if self.weights is None:
-            return None
-        from stepwarp.registrar.weights import weights_path
+def identity(options: RegisterOptions) -> dict[str, Any]:
+    """What of the options a result depends on, JSON-ready: the preset by its content, the weights by theirs."""
+    path = _weights_path(options)
+    return options.model_dump(exclude=_NO_MATTER) | {
+        "preset": options.changed_preset.model_dump(mode="json"),
+        "outside": recorded_outside(options.outside),
+        "trust": list(options.trust),
+        "weights": None if path is None else sha256(Path(path)),
+    }
 
-        return str(weights_path(self.weights).absolute())
+
+def _weights_path(options: RegisterOptions) -> str | None:
+    if options.weights is None:
+        return None
+    from stepwarp.registrar.weights import weights_path
+
+    return str(weights_path(options.weights).absolute())
 
 
 def parts_of(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> dict[str, Any]:
@@ -88,11 +65,14 @@ def parts_of(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> 
 def parts_in(record: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a record says that its result is made of; None if no batch made it.
 
-    Without the seed that earlier versions asked for: it changed nothing, so what they made need not be made anew."""
+    Without the seed that earlier versions asked for, which changed nothing; and with what holds unless one says
+    otherwise for options that they did not have: what they made need not be made anew."""
     parts = record.get("batch", {}).get("parts")
     if parts is None:
         return None
-    return {**parts, "settings": {name: value for name, value in parts.get("settings", {}).items() if name != "seed"}}
+    later = RegisterOptions().model_dump(mode="json", exclude=_NO_MATTER | {"preset"})
+    made = {name: value for name, value in parts.get("settings", {}).items() if name != "seed"}
+    return {**parts, "settings": {**later, **made}}
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

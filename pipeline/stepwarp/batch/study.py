@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ from stepwarp.batch.farm import Farm, Size
 from stepwarp.batch.places import OWN_NAMES, Places
 from stepwarp.batch.plan import Case, Source, plan, refuse_replacing
 from stepwarp.batch.run import Tell, run
-from stepwarp.batch.settings import Settings
+from stepwarp.batch.settings import check
 from stepwarp.data.manifest import data_root, read_manifest
 from stepwarp.errors import InputError
 from stepwarp.files.json import write_record
 from stepwarp.files.lock import locked
 from stepwarp.machine import environment, gpu_name, today
+from stepwarp.options import RegisterOptions
 from stepwarp.printable import counted, worded
 from stepwarp.progress import Progress, silent
 from stepwarp.version import __version__
+from stepwarp.workflow.subjects import recorded_outside
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Batch:
     """What is asked for: which pairs, registered how, and where everything goes. bids: also under names of BIDS."""
 
     source: Source
-    settings: Settings
+    options: RegisterOptions
     out: Path
     farm: Farm
     bids: bool = False
@@ -40,7 +42,7 @@ class Batch:
         cls,
         manifest: str | Path,
         out: Path,
-        settings: Settings | None = None,
+        options: RegisterOptions | None = None,
         *,
         to: str | None = None,
         split: str | None = None,
@@ -54,11 +56,11 @@ class Batch:
         which every image is registered instead. only: ids of cases. masks: use those of the manifest.
 
         Raises InputError for what cannot be asked for."""
-        settings = settings or Settings()
-        settings.check()
+        options = options or RegisterOptions()
+        check(options)
         root = data_root(data, manifest)
         source = Source(read_manifest(manifest), root, split, None if only is None else tuple(only), to, masks)
-        return cls(source, settings, Path(out), farm or Farm(), bids)
+        return cls(source, options, Path(out), farm or Farm(), bids)
 
     @property
     def places(self) -> Places:
@@ -66,7 +68,7 @@ class Batch:
 
     def plan(self, progress: Progress = silent) -> list[Case]:
         """What there is to do; errors as `plan.plan`."""
-        cases = plan(self.source, self.settings, self.places, progress)
+        cases = plan(self.source, self.options, self.places, progress)
         if self.bids:
             derivatives.check_names(cases)
         return cases
@@ -120,11 +122,12 @@ class Batch:
             "split": source.split,
             "to": None if source.to is None else Path(source.to).name,
             "masks": source.masks,
-            "settings": asdict(self.settings),
+            "settings": self.options.model_dump(mode="json", exclude={"threads", "trace"})
+            | {"outside": recorded_outside(self.options.outside)},
             "stepwarp": __version__,
             "date": today(),
         }
         return json.loads(json.dumps(about))
 
     def _device(self) -> str:
-        return (self.settings.device != "cpu" and gpu_name()) or "cpu"
+        return (self.options.device != "cpu" and gpu_name()) or "cpu"

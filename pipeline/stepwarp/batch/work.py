@@ -87,17 +87,16 @@ def _done(job: Job) -> dict[str, Any] | None:
 
 
 def _register(job: Job) -> dict[str, Any]:
-    from stepwarp.workflow.register import register
+    from stepwarp.workflow.register import register_pair
 
     _check_place(job)
     _check_inputs(job)
-    found = register(
+    found = register_pair(
         job.images["fixed"],
         job.images["moving"],
+        job.options.model_copy(update={"threads": job.threads, "trust": _trust(job)}),
         fixed_mask=job.masks.get("fixed"),
         moving_mask=job.masks.get("moving"),
-        threads=job.threads,
-        **{**job.options, "trust": _trust(job)},
     )
     _check_inputs(job)
     found.record["batch"] = {"case": job.case, "key": job.key, "parts": job.parts}
@@ -107,7 +106,7 @@ def _register(job: Job) -> dict[str, Any]:
 
 def _trust(job: Job) -> tuple[str, ...]:
     """What of the batch's rules is about this case's files."""
-    return TrustRules(job.options["trust"]).about([*job.images.values(), *job.masks.values()])
+    return TrustRules(job.options.trust).about([*job.images.values(), *job.masks.values()])
 
 
 def _check_place(job: Job) -> None:

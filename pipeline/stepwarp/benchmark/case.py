@@ -18,15 +18,6 @@ from stepwarp.benchmark import child
 from stepwarp.errors import OutputError
 from stepwarp.version import __version__
 
-#: What methods import when they are called, by the beginning of their name: importing is not registering.
-_IMPORTS = {
-    "stepwarp-": ("stepwarp.workflow.register",),
-    "ants-": ("ants",),
-    "simpleitk-": ("SimpleITK",),
-    "fireants": ("fireants",),
-    "convexadam": ("convexAdam",),
-}
-
 
 def main(job: dict[str, Any]) -> None:
     """Run a job: {pair, method, fixed, moving, folder, threads, seed}. The folder is made anew, run.json comes last."""
@@ -39,7 +30,8 @@ def main(job: dict[str, Any]) -> None:
     from stepwarp.files.json import write_record
 
     method = find_method(job["method"])
-    _import_for(method.name)
+    for module in getattr(method, "imports", ()):
+        importlib.import_module(module)
     torch.set_num_threads(job["threads"])
     folder = Path(job["folder"])
     _refuse_foreign(folder)
@@ -103,13 +95,6 @@ def _refuse_foreign(folder: Path) -> None:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name not in (AFFINE, WARP, INVERSE_WARP, RUN) and not path.name.startswith(".partial-"):
             raise OutputError(f"{path}: is no part of the result that is to be replaced. Move it away.")
-
-
-def _import_for(method: str) -> None:
-    for beginning, modules in _IMPORTS.items():
-        if method.startswith(beginning):
-            for module in modules:
-                importlib.import_module(module)
 
 
 if __name__ == "__main__":

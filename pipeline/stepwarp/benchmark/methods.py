@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from stepwarp.baselines import BASELINES, Method, Outcome
 from stepwarp.config import PRESETS
 from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
 from stepwarp.geometry import Image
+from stepwarp.recipes import nearest
 from stepwarp.registrar.weights.shipped import SHIPPED
 from stepwarp.version import __version__
 
@@ -25,14 +25,15 @@ _NETWORK, _LABELS = "brain-t1", "brain-t1-labels"
 class StepwarpMethod:
     """stepwarp with one of its presets, or its affine alone, on images in memory; on a GPU if one is to be seen.
 
-    network: shipped weights that run before the preset, or, with refine=False, in its place."""
+    weights: shipped ones that run before the preset, or, with refine=False, in its place."""
 
     name: str
     title: str
     preset: str
     affine_only: bool = False
-    network: str | None = None
+    weights: str | None = None
     refine: bool = True
+    imports: ClassVar[tuple[str, ...]] = ("stepwarp.workflow.register",)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -40,8 +41,8 @@ class StepwarpMethod:
         recipe = load_preset(self.preset)
         stages = recipe.model_dump(mode="json", include={"affine"} if self.affine_only else None)
         own = {"stepwarp": __version__, "affine_only": self.affine_only, **stages}
-        if self.network is not None:
-            own |= {"network": self.network, "weights_sha256": SHIPPED[self.network], "refine": self.refine}
+        if self.weights is not None:
+            own |= {"network": self.weights, "weights_sha256": SHIPPED[self.weights], "refine": self.refine}
         return own
 
     def missing(self) -> str | None:
@@ -58,7 +59,7 @@ class StepwarpMethod:
             moving,
             preset=self.preset,
             affine_only=self.affine_only,
-            weights=self.network,
+            weights=self.weights,
             refine=self.refine,
             threads=threads,
             device="auto",
@@ -69,9 +70,9 @@ class StepwarpMethod:
 
 def _with_network(name: str, weights: str) -> tuple[StepwarpMethod, ...]:
     """The network alone, and followed by each preset."""
-    alone = StepwarpMethod(name, f"stepwarp {weights} alone", "fast", network=weights, refine=False)
+    alone = StepwarpMethod(name, f"stepwarp {weights} alone", "fast", weights=weights, refine=False)
     return alone, *(
-        StepwarpMethod(f"{name}-{preset}", f"stepwarp {weights}, then {preset}", preset, network=weights)
+        StepwarpMethod(f"{name}-{preset}", f"stepwarp {weights}, then {preset}", preset, weights=weights)
         for preset in PRESETS
     )
 
@@ -80,9 +81,7 @@ OWN: Mapping[str, Method] = {
     method.name: method
     for method in (
         StepwarpMethod("stepwarp-affine", "stepwarp affine", "default", affine_only=True),
-        StepwarpMethod("stepwarp-fast", "stepwarp fast", "fast"),
-        StepwarpMethod("stepwarp-default", "stepwarp default", "default"),
-        StepwarpMethod("stepwarp-best", "stepwarp best", "best"),
+        *(StepwarpMethod(f"stepwarp-{preset}", f"stepwarp {preset}", preset) for preset in PRESETS),
         *_with_network("stepwarp-network", _NETWORK),
         *_with_network("stepwarp-labels", _LABELS),
     )
@@ -93,7 +92,5 @@ METHODS: Mapping[str, Method] = {**BASELINES, **OWN}
 def find_method(name: str) -> Method:
     """The method of that name; InputError with the nearest one otherwise."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(METHODS)}"
-        raise InputError(f"method '{name}' does not exist; {hint}")
+        raise InputError(f"method '{name}' does not exist; {nearest(name, METHODS)}")
     return METHODS[name]

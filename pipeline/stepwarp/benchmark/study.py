@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,25 +9,19 @@ from typing import Any
 
 from stepwarp import limits
 from stepwarp.baselines import Method
-from stepwarp.benchmark import runner
-from stepwarp.benchmark.methods import METHODS, find_method
+from stepwarp.benchmark.methods import METHODS, OWN, find_method
 from stepwarp.benchmark.places import Places
 from stepwarp.benchmark.plan import Asked, Case, plan
 from stepwarp.benchmark.summary import csv_of, summarise, table_of
-from stepwarp.data.manifest import Manifest, data_root, pairs, read_manifest
+from stepwarp.data.manifest import Manifest, pairs, read_manifest
 from stepwarp.errors import InputError
 from stepwarp.files import write_text
 from stepwarp.files.json import read_record, write_record
 from stepwarp.machine import gpu_name
-from stepwarp.progress import Progress, silent
+from stepwarp.recipes import nearest
 
 #: What is compared unless something else is asked for: the quick presets of ANTs, and all of stepwarp.
-DEFAULT_METHODS = (
-    *("identity", "ants-affine", "ants-syn", "ants-syn-quick"),
-    *("stepwarp-affine", "stepwarp-fast", "stepwarp-default", "stepwarp-best"),
-    *("stepwarp-network", "stepwarp-network-fast", "stepwarp-network-default", "stepwarp-network-best"),
-    *("stepwarp-labels", "stepwarp-labels-fast", "stepwarp-labels-default", "stepwarp-labels-best"),
-)
+DEFAULT_METHODS = ("identity", "ants-affine", "ants-syn", "ants-syn-quick", *OWN)
 DEFAULT_BASELINE = "ants-syn-quick"
 
 
@@ -67,9 +60,7 @@ class Study:
         manifest's checksums."""
         wanted = set(self.ids if only is None else only)
         for pair in sorted(wanted - set(self.ids)):
-            near = difflib.get_close_matches(pair, self.ids, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(self.ids)}"
-            raise InputError(f"pair '{pair}' does not exist in '{self.manifest.name}'; {hint}")
+            raise InputError(f"pair '{pair}' does not exist in '{self.manifest.name}'; {nearest(pair, self.ids)}")
         chosen = [pair for pair in pairs(self.manifest, root, self.split) if pair.id in wanted]
         return plan(chosen, self.methods, asked)
 
@@ -101,34 +92,6 @@ class Study:
         write_text(places.csv, csv_of(summary), overwrite=True)
         write_index(out, summary, cases)
         return summary
-
-
-def benchmark(
-    manifest: str | Path,
-    methods: Sequence[str] = DEFAULT_METHODS,
-    *,
-    out: Path,
-    split: str | None = None,
-    only: Iterable[str] | None = None,
-    data: Path | None = None,
-    baseline: str = DEFAULT_BASELINE,
-    threads: int | None = None,
-    seed: int = 0,
-    gpu: bool = True,
-    pictures: bool = True,
-    again: bool = False,
-    progress: Progress = silent,
-    tell: runner.Tell = lambda line: None,
-) -> dict[str, Any]:
-    """Run methods on the pairs of a manifest, judge what they wrote, and write everything into `out`; the summary.
-
-    What `out` holds already of what is asked is kept. threads: all cores by default. gpu: whether methods may see one.
-    only: ids of pairs. Raises InputError for what cannot be asked for, OutputError where `out` cannot be written."""
-    study = Study.of(manifest, methods, split, baseline)
-    asked = ask(out, threads=threads, seed=seed, gpu=gpu, pictures=pictures, again=again)
-    cases = study.plan(data_root(data, manifest), asked, only)
-    runner.run(cases, asked, progress=progress, tell=tell)
-    return study.conclude(out)
 
 
 def ask(

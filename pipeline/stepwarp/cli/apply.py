@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from stepwarp.cli.checks import check_files
-from stepwarp.cli.options import ForceOption, OutsideOption, TrustOption, VerboseOption, path_option
+from stepwarp.cli.options import ForceOption, JsonOption, OutsideOption, TrustOption, VerboseOption, path_option
 from stepwarp.cli.terminal import say, say_json
 
 Side = Literal["fixed", "moving"]
@@ -77,7 +77,7 @@ def apply(
     trust: TrustOption = None,
     outside: OutsideOption = None,
     force: ForceOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON on stdout.")] = False,
+    as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Carry images, label maps and landmarks along a registration.

@@ -11,22 +11,22 @@ import typer
 
 from stepwarp.cli.command import VERDICT_FAIL
 from stepwarp.cli.options import (
-    DeviceOption,
+    DataOption,
+    DryRunOption,
     ForceOption,
-    NoEscalationOption,
-    NoRefineOption,
-    OutsideOption,
-    PresetOption,
-    StepsOption,
-    ThreadsOption,
-    TrustOption,
+    JsonOption,
+    ManifestArgument,
+    OutOption,
+    SplitOption,
+    SummaryOnlyOption,
     VerboseOption,
-    path_option,
+    names_in,
+    with_register_options,
 )
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say, say_json, tell
-from stepwarp.config import SimilarityName
 from stepwarp.errors import InputError, RegistrationError
+from stepwarp.options import RegisterOptions
 from stepwarp.printable import counted
 
 if TYPE_CHECKING:
@@ -34,14 +34,10 @@ if TYPE_CHECKING:
     from stepwarp.batch.plan import Case
 
 
+@with_register_options("trace")
 def batch(
-    manifest: Annotated[
-        str,
-        typer.Argument(
-            metavar="MANIFEST", help="A file, or the name of one that comes with stepwarp; see stepwarp manifest make."
-        ),
-    ],
-    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where everything goes.")],
+    manifest: ManifestArgument,
+    out: OutOption,
     to: Annotated[
         str | None,
         typer.Option(
@@ -50,54 +46,19 @@ def batch(
             show_default="the manifest's pairs",
         ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only pairs, or images, of this split.", show_default="all")
-    ] = None,
+    split: SplitOption = None,
     only: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="Only these pairs, or images, by id.", show_default="all")
     ] = None,
-    data: Annotated[
-        Path | None,
-        path_option(
-            "--data", metavar="FOLDER", show_default="$STEPWARP_DATA, else the manifest's folder", help="The data root."
-        ),
-    ] = None,
+    data: DataOption = None,
     masks: Annotated[
         bool, typer.Option("--masks", help="What the manifest's masks exclude has no influence (lesions).")
     ] = False,
     bids: Annotated[
         bool, typer.Option("--bids", help="Also give the results names of BIDS derivatives, below bids/.")
     ] = False,
-    preset: PresetOption = "default",
-    affine_only: Annotated[bool, typer.Option("--affine-only", help="Stop after the linear stage.")] = False,
-    transform: Annotated[
-        Literal["rigid", "similarity", "affine"],
-        typer.Option(help="What the linear stage may do: move; also scale; also stretch and shear."),
-    ] = "affine",
-    similarity: Annotated[
-        SimilarityName | None,
-        typer.Option(help="What makes two images alike; see stepwarp register.", show_default="the preset's, lncc"),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|NAME",
-            help="A network that goes on from the affine; see stepwarp register.",
-            show_default="no network",
-        ),
-    ] = None,
-    steps: StepsOption = None,
-    no_refine: NoRefineOption = False,
-    no_escalation: NoEscalationOption = False,
-    time_budget: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, metavar="SECONDS", help="For each case: start no iteration after it.", show_default="none"
-        ),
-    ] = None,
-    trust: TrustOption = None,
-    outside: OutsideOption = None,
-    device: DeviceOption = "auto",
+    *,
+    options: RegisterOptions,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -107,7 +68,6 @@ def batch(
             show_default="by cores and free memory; one on a GPU; 16 jobs of a --cluster",
         ),
     ] = None,
-    threads: ThreadsOption = None,
     scheduler: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Work on the Dask cluster of this scheduler.", show_default="here"),
@@ -126,11 +86,9 @@ def batch(
         int, typer.Option(min=0, metavar="N", help="Try a case again after a fault of the machine.")
     ] = 2,
     force: ForceOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why; run nothing.")] = False,
-    summary_only: Annotated[
-        bool, typer.Option("--summary-only", help="Make table and page anew from what --out holds; run nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json on stdout and nothing else.")] = False,
+    dry_run: DryRunOption = False,
+    summary_only: SummaryOnlyOption = False,
+    as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Register every pair of a manifest, or all its images to one template, on all cores or a cluster.
@@ -161,33 +119,18 @@ def batch(
     The exit code is 6 if a case failed, else 7 if the verdict on one is fail; everything else is written all the
     same."""
     from stepwarp.batch.farm import Farm
-    from stepwarp.batch.settings import Settings
     from stepwarp.batch.study import Batch
 
-    settings = Settings(
-        preset=preset,
-        affine_only=affine_only,
-        transform=transform,
-        similarity=similarity,
-        device=device,
-        time_budget=time_budget,
-        weights=weights,
-        steps=steps,
-        refine=not no_refine,
-        escalate=not no_escalation,
-        trust=tuple(trust or ()),
-        outside=outside,
-    )
     asked = Batch.of(
         manifest,
         out,
-        settings,
+        options,
         to=to,
         split=split,
-        only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+        only=names_in(only),
         data=data,
         masks=masks,
-        farm=Farm(workers, threads, scheduler, cluster, dict(map(_option, cluster_options or []))),
+        farm=Farm(workers, options.threads, scheduler, cluster, dict(map(_option, cluster_options or []))),
         bids=bids,
     )
     with shown_progress(silent=as_json) as progress:

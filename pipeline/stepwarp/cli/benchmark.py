@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stepwarp.cli.options import SeedOption, ThreadsOption, VerboseOption, path_option
+from stepwarp import catalogue
+from stepwarp.cli.options import (
+    DataOption,
+    DryRunOption,
+    JsonOption,
+    ManifestArgument,
+    OutOption,
+    SeedOption,
+    SplitOption,
+    SummaryOnlyOption,
+    ThreadsOption,
+    VerboseOption,
+    names_in,
+)
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import cell, console, say, say_json, tell
 from stepwarp.errors import RegistrationError
@@ -19,6 +32,11 @@ from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from stepwarp.benchmark.plan import Case
+
+
+_BASELINES = catalogue.listed(
+    {name.replace("_", "-"): about for name, about in catalogue.summaries("baselines").items()}
+)
 
 
 def _list_methods(wanted: bool) -> None:
@@ -36,32 +54,22 @@ def _list_methods(wanted: bool) -> None:
 
 
 def benchmark(
-    manifest: Annotated[
-        str, typer.Argument(metavar="MANIFEST", help="A file, or the name of one that comes with stepwarp: oasis, ...")
-    ],
+    manifest: ManifestArgument,
     methods: Annotated[
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="What to compare; --list-methods names them all.",
+            help="What to compare; --list-methods names them all: stepwarp with each of its presets, alone and after a "
+            f"network, and the methods of {_BASELINES}.",
             show_default="identity, ants-affine, ants-syn, ants-syn-quick and all of stepwarp",
         ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only pairs of this split.", show_default="all pairs")
-    ] = None,
+    split: SplitOption = None,
     pairs: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="Only these pairs, by id.", show_default="all of the split")
     ] = None,
-    data: Annotated[
-        Path | None,
-        path_option(
-            "--data", metavar="FOLDER", show_default="$STEPWARP_DATA, else the manifest's folder", help="The data root."
-        ),
-    ] = None,
-    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where everything goes.")] = Path(
-        "stepwarp-benchmark"
-    ),
+    data: DataOption = None,
+    out: OutOption = Path("stepwarp-benchmark"),
     baseline: Annotated[
         str, typer.Option(metavar="METHOD", help="What the others are compared with, pair by pair.")
     ] = "ants-syn-quick",
@@ -73,12 +81,10 @@ def benchmark(
     again: Annotated[
         bool, typer.Option("--again", help="Run the chosen methods on the chosen pairs even if they were run.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why; run nothing.")] = False,
-    summary_only: Annotated[
-        bool, typer.Option("--summary-only", help="Make tables and page anew from the cases in --out; run nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
+    summary_only: SummaryOnlyOption = False,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Draw no picture of each case.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json on stdout and nothing else.")] = False,
+    as_json: JsonOption = False,
     list_methods: Annotated[
         bool,
         typer.Option(
@@ -119,11 +125,11 @@ def benchmark(
     from stepwarp.benchmark.study import DEFAULT_METHODS, Study, ask
     from stepwarp.data.manifest import data_root
 
-    study = Study.of(manifest, _names(methods) or DEFAULT_METHODS, split, baseline)
+    study = Study.of(manifest, names_in(methods) or DEFAULT_METHODS, split, baseline)
     failed = 0
     if not summary_only:
         asked = ask(out, threads=threads, seed=seed, gpu=device == "auto", pictures=not no_pictures, again=again)
-        cases = study.plan(data_root(data, manifest), asked, _names(pairs))
+        cases = study.plan(data_root(data, manifest), asked, names_in(pairs))
         if dry_run:
             _print_plan(cases, as_json)
             return
@@ -139,10 +145,6 @@ def benchmark(
         raise RegistrationError(
             f"{counted(failed, 'case')} failed; {out / 'table.md'} says on what, and runs/ holds their logs."
         )
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _print_plan(cases: Sequence[Case], as_json: bool) -> None:

@@ -29,6 +29,9 @@ Exit codes:
   8    out of memory
   130  interrupted (Ctrl-C); 143 terminated, 129 hung up. No file is left half-written."""
 
+#: Former names of options, which are still understood.
+FORMER = {"--no-escalation": "--no-escalate"}
+
 #: What the system says when it does not let a file be written.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -46,6 +49,13 @@ class Command(TyperCommand):
     """A command that ends in one line and an exit code, whatever goes wrong.
 
     An unexpected error shows its traceback only if the command has --verbose and it is given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for former, name in FORMER.items():
+            if former in args:
+                tell(f"stepwarp: {former} is now called {name}")
+                args = [name if arg == former else arg for arg in args]
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:

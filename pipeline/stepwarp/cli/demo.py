@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -12,11 +11,11 @@ from stepwarp.cli.command import VERDICT_FAIL
 from stepwarp.cli.options import (
     DeviceOption,
     ForceOption,
+    OutOption,
     PresetOption,
     SeedOption,
     ThreadsOption,
     VerboseOption,
-    path_option,
 )
 from stepwarp.cli.progress import shown_progress
 
@@ -24,9 +23,7 @@ _FILES = ("fixed.nii.gz", "moving.nii.gz", "fixed_labels.nii.gz", "moving_labels
 
 
 def demo(
-    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where images and results go.")] = Path(
-        "stepwarp-demo"
-    ),
+    out: OutOption = Path("stepwarp-demo"),
     preset: PresetOption = "default",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepwarp.cli.options import VerboseOption, path_option
+from stepwarp.cli.options import DataOption, JsonOption, VerboseOption
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import cell, console, say_json
 from stepwarp.errors import InputError
@@ -31,16 +30,8 @@ def doctor(
         ),
     ] = None,
     machine: Annotated[bool, typer.Option("--machine", help="Look at the machine too.")] = False,
-    data: Annotated[
-        Path | None,
-        path_option(
-            "--data",
-            metavar="FOLDER",
-            show_default="$STEPWARP_DATA, else the manifest's folder",
-            help="Where the paths of manifests begin.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")] = False,
+    data: DataOption = None,
+    as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Look for what is wrong, before any work.

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from stepwarp.cli.checks import check_files
-from stepwarp.cli.options import ForceOption, TrustOption, VerboseOption, path_option
+from stepwarp.cli.options import ForceOption, JsonOption, TrustOption, VerboseOption, names_in, path_option
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say_json
 
@@ -64,9 +64,7 @@ def evaluate(
     trust: TrustOption = None,
     force: ForceOption = False,
     everything: Annotated[bool, typer.Option("--all", help="Show every label and landmark.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on stdout and nothing else.")] = (
-        False
-    ),
+    as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Judge a registration of any tool from its files.
@@ -95,11 +93,11 @@ def evaluate(
             transform or (),
             fixed_labels=fixed_labels,
             moving_labels=moving_labels,
-            ignore_labels=_split(ignore_labels),
+            ignore_labels=names_in(ignore_labels) or (),
             label_names=label_names,
             fixed_landmarks=fixed_landmarks,
             moving_landmarks=moving_landmarks,
-            unreliable_landmarks=_split(unreliable_landmarks),
+            unreliable_landmarks=names_in(unreliable_landmarks) or (),
             space=landmark_space,
             mask=mask,
             trust=tuple(trust or ()),
@@ -115,7 +113,3 @@ def evaluate(
     from stepwarp.cli.scores import print_evaluation
 
     print_evaluation(result, everything)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

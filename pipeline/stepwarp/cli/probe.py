@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from stepwarp.cli.checks import check_out
-from stepwarp.cli.options import DeviceOption, ForceOption, SeedOption, ThreadsOption, VerboseOption, path_option
+from stepwarp.cli.options import (
+    DataOption,
+    DeviceOption,
+    ForceOption,
+    OutOption,
+    SeedOption,
+    ThreadsOption,
+    VerboseOption,
+    path_option,
+)
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say
 
@@ -24,11 +33,8 @@ def probe(
         str,
         typer.Option("--manifest", "-m", metavar="MANIFEST", help="The scans: a file, or a shipped name: oasis, ..."),
     ],
-    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where the results go.")] = Path("probes"),
-    data: Annotated[
-        Path | None,
-        path_option("--data", metavar="FOLDER", help="Where the manifest's paths begin.", show_default="STEPWARP_DATA"),
-    ] = None,
+    out: OutOption = Path("probes"),
+    data: DataOption = None,
     pairs: Annotated[int, typer.Option("--pairs", min=2, metavar="N", help="How many pairs, at most.")] = 5,
     cache: Annotated[
         Path | None,

@@ -4,75 +4,33 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from stepwarp.cli.checks import TRACE, check_files, check_out
 from stepwarp.cli.command import VERDICT_FAIL
-from stepwarp.cli.options import (
-    DeviceOption,
-    ForceOption,
-    NoEscalationOption,
-    NoRefineOption,
-    OutsideOption,
-    PresetOption,
-    StepsOption,
-    ThreadsOption,
-    TrustOption,
-    VerboseOption,
-    path_option,
-)
+from stepwarp.cli.options import ForceOption, JsonOption, OutOption, VerboseOption, path_option, with_register_options
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say_json, tell
-from stepwarp.config import SimilarityName
+from stepwarp.options import RegisterOptions
 
 
+@with_register_options("trace")
 def register(
     fixed: Annotated[Path, path_option("--fixed", "-f", help="The image that stays: results lie on its grid.")],
     moving: Annotated[Path, path_option("--moving", "-m", help="The image that is brought to it.")],
-    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where the results go.")],
+    out: OutOption,
     fixed_mask: Annotated[
         Path | None,
         path_option(help="On the fixed image's grid: voxels that are 0 have no influence (lesions)."),
     ] = None,
     moving_mask: Annotated[Path | None, path_option(help="The same for the moving image.")] = None,
-    preset: PresetOption = "default",
-    affine_only: Annotated[bool, typer.Option("--affine-only", help="Stop after the linear stage.")] = False,
-    transform: Annotated[
-        Literal["rigid", "similarity", "affine"],
-        typer.Option(help="What the linear stage may do: move; also scale; also stretch and shear."),
-    ] = "affine",
-    similarity: Annotated[
-        SimilarityName | None,
-        typer.Option(
-            help="What makes two images alike. mi and mind: for images of different kinds, such as T1 and T2.",
-            show_default="the preset's, lncc",
-        ),
-    ] = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
+    *,
+    options: RegisterOptions,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits every time on a GPU too, slower; see below.")
     ] = False,
-    time_budget: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, metavar="SECONDS", help="Start no further iteration after this time.", show_default="none"
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|NAME",
-            help="A network that goes on from the affine: a file of stepwarp train, of icon_registration or of "
-            "uniGradICON, or the name of weights that come with stepwarp. The preset then refines what it found.",
-            show_default="no network",
-        ),
-    ] = None,
-    steps: StepsOption = None,
-    no_refine: NoRefineOption = False,
-    no_escalation: NoEscalationOption = False,
     trace: Annotated[
         Path | None,
         path_option(
@@ -81,12 +39,8 @@ def register(
             "numbers in trace.json, and a strip of pictures in the report.",
         ),
     ] = None,
-    trust: TrustOption = None,
-    outside: OutsideOption = None,
     force: ForceOption = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print registration.json on stdout and nothing else.")
-    ] = False,
+    as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Align a moving image to a fixed one: affine, then deformable.
@@ -108,6 +62,9 @@ def register(
 
     antsApplyTransforms -t 1Warp.nii.gz -t 0GenericAffine.mat gives Warped.nii.gz. Before the files get their names,
     SimpleITK reads them back, and they are compared with what was computed.
+
+    A preset is a YAML file of what registration.json holds as affine and deformable of its settings; --preset takes
+    one of your own, and --set changes a value of any.
 
     A network is given the images as its own file says. Where what it finds does not help (images less alike, corner
     folds, images too small for it), it is dropped, the preset runs as without it, and the verdict says so.
@@ -137,22 +94,9 @@ def register(
         registration = register_files(
             fixed,
             moving,
-            preset=preset,
-            affine_only=affine_only,
-            transform=transform,
-            similarity=similarity,
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
-            device=device,
-            threads=threads,
-            time_budget=time_budget,
-            weights=weights,
-            steps=steps,
-            refine=not no_refine,
-            escalate=not no_escalation,
-            trace=trace is not None,
-            trust=tuple(trust or ()),
-            outside=outside,
+            **dict(options) | {"trace": trace is not None},
             progress=progress,
         )
         registration.save(out, overwrite=force, progress=progress, place=place)

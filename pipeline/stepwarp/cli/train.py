@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepwarp.cli.checks import check_files
-from stepwarp.cli.options import DeviceOption, ThreadsOption, VerboseOption, path_option
+from stepwarp.cli.options import (
+    DataOption,
+    DeviceOption,
+    OptionalOutOption,
+    OutOption,
+    ThreadsOption,
+    VerboseOption,
+    path_option,
+)
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say
 from stepwarp.errors import InputError
@@ -19,14 +27,9 @@ if TYPE_CHECKING:
     from stepwarp.training.loop import Trained
     from stepwarp.training.plan import Plan
 
-_OutOption = Annotated[Path | None, path_option("--out", "-o", metavar="FOLDER", help="Where the training lives.")]
 _SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Change a setting of the recipe: optimiser.lr=1e-4; repeatable."),
-]
-_DataOption = Annotated[
-    Path | None,
-    path_option("--data", metavar="FOLDER", help="Where the manifest's paths begin.", show_default="STEPWARP_DATA"),
 ]
 _ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
 _MinutesOption = Annotated[
@@ -43,9 +46,9 @@ def train(
             help="A recipe's file, or the name of one that comes with stepwarp: brain_t1, gradicon, ...",
         ),
     ],
-    out: _OutOption = None,
+    out: OptionalOutOption = None,
     overrides: _SetOption = None,
-    data: _DataOption = None,
+    data: DataOption = None,
     resume: _ResumeOption = False,
     max_minutes: _MinutesOption = None,
     dry_run: Annotated[
@@ -109,9 +112,9 @@ def finetune(
         ),
     ],
     weights: Annotated[Path, path_option("--weights", "-w", help="Weights of stepwarp to begin with.")],
-    out: Annotated[Path, path_option("--out", "-o", metavar="FOLDER", help="Where the training lives.")],
+    out: OutOption,
     overrides: _SetOption = None,
-    data: _DataOption = None,
+    data: DataOption = None,
     resume: _ResumeOption = False,
     max_minutes: _MinutesOption = None,
     device: DeviceOption = "auto",

@@ -17,7 +17,6 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from stepwarp.config import Strict
 from stepwarp.errors import InputError
 from stepwarp.files import sha256
 from stepwarp.files.json import read_json
@@ -25,6 +24,7 @@ from stepwarp.files.label_names import read_label_names
 from stepwarp.files.tables import Space
 from stepwarp.presence import why_absent
 from stepwarp.printable import is_name
+from stepwarp.recipes import Strict, first_problem
 
 Role = Literal["image", "labels", "mask", "landmarks"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -302,15 +302,6 @@ def schema_text() -> str:
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as JSON text, without what has its default value."""
     return json.dumps(manifest.model_dump(mode="json", exclude_defaults=True), indent=1, ensure_ascii=False) + "\n"
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first complaint of pydantic in one line, with its place and how many follow."""
-    first, *others = error.errors(include_url=False)
-    place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" ({len(others)} more like it)" if others else ""
-    return f"{f'{place}: ' if place else ''}{message}{more}."
 
 
 def _located(manifest: Manifest, names: Iterable[str], root: Path, verify: bool) -> dict[str, Scan]:

@@ -185,25 +185,6 @@ class VariedPairs(Dataset):
         return teacher_after(DisplacementField(teacher, self.scans.grid), fixed, moving)
 
 
-def varied_pairs(
-    settings: DataSettings,
-    scans: Scans,
-    pairs: PairTable,
-    partners: Mapping[int, int] | None = None,
-    teachers: Teachers | None = None,
-) -> VariedPairs:
-    """The pairs varied as the settings say. partners: label -> label of the other side, see `left_right_partners`."""
-    return VariedPairs(
-        scans,
-        pairs,
-        seed=settings.seed,
-        labels=settings.labels,
-        augmentation=None if settings.augment is None else Augmentation(settings.augment, scans.grid, partners),
-        synthesis=None if settings.synthesis is None else Synthesis(settings.synthesis, partners),
-        teachers=teachers,
-    )
-
-
 class PairLoader:
     """Batches of `VariedPairs` without end, each a dict of tensors (B, ...) with the pairs' names as a list.
 

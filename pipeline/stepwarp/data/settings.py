@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
-from stepwarp.config import Strict
 from stepwarp.data.manifest import Id
 from stepwarp.geometry import Grid
+from stepwarp.recipes import Strict
 
 
 def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
@@ -126,11 +126,6 @@ class DataSettings(Strict):
         if self.teacher is not None and self.synthesis is not None:
             raise ValueError("a teacher has aligned the scans' images: there is none for synthesised ones")
         return self
-
-    @property
-    def reads_labels(self) -> bool:
-        """Whether label maps are read: to come along, or to be painted."""
-        return self.labels or self.synthesis is not None
 
     def grid(self) -> Grid:
         """The network's world: the box in whole voxels, around `centre_mm`."""

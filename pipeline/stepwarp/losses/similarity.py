@@ -11,24 +11,31 @@ where no voxel has weight they are NaN. Of a batch they are the mean of its pair
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from stepwarp import catalogue
 from stepwarp.config import SIMILARITIES, DeformableSettings
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Similarity(ABC):
     """A dissimilarity of a fixed and a moved image.
 
     multimodal: whether it compares images of different contrasts. nearest_measure: of those that every registration is
-    judged by, lncc, ncc and mutual_information, the one that is most like it."""
+    judged by, lncc, ncc and mutual_information, the one that is most like it.
+
+    The constructor's parameters, each with a default and its limits as pydantic's, are also the settings of a training;
+    in_training: their defaults there, where they are others."""
 
     multimodal: ClassVar[bool] = False
     nearest_measure: ClassVar[str] = "ncc"
+    in_training: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def of(cls, settings: DeformableSettings) -> Similarity:

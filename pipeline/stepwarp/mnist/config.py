@@ -7,9 +7,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
-from stepwarp.config import Strict, configs_folder
-from stepwarp.data.manifest import first_problem
 from stepwarp.errors import InputError
+from stepwarp.recipes import Strict, configs_folder, first_problem
 from stepwarp.training.config import OptimiserSettings, Weight
 
 NAME = "mnist.yaml"

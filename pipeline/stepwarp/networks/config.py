@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from stepwarp.config import Strict
 from stepwarp.networks.encoder import Encoder
 from stepwarp.networks.icon_unet import IconUNet
 from stepwarp.networks.layers import Norm
 from stepwarp.networks.mlp import FCNet
 from stepwarp.networks.segmenter import Segmenter
 from stepwarp.networks.unet import Down, UNet
+from stepwarp.recipes import Strict
 
 #: More than any sensible network has, little enough that a forged file cannot ask for all the memory.
 Channels = Annotated[int, Field(ge=1, le=4096)]

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 from torch.nn import Parameter
 from torch.optim import Adam
 
-from stepwarp.config import PRESETS, Strict, configs_folder
-from stepwarp.data.manifest import first_problem
 from stepwarp.data.settings import DataSettings
 from stepwarp.errors import InputError
-from stepwarp.losses.similarities import lncc, mi, mind, ncc, ssd
-from stepwarp.losses.similarity import Similarity
 from stepwarp.networks.config import SegmenterConfig
-from stepwarp.registrar.steps.config import SegmentedConfig, StepConfig, TwoStepConfig, leaves
+from stepwarp.recipes import Strict, changed, configs_folder, first_problem, read_recipe
+from stepwarp.registrar.steps.config import StepConfig
+from stepwarp.registrar.steps.settings import leaves
+from stepwarp.registrar.steps.types.segmented import SegmentedConfig
+from stepwarp.registrar.steps.types.two_step import TwoStepConfig
+from stepwarp.training.similarities import DEFAULT, AnySimilarity
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -31,56 +29,6 @@ _MNIST = "mnist"
 _FIRST_MOMENT = 0.9
 #: Voxels this much larger or smaller are of the size that was meant.
 _SAME_MM = 1e-6
-
-
-class LNCC(Strict):
-    """Local correlation in windows of 2 radius + 1 voxels; see `losses.similarity`."""
-
-    kind: Literal["lncc"] = "lncc"
-    radius: int = Field(default=2, ge=1, le=8)
-    epsilon: Finite = 1e-5
-
-    def build(self) -> Similarity:
-        return lncc.LNCC(self.radius, self.epsilon)
-
-
-class NCC(Strict):
-    """Correlation of the whole images."""
-
-    kind: Literal["ncc"] = "ncc"
-
-    def build(self) -> Similarity:
-        return ncc.NCC()
-
-
-class SSD(Strict):
-    """Mean squared difference."""
-
-    kind: Literal["ssd"] = "ssd"
-
-    def build(self) -> Similarity:
-        return ssd.SSD()
-
-
-class MI(Strict):
-    """Mutual information, for different contrasts."""
-
-    kind: Literal["mi"] = "mi"
-    bins: int = Field(default=32, ge=4, le=256)
-
-    def build(self) -> Similarity:
-        return mi.MutualInformation(self.bins)
-
-
-class MIND(Strict):
-    """Self-similarity, for different contrasts."""
-
-    kind: Literal["mind"] = "mind"
-    dilation: int = Field(default=2, ge=1, le=8)
-    sigma: Finite = 0.8
-
-    def build(self) -> Similarity:
-        return mind.MIND(self.dilation, self.sigma)
 
 
 class LossGrid(Strict):
@@ -101,7 +49,7 @@ class LossSettings(Strict):
 
     symmetric: train on both directions of a pair, for twice the time; inverse_consistency and gradicon do so anyway."""
 
-    similarity: Annotated[LNCC | NCC | SSD | MI | MIND, Field(discriminator="kind")] = LNCC()
+    similarity: AnySimilarity = DEFAULT
     similarity_weight: Weight = 1.0
     grids: tuple[LossGrid, ...] = Field(min_length=1)
     regularity: Literal["diffusion", "bending"] = "diffusion"
@@ -308,26 +256,14 @@ def pooling(spacing_mm: float, mm: float) -> int | None:
 def read_config(source: str | Path, overrides: Iterable[str] = ()) -> TrainingConfig:
     """The recipe in a YAML file, or one that comes with stepwarp by its name, changed by "a.b=c" texts.
 
-    Numbers may be written as 5e-5, which YAML on its own takes for text. Raises InputError, one line that names the
-    file, the place in it and the problem."""
+    Raises InputError, one line that names the file, the place in it and the problem."""
     path = _config_path(source)
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read, {(error.strerror or str(error)).lower()}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds no settings. A recipe is a table of data, steps, loss and curriculum.")
-    return changed_config(values, overrides, str(path))
+    return changed_config(read_recipe(path, "data, steps, loss and curriculum"), overrides, str(path))
 
 
 def changed_config(values: dict[str, Any], overrides: Iterable[str], source: str) -> TrainingConfig:
     """The recipe of plain data that came from `source`, changed by "a.b=c" texts. InputError as `read_config`."""
-    values = copy.deepcopy(values)
-    for override in overrides:
-        _set(values, override)
-    return check_config(values, source)
+    return check_config(changed(values, overrides, TrainingConfig), source)
 
 
 def check_config(values: object, source: str) -> TrainingConfig:
@@ -340,7 +276,7 @@ def check_config(values: object, source: str) -> TrainingConfig:
 
 def training_recipes() -> list[str]:
     """The names of the recipes of trainings that come with stepwarp."""
-    return sorted(path.stem for path in configs_folder().glob("*.yaml") if path.stem not in (*PRESETS, _MNIST))
+    return sorted(path.stem for path in configs_folder().glob("*.yaml") if path.stem != _MNIST)
 
 
 def _config_path(source: str | Path) -> Path:
@@ -352,53 +288,3 @@ def _config_path(source: str | Path) -> Path:
     if path.name == str(source) and path.stem in training_recipes():
         return configs_folder() / f"{path.stem}.yaml"
     raise InputError(f"{source}: is neither a file nor one of the recipes {', '.join(training_recipes())}")
-
-
-def _set(values: dict[str, Any], override: str) -> None:
-    """Change one value in place: "loss.grids.0.mm=4", its right side read as YAML."""
-    place, equals, text = override.partition("=")
-    keys = [key.strip() for key in place.split(".")]
-    if not equals or not all(keys):
-        raise InputError(f"--set {override}: write the place, '=' and the value, as in --set optimiser.lr=1e-4")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: the value is no YAML ({' '.join(str(error).split())})") from error
-    inner: Any = values
-    for depth, key in enumerate(keys):
-        if isinstance(inner, list):
-            at: Any = _index(inner, key, override)
-        elif isinstance(inner, dict):
-            at = key
-        else:
-            raise InputError(f"--set {override}: '{'.'.join(keys[:depth])}' is {inner!r} and has nothing in it")
-        if depth == len(keys) - 1:
-            inner[at] = value
-        elif isinstance(inner, dict) and inner.get(at) is None:
-            # Where nothing stands the defaults hold, and one of them is to be changed.
-            inner[at] = {}
-        inner = inner[at]
-
-
-def _index(values: Sequence[Any], key: str, override: str) -> int:
-    if not key.isdecimal() or int(key) >= len(values):
-        raise InputError(f"--set {override}: '{key}' is no place in a list of {len(values)}, counted from 0")
-    return int(key)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML 1.1 with two traps removed: 5e-5 is a number, and a key that stands twice is an error.
-
-    YAML 1.1 wants a point and a sign in 5.0e-5, and takes anything else for text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)

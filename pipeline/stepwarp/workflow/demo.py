@@ -96,7 +96,7 @@ class Demonstration:
 def demo(
     out: str | Path,
     *,
-    preset: str | Preset = "default",
+    preset: str | Path | Preset = "default",
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -122,7 +122,7 @@ def _was_made(out: Path) -> bool:
 def _demonstrated(
     out: Path,
     place: Path,
-    preset: str | Preset,
+    preset: str | Path | Preset,
     seed: int,
     device: str,
     threads: int | None,

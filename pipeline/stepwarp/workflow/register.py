@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import nibabel
 import numpy as np
@@ -16,17 +16,17 @@ import torch
 
 from stepwarp import files
 from stepwarp.config import LinearKind, Preset, SimilarityName
-from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
 from stepwarp.geometry import DisplacementField
 from stepwarp.machine import device_name
+from stepwarp.options import RegisterOptions
 from stepwarp.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
 from stepwarp.version import __version__
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
-from stepwarp.workflow.network import read_network
+from stepwarp.workflow.network import Network, read_network
 from stepwarp.workflow.registration import Registration
 from stepwarp.workflow.search import Found, Plan, search
 from stepwarp.workflow.subjects import (
@@ -39,9 +39,6 @@ from stepwarp.workflow.subjects import (
     recorded_outside,
 )
 
-if TYPE_CHECKING:
-    pass
-
 T = TypeVar("T")
 
 
@@ -49,7 +46,8 @@ def register(
     fixed: Source,
     moving: Source,
     *,
-    preset: str | Preset = "default",
+    preset: str | Path | Preset = "default",
+    set: str | Sequence[str] = (),
     affine_only: bool = False,
     transform: LinearKind = "affine",
     similarity: SimilarityName | None = None,
@@ -73,14 +71,15 @@ def register(
 
     fixed, moving: paths, images of nibabel, SimpleITK or TorchIO, MetaTensors, pairs (array, affine) of numpy or torch
     with a 4 x 4 affine to RAS+ mm, or `Image`s; 3D, any spacing and orientation; their headers need not overlap.
-    preset: fast, default or best, or settings of one's own. affine_only: stop after the linear stage. transform: what
-    the linear stage may do: rigid, similarity or affine. similarity: instead of the preset's: lncc, ncc, ssd, or for
-    different contrasts mi or mind. Masks: likewise, non-zero where an image may be trusted; the rest has no influence.
-    device: auto, cpu or cuda. threads: all cores by default. time_budget: seconds after which no further iteration
-    starts. trust: which statement of a header to believe that makes none, or two that contradict
-    each other; one word for all files or FILE=statement for each. outside: what the moved image becomes
-    where the moving one ends (NaN for nothing); by default the moving image's own background, the most frequent value
-    on its faces if it covers half of them, else 0. It has no influence on the search.
+    preset: fast, default or best, a YAML file of one's own, or a `Preset`. set: changes to it, each as
+    "deformable.levels.0.iterations=50". affine_only: stop after the linear stage. transform: what the linear stage may
+    do: rigid, similarity or affine. similarity: instead of the preset's, the name of a file of `losses.similarities`;
+    mi and mind are for different contrasts. Masks: as the images, non-zero where an image may be trusted; the rest has
+    no influence. device: auto, cpu or cuda. threads: all cores by default. time_budget: seconds after which no further
+    iteration starts. trust: which statement of a header to believe that makes none, or two that contradict each other;
+    one word for all files or FILE=statement for each. outside: what the moved image becomes where the moving one ends
+    (NaN for nothing); by default the moving image's own background, the most frequent value on its faces if it covers
+    half of them, else 0. It has no influence on the search.
 
     weights: a network to go on with from the affine: a file, the name of shipped ones, or a `Registrar`; the preset's
     levels that are coarser than its finest grid are then left out. What it finds is dropped, and the verdict says so,
@@ -92,52 +91,85 @@ def register(
     of the two; `escalation` in the record says which.
 
     Raises InputError for inputs that cannot be used, RegistrationError where the optimisation breaks down."""
-    started = time.monotonic()
-    deadline = None if time_budget is None else started + time_budget
-    recipe = _recipe(preset, similarity, transform, time_budget)
     weights = _renamed("network", network, "weights", weights)
     steps = _renamed("network_steps", network_steps, "steps", steps)
-    check_network(weights, steps, refine, affine_only)
-    check_outside(outside)
-    place = chosen_device(device)
-    used_threads = use_threads(threads)
-    clock, rules = Clock(progress), files.TrustRules.of(trust)
+    options = RegisterOptions.of(
+        preset=preset,
+        set=set,
+        affine_only=affine_only,
+        transform=transform,
+        similarity=similarity,
+        device=device,
+        threads=threads,
+        time_budget=time_budget,
+        weights=weights,
+        steps=steps,
+        refine=refine,
+        escalate=escalate,
+        trace=trace,
+        trust=trust,
+        outside=outside,
+    )
+    return register_pair(fixed, moving, options, fixed_mask=fixed_mask, moving_mask=moving_mask, progress=progress)
+
+
+def register_pair(
+    fixed: Source,
+    moving: Source,
+    options: RegisterOptions,
+    *,
+    fixed_mask: MaskSource | None = None,
+    moving_mask: MaskSource | None = None,
+    progress: Progress = silent,
+) -> Registration:
+    """`register`, told how as one value."""
+    started = time.monotonic()
+    deadline = None if options.time_budget is None else started + options.time_budget
+    check_outside(options.outside)
+    place = chosen_device(options.device)
+    threads = use_threads(options.threads)
+    clock, rules = Clock(progress), files.TrustRules.of(options.trust)
     with clock.stage("read"):
-        net = None if weights is None else read_network(weights, steps, place)
+        net = None if options.weights is None else read_network(options.weights, options.steps, place)
         a = prepare(fixed, fixed_mask, rules, role="fixed")
-        b = prepare(moving, moving_mask, rules, outside, role="moving")
+        b = prepare(moving, moving_mask, rules, options.outside, role="moving")
     about = {
         "version": __version__,
         "inputs": described_inputs(a, b),
         "trusted": rules.record(),
-        "settings": {
-            "preset": preset if isinstance(preset, str) else "custom",
-            "transform": transform,
-            "affine_only": affine_only,
-            "time_budget": time_budget,
-            "network": None if net is None else net.card.name,
-            "network_steps": steps,
-            "refine": refine,
-            "escalate": escalate,
-            "trust": list(rules.words),
-            "outside": recorded_outside(outside),
-            **recipe.model_dump(),
-        },
+        "settings": _settings(options, net),
         "deterministic": place.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "device": device_name(place),
-        "threads": used_threads,
+        "threads": threads,
         "versions": _versions(),
     }
 
     def registered(plan: Plan, clock: Clock) -> Registration:
         return _registration(a, b, search(plan, a, b, clock), clock, about)
 
-    plan = Plan(recipe, transform, affine_only, net, refine, trace, place, deadline, rules.notes())
+    plan = Plan(options, options.recipe, net, place, deadline, rules.notes())
     first = registered(plan, clock)
-    if not escalate or first.record["verdict"]["status"] != "fail":
+    if not options.escalate or first.record["verdict"]["status"] != "fail":
         return first
-    again = replace(plan, recipe=thorough(recipe))
+    again = replace(plan, recipe=thorough(plan.recipe))
     return escalated(first, lambda: registered(again, Clock(second_try(progress))), started, deadline)
+
+
+def _settings(options: RegisterOptions, net: Network | None) -> dict[str, Any]:
+    """What was asked for, as a record holds it, with the whole recipe. Where it was computed stands beside it."""
+    name = None if net is None else net.card.name
+    return {
+        **options.model_dump(exclude={"preset", "device", "threads", "weights"}),
+        "preset": "custom" if isinstance(options.preset, Preset) else str(options.preset),
+        "set": list(options.set),
+        "trust": list(options.trust),
+        "outside": recorded_outside(options.outside),
+        "weights": name,
+        # By their former names too, for whoever reads them.
+        "network": name,
+        "network_steps": options.steps,
+        **options.recipe.model_dump(),
+    }
 
 
 def _registration(a: Subject, b: Subject, found: Found, clock: Clock, about: dict[str, Any]) -> Registration:
@@ -167,19 +199,6 @@ def _registration(a: Subject, b: Subject, found: Found, clock: Clock, about: dic
     return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps)
 
 
-def _recipe(name: str | Preset, similarity: str | None, transform: str, time_budget: float | None) -> Preset:
-    """The preset with the caller's similarity; every choice checked before any work."""
-    recipe = load_preset(name) if isinstance(name, str) else name
-    for value, known, what in ((similarity, SimilarityName, "similarity"), (transform, LinearKind, "transform")):
-        if value is not None and value not in get_args(known):
-            raise InputError(f"{what} '{value}' does not exist; there are {', '.join(get_args(known))}")
-    if time_budget is not None and not time_budget > 0:
-        raise InputError(f"a time budget of {time_budget} s is no time at all; give the seconds there are")
-    if similarity is None:
-        return recipe
-    return recipe.model_copy(update={"deformable": recipe.deformable.model_copy(update={"similarity": similarity})})
-
-
 def _renamed(former: str, old: T | None, name: str, new: T | None) -> T | None:
     """The argument under its name or its former one, which is still understood."""
     if old is None:
@@ -188,16 +207,6 @@ def _renamed(former: str, old: T | None, name: str, new: T | None) -> T | None:
         raise InputError(f"{former} is the former name of {name}; give one of them")
     warnings.warn(f"{former} is now called {name}", DeprecationWarning, stacklevel=3)
     return old
-
-
-def check_network(network: object, steps: int | None, refine: bool, affine_only: bool) -> None:
-    """InputError for choices that contradict each other."""
-    if network is None and steps is not None:
-        raise InputError("a number of steps was given, and no network to run them")
-    if network is None and not refine:
-        raise InputError("without a network and without refinement nothing is left; that is affine_only")
-    if network is not None and affine_only:
-        raise InputError("affine_only ends before the network; leave out one of them")
 
 
 def _versions() -> dict[str, str]:

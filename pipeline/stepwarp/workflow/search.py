@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from stepwarp.config import DeformableSettings, LinearKind, Preset
+from stepwarp.config import DeformableSettings, Preset
 from stepwarp.geometry import Affine, DisplacementField
 from stepwarp.losses.similarities.mi import MutualInformation
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarity import Similarity, find_similarity
+from stepwarp.options import RegisterOptions
 from stepwarp.progress import Step
 from stepwarp.registrar.affine import LinearFit, register_linear
 from stepwarp.registrar.deformable import Deformation, as_deformation, make_similarity, optimise
@@ -27,15 +28,13 @@ _AS_FINE = 1.01
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is to be done with a pair. deadline: a `time.monotonic()` after which no further iteration of any stage
-    starts. notes: what the verdict says besides."""
+    """What is to be done with a pair. recipe: that of the options, or of a second try. network: their weights, read.
+    deadline: a `time.monotonic()` after which no further iteration of any stage starts. notes: what the verdict says
+    besides."""
 
+    options: RegisterOptions
     recipe: Preset
-    transform: LinearKind
-    affine_only: bool
     network: Network | None
-    refine: bool
-    trace: bool
     device: torch.device
     deadline: float | None
     notes: tuple[str, ...] = ()
@@ -56,12 +55,12 @@ class Found:
 
 def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
     """Carry out a plan. Raises RegistrationError where the optimisation breaks down."""
-    recorder = Recorder() if plan.trace else None
+    recorder = Recorder() if plan.options.trace else None
     with clock.stage("affine", reports_itself=True):
         fit = register_linear(
             fixed.scaled,
             moving.scaled,
-            plan.transform,
+            plan.options.transform,
             *_linear_similarities(plan.recipe),
             plan.recipe.affine,
             fixed_mask=fixed.mask,
@@ -143,16 +142,16 @@ class _Pair:
         return self.plan.recipe.deformable
 
     def _deformation(self, start: Attempt | None) -> Deformation | None:
-        if self.plan.affine_only:
+        if self.plan.options.affine_only:
             return None
         with self.clock.stage("deformable", reports_itself=True):
             if start is None or start.warp is None:
                 return self._optimised(self.settings, None)
             finer = tuple(level for level in self.settings.levels if level.mm <= start.finest_mm * _AS_FINE)
-            if self.plan.refine and finer:
+            if self.plan.options.refine and finer:
                 return self._optimised(self.settings.model_copy(update={"levels": finer}), start.warp)
             unrefined = "no level of the preset is as fine as the network's grid"
-            reason = unrefined if self.plan.refine else "nothing was refined"
+            reason = unrefined if self.plan.options.refine else "nothing was refined"
             self.clock.progress(Step("deformable", 0, 1))
             found = as_deformation(start.warp, self.fixed.scaled.grid, self.settings, reason)
             self.clock.progress(Step("deformable", 1, 1))

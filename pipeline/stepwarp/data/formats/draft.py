@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stepwarp.data.manifest import Manifest, first_problem
+from stepwarp.data.manifest import Manifest
 from stepwarp.errors import InputError
 from stepwarp.printable import is_name
+from stepwarp.recipes import first_problem
 
 #: What a list that gives no labels to ignore means: background.
 IGNORED = (0,)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from stepwarp.config import DeformableSettings
 from stepwarp.geometry import sampling
-from stepwarp.losses.similarity import Similarity, mean
+from stepwarp.losses.similarity import Positive, Similarity, mean
 
 
 class LNCC(Similarity):
@@ -22,8 +25,9 @@ class LNCC(Similarity):
     faint a structure still counts (intensities 0..1) and has a large effect on accuracy in flat tissue."""
 
     nearest_measure = "lncc"
+    in_training = MappingProxyType({"epsilon": 1e-5})
 
-    def __init__(self, radius: int = 2, epsilon: float = 1e-6) -> None:
+    def __init__(self, radius: Annotated[int, Field(ge=1, le=8)] = 2, epsilon: Positive = 1e-6) -> None:
         self.radius = radius
         self.epsilon = epsilon
 

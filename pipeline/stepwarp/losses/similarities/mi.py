@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from stepwarp.losses.similarity import Similarity
@@ -20,7 +22,7 @@ class MutualInformation(Similarity):
     multimodal = True
     nearest_measure = "mutual_information"
 
-    def __init__(self, bins: int = 32) -> None:
+    def __init__(self, bins: Annotated[int, Field(ge=4, le=256)] = 32) -> None:
         self.bins = bins
 
     def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from stepwarp.geometry import smoothing
-from stepwarp.losses.similarity import Similarity, mean
+from stepwarp.losses.similarity import Positive, Similarity, mean
 
 
 class MIND(Similarity):
@@ -20,7 +22,7 @@ class MIND(Similarity):
     multimodal = True
     nearest_measure = "mutual_information"
 
-    def __init__(self, dilation: int = 2, sigma: float = 0.8) -> None:
+    def __init__(self, dilation: Annotated[int, Field(ge=1, le=8)] = 2, sigma: Positive = 0.8) -> None:
         self.dilation = dilation
         self.sigma = sigma
 

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from stepwarp.errors import InputError
 from stepwarp.registrar.steps import Step
-from stepwarp.registrar.steps.config import MOST_STEPS, StepConfig, build, steps_of
+from stepwarp.registrar.steps.config import MOST_STEPS, StepConfig, build
 
 
 def assemble(config: StepConfig, dims: int, state: Mapping[str, Tensor], path: Path) -> Step:
     """The step of these settings with these weights, on the CPU, in single precision, in evaluation mode.
 
     Raises InputError, naming the file, where a tensor is missing, superfluous, of another shape, or not finite."""
-    if steps_of(config) > MOST_STEPS:
+    if config.count > MOST_STEPS:
         raise InputError(
-            f"{path}: asks for {steps_of(config)} steps one after the other, and no network takes more than "
+            f"{path}: asks for {config.count} steps one after the other, and no network takes more than "
             f"{MOST_STEPS}. The file is forged or damaged."
         )
     try:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, FiniteFloat, JsonValue
 
-from stepwarp.config import Strict
+from stepwarp.recipes import Strict
 
 #: What tells whether a pair is like those of the training; measured on the network's grid, inside the fixed subject.
 Expected = Literal["lncc_after_affine", "lncc_gain", "displacement_mm"]

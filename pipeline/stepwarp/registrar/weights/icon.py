@@ -21,7 +21,10 @@ from torch import Tensor
 from stepwarp.errors import InputError
 from stepwarp.files.nifti import check_zip
 from stepwarp.networks.config import IconUNetConfig
-from stepwarp.registrar.steps.config import DownsampledConfig, StepConfig, TwoStepConfig, VectorFieldConfig
+from stepwarp.registrar.steps.config import StepConfig
+from stepwarp.registrar.steps.types.downsampled import DownsampledConfig
+from stepwarp.registrar.steps.types.two_step import TwoStepConfig
+from stepwarp.registrar.steps.types.vector_field import VectorFieldConfig
 from stepwarp.registrar.weights.assemble import assemble
 from stepwarp.registrar.weights.card import Card
 from stepwarp.registrar.weights.recipe import FullExtent, Maximum, Modality, Quantiles, Recipe, Window

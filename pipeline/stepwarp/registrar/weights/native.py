@@ -11,11 +11,11 @@ import safetensors.torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from stepwarp.config import Strict
 from stepwarp.errors import InputError
 from stepwarp.files.atomic import atomic_path
 from stepwarp.files.json import parse_json
 from stepwarp.files.utf8 import utf8_path
+from stepwarp.recipes import Strict
 from stepwarp.registrar.steps.config import StepConfig
 from stepwarp.registrar.weights.assemble import assemble
 from stepwarp.registrar.weights.card import Card

@@ -10,11 +10,11 @@ import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
-from stepwarp.config import Strict
 from stepwarp.errors import InputError
 from stepwarp.geometry import Affine, Grid, Image, Transform, sampling
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
+from stepwarp.recipes import Strict
 
 #: An image with values below this is taken to be in Hounsfield units, where air is -1000.
 _AIR = -500.0

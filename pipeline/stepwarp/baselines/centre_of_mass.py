@@ -1,4 +1,4 @@
-"""The two floors of every table: to do nothing, and to put the centres of mass on each other."""
+"""The centres of mass are put on each other: the second floor of every table."""
 
 from __future__ import annotations
 
@@ -6,25 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepwarp.baselines.method import Outcome
+from stepwarp.baselines._method import Outcome
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Image
 from stepwarp.geometry.grid import float64
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The images as their headers place them."""
-
-    name: str = "identity"
-    title: str = "nothing (the headers)"
-
-    def missing(self) -> None:
-        return None
-
-    def __call__(self, fixed: Image, moving: Image, *, threads: int, seed: int) -> Outcome:
-        identity = Affine.identity(fixed.grid.ndim)
-        return Outcome(identity, identity, {"command": "x -> x", "versions": {}})
 
 
 @dataclass(frozen=True)
@@ -61,3 +46,6 @@ def centre_of_mass(image: Image) -> np.ndarray:
         for axis in axes
     ]
     return Affine(image.grid.affine)(np.array(index, dtype=float))
+
+
+METHODS = (CentreOfMass(),)

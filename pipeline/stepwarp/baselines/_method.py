@@ -25,7 +25,8 @@ class Outcome:
 
 
 class Method(Protocol):
-    """A registration method. `name`: what it is called on the command line. `title`: what tables call it."""
+    """A registration method. `name`: what it is called on the command line. `title`: what tables call it. One that
+    imports modules only when it is called may name them in `imports`: importing is not registering."""
 
     @property
     def name(self) -> str: ...

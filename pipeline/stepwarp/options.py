@@ -1,0 +1,155 @@
+"""The options of a registration: what `stepwarp.register` takes besides images and masks, and what `stepwarp register`
+and `stepwarp batch` have an option of the same name for, which is made from what stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+
+from stepwarp import catalogue
+from stepwarp.config import PRESETS, SIMILARITIES, LinearKind, Preset, SimilarityName, preset, preset_summary
+from stepwarp.errors import InputError
+from stepwarp.recipes import Strict, first_problem, nearest
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How the command line shows an option: its help, its value in capitals, and what holds where it is not given."""
+
+    help: str
+    metavar: str | None = None
+    default: str | bool = True
+
+
+def _texts(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    return () if given is None else (given,) if isinstance(given, str) else tuple(given)
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+
+
+_PRESETS = catalogue.listed({name: preset_summary(name) for name in PRESETS})
+_SIMILARITIES = catalogue.listed(catalogue.summaries(SIMILARITIES))
+
+
+class RegisterOptions(Strict):
+    """How a pair is registered; what each option means says its help, and `stepwarp.register`.
+
+    weights: a file, the name of shipped ones, or a `Registrar`."""
+
+    preset: Annotated[
+        str | Path | Preset,
+        Shown(f"How far it goes: {_PRESETS}. Or a YAML file of one's own.", "NAME|FILE"),
+    ] = "default"
+    set: Annotated[
+        Texts,
+        Shown(
+            "Change a setting of the preset, at its place in the file: deformable.levels.0.iterations=50; repeatable.",
+            "A.B=C",
+            False,
+        ),
+    ] = ()
+    affine_only: Annotated[bool, Shown("Stop after the linear stage.")] = False
+    transform: Annotated[
+        LinearKind, Shown("What the linear stage may do: move; also scale; also stretch and shear.")
+    ] = "affine"
+    similarity: Annotated[
+        SimilarityName | None, Shown(f"What makes two images alike: {_SIMILARITIES}.", default="the preset's, lncc")
+    ] = None
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Shown("Where to compute. auto: on a CUDA GPU if there is one.")
+    ] = "auto"
+    threads: Annotated[int | None, Field(ge=1), Shown("CPU threads.", "N", "all that this process may use")] = None
+    time_budget: Annotated[
+        float | None, Shown("Of each pair: start no further iteration after this time.", "SECONDS", "none")
+    ] = None
+    weights: Annotated[
+        Any,
+        Shown(
+            "A network that goes on from the affine: a file of stepwarp train, of icon_registration or of uniGradICON, "
+            "or the name of weights that come with stepwarp. The preset then refines what it found.",
+            "FILE|NAME",
+            "no network",
+        ),
+    ] = None
+    steps: Annotated[
+        int | None,
+        Field(ge=1),
+        Shown("How often the network runs each step that it repeats.", "N", "as the weights say"),
+    ] = None
+    refine: Annotated[bool, Shown("Go on with the preset from what the network found.")] = True
+    escalate: Annotated[bool, Shown("Where the verdict is fail, make a second, more thorough try.")] = True
+    trace: Annotated[bool, Shown("Keep what every step found.")] = False
+    trust: Annotated[
+        Texts,
+        Shown(
+            "Where the voxels lie, for files whose sform and qform contradict each other or are both unset; base: the "
+            "voxel sizes alone. FILE=: of that file alone (path or name; may be repeated). Files whose header is in "
+            "order are not touched.",
+            "[FILE=]sform|qform|base",
+            "refuse such files",
+        ),
+    ] = ()
+    outside: Annotated[
+        float | None,
+        Shown(
+            "What images become where the moving image ends, such as -1000 for the air of a CT; nan for nothing. "
+            "Label maps become 0.",
+            "VALUE",
+            "in apply, what the registration was given; the most frequent value on the faces of the image if it covers "
+            "half of them, else 0",
+        ),
+    ] = None
+
+    _changed: Preset = PrivateAttr()
+
+    @classmethod
+    def of(cls, **given: Any) -> RegisterOptions:
+        """These options, each by its name. InputError for values that cannot be, or that contradict each other."""
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise InputError(_problem(error)) from error
+
+    def model_post_init(self, context: Any) -> None:
+        self._changed = preset(self.preset, self.set)
+        if self.time_budget is not None and not self.time_budget > 0:
+            raise InputError(f"a time budget of {self.time_budget:g} s is no time at all; give the seconds there are")
+        if self.weights is None and self.steps is not None:
+            raise InputError("a number of steps was given, and no network to run them")
+        if self.weights is None and not self.refine:
+            raise InputError("without a network and without refinement nothing is left; that is affine_only")
+        if self.weights is not None and self.affine_only:
+            raise InputError("affine_only ends before the network; leave out one of them")
+
+    @property
+    def changed_preset(self) -> Preset:
+        """The preset with what `set` changes, as its file was when these options were made."""
+        return self._changed
+
+    @property
+    def recipe(self) -> Preset:
+        """The same with the similarity that was asked for."""
+        if self.similarity is None:
+            return self._changed
+        deformable = self._changed.deformable.model_copy(update={"similarity": self.similarity})
+        return self._changed.model_copy(update={"deformable": deformable})
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] != "literal_error":
+        return first_problem(error)
+    return f"{name} '{first['input']}' does not exist; {nearest(str(first['input']), choices(name))}"
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The words that an option takes; none for one that takes anything else."""
+    kind = RegisterOptions.model_fields[name].annotation
+    kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
+    return tuple(word for each in kinds for word in get_args(each) if isinstance(word, str))
