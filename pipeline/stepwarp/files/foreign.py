@@ -118,8 +118,8 @@ def displacements(vectors: np.ndarray, what: Vectors, grid: Grid) -> np.ndarray:
 def refuse_positions(vectors: np.ndarray, grid: Grid, path: Path) -> None:
     """InputError for vectors (I, J, K, 3), as in a file that names no program, which follow the RAS mm of their own
     points. As displacements in LPS mm they would send all of them onto one line; they are a map that lost its name."""
-    every = tuple(slice(None, None, max(1, n // 16)) for n in grid.shape)
-    along = [(vectors[(*every, axis)], np.broadcast_to(_world(grid, axis), grid.shape)[every]) for axis in range(3)]
+    i, j, k = (slice(None, None, max(1, n // 16)) for n in grid.shape)
+    along = [(vectors[i, j, k, axis], np.broadcast_to(_world(grid, axis), grid.shape)[i, j, k]) for axis in range(3)]
     with np.errstate(invalid="ignore"):  # what is not finite is refused afterwards
         apart = sum(float(np.var(vector - world)) for vector, world in along)
     if apart < _POSITIONS_WITHIN**2 * sum(float(np.var(world)) for _, world in along):

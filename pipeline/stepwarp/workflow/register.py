@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -38,8 +38,6 @@ from stepwarp.workflow.subjects import (
     prepare,
     recorded_outside,
 )
-
-T = TypeVar("T")
 
 
 def register(
@@ -199,7 +197,7 @@ def _registration(a: Subject, b: Subject, found: Found, clock: Clock, about: dic
     return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps)
 
 
-def _renamed(former: str, old: T | None, name: str, new: T | None) -> T | None:
+def _renamed(former: str, old: Any, name: str, new: Any) -> Any:
     """The argument under its name or its former one, which is still understood."""
     if old is None:
         return new

@@ -21,7 +21,7 @@ TYPES = "registrar.steps.types"
 #: More steps than any sensible network takes, few enough that a forged file cannot compute for ever.
 MOST_STEPS = 1000
 
-_ALL = tuple(catalogue.load(TYPES, name, StepSettings) for name in catalogue.names(TYPES))
+_ALL = tuple(catalogue.load(TYPES, name, StepSettings) for name in catalogue.names(TYPES))  # type: ignore[type-abstract]
 #: The settings of any step; `read_step` reads them, `build` makes the step.
 if TYPE_CHECKING:
     StepConfig = StepSettings
