@@ -22,7 +22,7 @@ from stepwarp.batch.settings import Settings
 from stepwarp.batch.study import Batch
 from stepwarp.files import read_image, write_text, write_volume
 from stepwarp.geometry import Image
-from stepwarp.geometry.sampling import average_pool
+from stepwarp.kernels.sampling import average_pool
 from stepwarp.machine import machine
 
 import numpy as np  # isort: skip

@@ -22,7 +22,8 @@ from stepwarp.errors import InputError, OutputError
 from stepwarp.evaluation.bootstrap import INTERVAL
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files.json import write_json
-from stepwarp.geometry import LabelMap, sampling
+from stepwarp.geometry import LabelMap
+from stepwarp.kernels import sampling
 from stepwarp.machine import device_name
 from stepwarp.probes import study
 from stepwarp.probes.findings import QUESTIONS, findings

@@ -19,6 +19,7 @@ from stepwarp.config import LinearKind, Preset, SimilarityName
 from stepwarp.config import preset as load_preset
 from stepwarp.errors import InputError
 from stepwarp.geometry import DisplacementField
+from stepwarp.kernels import backend
 from stepwarp.machine import device_name
 from stepwarp.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
@@ -125,6 +126,7 @@ def register(
         },
         "deterministic": place.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "device": device_name(place),
+        "kernels": backend.name_for(place),
         "threads": used_threads,
         "versions": _versions(),
     }

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, field_validator
 
 from stepwarp.config import Strict
-from stepwarp.geometry.sampling import Outside
+from stepwarp.kernels.sampling import Outside
 from stepwarp.networks.config import DenseNetConfig, EncoderConfig, SegmenterConfig, UNetConfig
 from stepwarp.registrar.steps.guided import Guided
 from stepwarp.registrar.steps.segmented import Segmented

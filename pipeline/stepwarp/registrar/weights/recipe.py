@@ -12,9 +12,10 @@ from torch import Tensor
 
 from stepwarp.config import Strict
 from stepwarp.errors import InputError
-from stepwarp.geometry import Affine, Grid, Image, Transform, sampling
+from stepwarp.geometry import Affine, Grid, Image, Transform
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
+from stepwarp.kernels import sampling
 
 #: An image with values below this is taken to be in Hounsfield units, where air is -1000.
 _AIR = -500.0

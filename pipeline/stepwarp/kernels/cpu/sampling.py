@@ -1,117 +1,183 @@
-"""Compiled CPU kernels of `sampling`, with their derivatives: a value and its slopes are read in one pass, and what a
-read image receives back is added up in slabs, each into memory of its own, so that no two threads write to one voxel.
+"""See `kernels.sampling`. A value and its slopes are read in one pass, and what a read image receives back is added up
+in slabs, each into memory of its own, so that no two threads write to one voxel.
 
 Everywhere a position is `rows` (x, 1) + `vectors` u(x), rows (3, 4) and vectors (3, 3), for the voxels x of a grid."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numba import get_num_threads, prange
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from stepwarp.geometry.cpu import array, at_least_two, cell, trilinear, trilinear_with_slope
-from stepwarp.geometry.kernels import F1, F2, F3, F4, F5, PLACES2, SINGLE, SUMS3, TRUTH, WHOLE, compiled, inlined
+from stepwarp.kernels.buffers import into
+from stepwarp.kernels.cpu.arrays import array, at_least_two, room
+from stepwarp.kernels.cpu.cells import cell, trilinear, trilinear_with_slope
+from stepwarp.kernels.cpu.compiled import F1, F2, F3, F4, F5, PLACES2, SINGLE, SUMS3, TRUTH, WHOLE, compiled, inlined
 
 #: Into so many rows a list of points is laid out, for the threads to share.
 _ROWS = 64
 
 
-def warp(image: Tensor, displacement: Tensor, matrix: Tensor, border: bool) -> Tensor:
-    """See `sampling.warp`; differentiable in the image and the displacement."""
-    rows = array(matrix.double())[:3].astype(np.float32)
-    return _read(image, displacement, rows, np.ascontiguousarray(rows[:, :3]), border)
+class _Placing(NamedTuple):
+    """How positions follow from a displacement, and where the image that is read ends: its size, or never."""
+
+    size: np.ndarray
+    rows: np.ndarray
+    vectors: np.ndarray
+    border: bool
 
 
-def sample(image: Tensor, coords: Tensor, border: bool) -> Tensor:
-    """See `sampling.sample`; differentiable in both."""
-    rows, vectors = np.zeros((3, 4), np.float32), np.eye(3, dtype=np.float32)
+def warp(
+    image: Tensor,
+    displacement: Tensor,
+    matrix: Tensor,
+    mode: str = "linear",
+    outside: str = "zero",
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Positions are placed a row at a time."""
+    return _read(image, displacement, _warping(image, matrix, outside), out)
+
+
+def warp_adjoint(
+    gradient: Tensor,
+    wanted: tuple[bool, ...],
+    image: Tensor,
+    displacement: Tensor,
+    matrix: Tensor,
+    mode: str,
+    outside: str,
+) -> tuple[Tensor | None, Tensor | None]:
+    """To the image and to the displacement."""
+    return _read_adjoint(gradient, wanted, image, displacement, _warping(image, matrix, outside))
+
+
+def sample(
+    image: Tensor, coords: Tensor, mode: str = "linear", outside: str = "zero", *, out: Tensor | None = None
+) -> Tensor:
+    """Coordinates are a displacement of the origin; a list of them is laid out as a volume."""
+    placing = _as_they_are(image, outside)
     if coords.ndim == 5:
-        return _read(image, coords, rows, vectors, border)
-    flat = coords.flatten(2)
-    missing = -flat.shape[2] % _ROWS
-    laid_out = torch.nn.functional.pad(flat, (0, missing)).unflatten(2, (_ROWS, 1, -1))
-    values = _read(image, laid_out, rows, vectors, border).flatten(2)
-    return values[..., : flat.shape[2]].unflatten(2, coords.shape[2:])
+        return _read(image, coords, placing, out)
+    return into(out, _as_list(_read(image, _laid_out(coords), placing, None), coords))
 
 
-def compose_step(displacement: Tensor, step: Tensor, scale: float, longest: float) -> Tensor:
-    """See `sampling.compose_step`."""
-    out = np.empty(step.shape, np.float32)
-    for u, v, target in zip(array(at_least_two(displacement)), array(step), out, strict=True):
-        _compose_step(u, v, np.float32(scale), np.float32(longest), target)
-    return torch.from_numpy(out)
+def sample_adjoint(
+    gradient: Tensor, wanted: tuple[bool, ...], image: Tensor, coords: Tensor, mode: str, outside: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """To the image and to the coordinates."""
+    placing = _as_they_are(image, outside)
+    if coords.ndim == 5:
+        return _read_adjoint(gradient, wanted, image, coords, placing)
+    to_image, to_coords = _read_adjoint(_laid_out(gradient), wanted, image, _laid_out(coords), placing)
+    return to_image, None if to_coords is None else _as_list(to_coords, coords)
 
 
-def _read(image: Tensor, displacement: Tensor, rows: np.ndarray, vectors: np.ndarray, border: bool) -> Tensor:
-    """A batch of one on either side serves all of the other."""
+def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...], *, out: Tensor | None = None) -> Tensor:
+    """As with a displacement of nothing."""
+    return warp(image, torch.zeros(1, 3, *shape), matrix.detach(), out=out)
+
+
+def warp_linear_adjoint(
+    gradient: Tensor, wanted: tuple[bool, ...], image: Tensor, matrix: Tensor, shape: tuple[int, ...]
+) -> tuple[None, Tensor]:
+    """To the matrix."""
+    placing = _warping(image, matrix, "zero")
+    planes = np.empty((gradient.shape[2], 3, 4))
+    _matrix_gradient(array(at_least_two(image))[0, 0], placing.size, placing.rows, array(gradient)[0, 0], planes)
+    result = torch.zeros_like(matrix)
+    result[:3] = torch.from_numpy(planes.sum(0))
+    return None, result
+
+
+def compose_step(
+    displacement: Tensor, step: Tensor, scale: Tensor | float, longest: float, *, out: Tensor | None = None
+) -> Tensor:
+    """A sample at a time."""
+    result, target = room(out, tuple(step.shape))
+    for u, v, values in zip(array(at_least_two(displacement)), array(step), target, strict=True):
+        _compose_step(u, v, np.float32(float(scale)), np.float32(longest), values)
+    return result
+
+
+def scaled_gradient(factor: Tensor, image: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """A sample at a time."""
+    result, target = room(out, (len(image), 3, *image.shape[2:]))
+    for f, values, slopes in zip(array(factor), array(image), target, strict=True):
+        _scaled_gradient(f[0], values[0], slopes)
+    return result
+
+
+def _warping(image: Tensor, matrix: Tensor, outside: str) -> _Placing:
+    rows = array(matrix.double())[:3].astype(np.float32)
     size = np.array(image.shape[2:], np.float32)
+    return _Placing(size, rows, np.ascontiguousarray(rows[:, :3]), outside == "border")
+
+
+def _as_they_are(image: Tensor, outside: str) -> _Placing:
+    size = np.array(image.shape[2:], np.float32)
+    return _Placing(size, np.zeros((3, 4), np.float32), np.eye(3, dtype=np.float32), outside == "border")
+
+
+def _laid_out(points: Tensor) -> Tensor:
+    """(B, C, *any) -> (B, C, rows, 1, points of a row), with zeros at the end."""
+    flat = points.flatten(2)
+    return torch.nn.functional.pad(flat, (0, -flat.shape[2] % _ROWS)).unflatten(2, (_ROWS, 1, -1))
+
+
+def _as_list(values: Tensor, points: Tensor) -> Tensor:
+    """Back from there: (B, C, rows, 1, n) -> (B, C, *any)."""
+    shape = points.shape[2:]
+    return values.flatten(2)[..., : shape.numel()].unflatten(2, shape)
+
+
+def _both(image: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch of one on either side serves all of the other."""
     batch = max(len(image), len(displacement))
     image, displacement = (t.expand(batch, *t.shape[1:]) for t in (at_least_two(image), displacement))
-    return _Read.apply(image, displacement, (size, rows, vectors, border))
+    return image, displacement
 
 
-class _Read(torch.autograd.Function):
+def _read(image: Tensor, displacement: Tensor, placing: _Placing, out: Tensor | None) -> Tensor:
     """Images (B, C, *grid) at the displaced positions of another grid, (B, C, *out)."""
-
-    @staticmethod
-    def forward(ctx, image: Tensor, displacement: Tensor, placing: tuple) -> Tensor:
-        ctx.save_for_backward(image, displacement)
-        ctx.placing = size, rows, vectors, border = placing
-        out = np.empty((*image.shape[:2], *displacement.shape[2:]), np.float32)
-        for i, u, values in zip(image, displacement, out, strict=True):
-            _read_values(array(i), array(u), size, rows, vectors, border, values)
-        return torch.from_numpy(out)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        image, displacement = ctx.saved_tensors
-        size, rows, vectors, border = ctx.placing
-        to_image = np.empty(image.shape, np.float32) if ctx.needs_input_grad[0] else None
-        to_displacement = np.empty(displacement.shape, np.float32) if ctx.needs_input_grad[1] else None
-        for n, (i, u, g) in enumerate(zip(image, displacement, gradient, strict=True)):
-            if to_image is not None:
-                _add_back(array(u), array(g), ctx.placing, to_image[n])
-            if to_displacement is not None:
-                _read_slopes(array(i), array(u), size, rows, vectors, border, array(g), to_displacement[n])
-        first, second = (None if t is None else torch.from_numpy(t) for t in (to_image, to_displacement))
-        return first, second, None
+    image, displacement = _both(image, displacement)
+    result, target = room(out, (*image.shape[:2], *displacement.shape[2:]))
+    for i, u, values in zip(image, displacement, target, strict=True):
+        _read_values(array(i), array(u), *placing, values)
+    return result
 
 
-class WarpLinear(torch.autograd.Function):
-    """See `sampling.warp_linear`; differentiable in the matrix alone."""
-
-    @staticmethod
-    def forward(ctx, image: Tensor, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
-        ctx.save_for_backward(image, matrix)
-        return warp(image.detach(), torch.zeros(1, 3, *shape), matrix.detach(), False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None]:
-        image, matrix = ctx.saved_tensors
-        size = np.array(image.shape[2:], np.float32)
-        planes = np.empty((gradient.shape[2], 3, 4))
-        rows = array(matrix.double())[:3].astype(np.float32)
-        _matrix_gradient(array(at_least_two(image))[0, 0], size, rows, array(gradient)[0, 0], planes)
-        result = torch.zeros_like(matrix)
-        result[:3] = torch.from_numpy(planes.sum(0))
-        return None, result, None
+def _read_adjoint(
+    gradient: Tensor, wanted: tuple[bool, ...], image: Tensor, displacement: Tensor, placing: _Placing
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of what was read for several samples, or repeated to be read, the sum."""
+    images, displacements = _both(image, displacement)
+    to_image = np.empty(images.shape, np.float32) if wanted[0] else None
+    to_displacement = np.empty(displacements.shape, np.float32) if wanted[1] else None
+    for n, (i, u, g) in enumerate(zip(images, displacements, gradient, strict=True)):
+        if to_image is not None:
+            _add_back(array(u), array(g), placing, to_image[n])
+        if to_displacement is not None:
+            _read_slopes(array(i), array(u), *placing, array(g), to_displacement[n])
+    return (
+        None if to_image is None else torch.from_numpy(to_image).sum_to_size(image.shape),
+        None if to_displacement is None else torch.from_numpy(to_displacement).sum_to_size(displacement.shape),
+    )
 
 
-def _add_back(displacement: np.ndarray, gradient: np.ndarray, placing: tuple, out: np.ndarray) -> None:
+def _add_back(displacement: np.ndarray, gradient: np.ndarray, placing: _Placing, out: np.ndarray) -> None:
     """The adjoint of the reading: `gradient` (C, *out grid) spread over the voxels that were read, into `out`."""
     slab = math.ceil(gradient.shape[1] / get_num_threads())
     slabs = math.ceil(gradient.shape[1] / slab)
     # numpy's zeros cost nothing until they are written to, and a slab's voxels read but few planes around it.
     buffers = np.zeros((slabs, *out.shape), np.float32)
     reach = np.empty((slabs, 2), np.int64)
-    size, rows, vectors, border = placing
-    _add_slabs(displacement, size, rows, vectors, border, gradient, slab, buffers, reach)
+    _add_slabs(displacement, *placing, gradient, slab, buffers, reach)
     _sum_slabs(buffers, reach, out)
 
 
@@ -307,3 +373,24 @@ def _compose_step(u, v, scale, longest, out):
                 for c in range(3):
                     value = trilinear(flat, c * channel + q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
                     out[c, i, j, k] = value + (d0 if c == 0 else (d1 if c == 1 else d2))
+
+
+@compiled((F3, F3, F4))
+def _scaled_gradient(factor, image, out):
+    """factor(x) times the central difference of the image, one-sided at the border."""
+    n0, n1, n2 = image.shape
+    half = np.float32(0.5)
+    for i in prange(n0):
+        i0, i1 = max(i - 1, 0), min(i + 1, n0 - 1)
+        hi = half if i1 - i0 == 2 else np.float32(1)
+        for j in range(n1):
+            j0, j1 = max(j - 1, 0), min(j + 1, n1 - 1)
+            hj = half if j1 - j0 == 2 else np.float32(1)
+            for k in range(n2):
+                out[0, i, j, k] = factor[i, j, k] * (image[i1, j, k] - image[i0, j, k]) * hi
+                out[1, i, j, k] = factor[i, j, k] * (image[i, j1, k] - image[i, j0, k]) * hj
+            for k in range(1, n2 - 1):
+                out[2, i, j, k] = factor[i, j, k] * (image[i, j, k + 1] - image[i, j, k - 1]) * half
+            last = n2 - 1
+            out[2, i, j, 0] = factor[i, j, 0] * (image[i, j, min(1, last)] - image[i, j, 0])
+            out[2, i, j, last] = factor[i, j, last] * (image[i, j, last] - image[i, j, max(last - 1, 0)])

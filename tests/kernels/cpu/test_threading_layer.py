@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stepwarp.errors import ForkedError
-from stepwarp.geometry import smoothing
+from stepwarp.kernels import smoothing
 
 
 def smooth(_: int = 0) -> float:

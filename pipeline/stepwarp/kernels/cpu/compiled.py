@@ -1,4 +1,4 @@
-"""How the kernels of the processor (`cpu*.py`) become machine code: compiled once, by a process of its own, and ever
+"""How the kernels of this package become machine code: compiled once, by a process of its own, and ever
 after loaded from files.
 
 What numba compiles in a process and what it loads from its cache are not the same instructions: a process that
@@ -21,7 +21,7 @@ from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
-from stepwarp.geometry import kernel_files, threading_layer
+from stepwarp.kernels.cpu import kernel_files, threading_layer
 
 #: Arguments of kernels: scalars, and contiguous arrays of so many axes.
 SINGLE, WHOLE, TRUTH = float32, int64, boolean
