@@ -170,6 +170,7 @@ def test_the_record_says_all_and_fits_into_json(tmp_path, brains, run, recipe):
     assert {row["level_mm"] for row in record["loss"]} == {16, 8}
     assert record["verdict"]["status"] in ("pass", "check", "fail")
     assert record["threads"] == 1
+    assert record["kernels"] == "cpu"
 
 
 def test_progress_arrives_in_order_and_ends_where_it_said(run):

@@ -119,6 +119,8 @@ class _Joined(torch.autograd.Function):
 
 def _package(tensors: list[Tensor]) -> str | None:
     """The rule. None: the reference."""
+    if not tensors:
+        return None
     first = tensors[0]
     package = _PACKAGES.get((first.device.type, first.ndim))
     by_hand = _by_hand.get() or _checked(os.environ.get(VARIABLE) or None)

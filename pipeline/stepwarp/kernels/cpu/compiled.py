@@ -1,5 +1,5 @@
-"""How the kernels of this package become machine code: compiled once, by a process of its own, and ever
-after loaded from files.
+"""How the kernels of this package become machine code: compiled once, by a process of its own, and ever after loaded
+from files.
 
 What numba compiles in a process and what it loads from its cache are not the same instructions: a process that
 compiles also holds a kernel's inner loop as it was first translated, and links that, where one that loads links the

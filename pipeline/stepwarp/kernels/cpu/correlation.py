@@ -70,9 +70,10 @@ def _with_gradients(
     gradients = np.empty((count, *f.shape), np.float32)
     samples = zip(f, m, w, k, strict=True)
     values = [_lncc(*images, radius, epsilon, gradients[:, n]) for n, images in enumerate(samples)]
-    whole = torch.tensor(values).view(fixed.shape[:2]).mean(1)
-    # The value is the mean over the channels.
-    return whole, *torch.from_numpy(gradients).unflatten(1, fixed.shape[:2])
+    # A sample's value is the mean over its channels.
+    return torch.tensor(values).view(fixed.shape[:2]).mean(1), *torch.from_numpy(gradients).unflatten(
+        1, fixed.shape[:2]
+    )
 
 
 def _lncc(
