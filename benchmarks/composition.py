@@ -22,8 +22,9 @@ import stepwarp  # noqa: F401  # before torch: it sets how idle threads wait
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import Grid, sampling
-from stepwarp.geometry.smoothing import gaussian
+from stepwarp.geometry import Grid
+from stepwarp.kernels import sampling
+from stepwarp.kernels.smoothing import gaussian
 from stepwarp.machine import load, machine
 from stepwarp.registrar.steps import FieldMap, Images, Map, Repeat, Step
 

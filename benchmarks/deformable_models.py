@@ -23,9 +23,10 @@ from stepwarp.data.manifest import data_root, pairs, read_manifest
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.evaluation.regularity import inverse_consistency, regularity
 from stepwarp.files import read_image, read_labels
-from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, jacobian, sampling, smoothing
+from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
+from stepwarp.kernels import jacobian, sampling, smoothing
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.machine import load, machine

@@ -21,7 +21,7 @@ from stepwarp.batch.farm import Farm
 from stepwarp.batch.study import Batch
 from stepwarp.files import read_image, write_text, write_volume
 from stepwarp.geometry import Image
-from stepwarp.geometry.sampling import average_pool
+from stepwarp.kernels.sampling import average_pool
 from stepwarp.machine import machine
 from stepwarp.options import RegisterOptions
 

@@ -24,7 +24,7 @@ from stepwarp.files import read_image, read_labels, write_text
 from stepwarp.files.json import write_json
 from stepwarp.geometry import Affine, Image, LabelMap
 from stepwarp.geometry.orientation import canonical
-from stepwarp.geometry.sampling import average_pool
+from stepwarp.kernels.sampling import average_pool
 from stepwarp.machine import machine
 from stepwarp.workflow.verdict import judge
 

@@ -66,7 +66,7 @@ def brains() -> Brains:
     """MNI152 and a second brain made from it, as from another scanner: LAS, another contrast, noise."""
     from stepwarp.data.mni152 import Template, mni152
     from stepwarp.geometry import Image
-    from stepwarp.geometry.sampling import average_pool
+    from stepwarp.kernels.sampling import average_pool
     from stepwarp.workflow.demo import make_pair
 
     def pooled(image: Image, factor: int = 4) -> Image:

@@ -17,7 +17,7 @@ from stepwarp.batch.places import Places
 from stepwarp.batch.settings import damage
 from stepwarp.files import read_image, sha256, write_volume
 from stepwarp.geometry import Image
-from stepwarp.geometry.sampling import average_pool
+from stepwarp.kernels.sampling import average_pool
 
 FAULTS = Path(__file__).parent / "faults.py"
 SCANS = ("1000", "1001", "1013", "1019")

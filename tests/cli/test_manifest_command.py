@@ -9,7 +9,7 @@ import stepwarp.workflow.manifests as module
 from stepwarp.data.manifest import pairs, read_manifest
 from stepwarp.data.mni152 import Template, mni152
 from stepwarp.files import read_image, read_landmarks, sha256
-from stepwarp.geometry.sampling import average_pool
+from stepwarp.kernels.sampling import average_pool
 from stepwarp.workflow.demo import make_pair
 
 

@@ -11,7 +11,8 @@ from stepwarp.data.augment import (
 )
 from stepwarp.data.scans import Labelled
 from stepwarp.data.settings import AffineAmounts, AugmentSettings, box_grid
-from stepwarp.geometry import Affine, DisplacementField, Image, LabelMap, jacobian
+from stepwarp.geometry import Affine, DisplacementField, Image, LabelMap
+from stepwarp.kernels import jacobian
 
 NOTHING = dict.fromkeys(("flip", "elastic", "bias", "gamma", "blur", "noise", "slices"), 0)
 STILL = {"both": AffineAmounts(), "one": AffineAmounts()}

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.geometry import Grid, sampling
+from stepwarp.geometry import Grid
+from stepwarp.kernels import sampling
 
 
 def ramp(grid: Grid) -> torch.Tensor:

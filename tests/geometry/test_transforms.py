@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform, inverse_residual
+from stepwarp.kernels import jacobian
 
 PLANE, LINE = Grid.isotropic((14, 19), 0.8), Grid.isotropic((25,), 1.3)
 
@@ -179,3 +180,18 @@ def test_cuda_fields_map_the_same_points(grid: Grid, affine: Affine, smooth_fiel
     np.testing.assert_allclose(there.cpu(), (affine @ field)(points), atol=1e-5)
     vectors = DisplacementField.from_millimetres(field.millimetres().to(cuda), grid).displacement
     torch.testing.assert_close(vectors.cpu(), field.displacement)
+
+
+def test_an_affine_changes_every_volume_by_its_determinant(grid: Grid, affine: Affine):
+    expected = np.linalg.det(affine.matrix[:3, :3])
+    np.testing.assert_allclose(affine.jacobian_determinant(grid), expected, rtol=1e-5)
+    corner = jacobian.smallest_corner_determinant(affine.on(grid).displacement)
+    np.testing.assert_allclose(corner, expected, rtol=1e-4)
+
+
+def test_an_inverse_undoes_a_stretch(grid: Grid):
+    """By more than 2, where the fixed point diverges and Newton's method, in the kernel, does not."""
+    linear = np.diag([2.5, 1.0, 1.2])
+    stretch = Affine(np.vstack([np.c_[linear, grid.centre - linear @ grid.centre], [0, 0, 0, 1]]))
+    near = grid.centre + np.random.default_rng(0).uniform(-1, 1, (50, 3))
+    np.testing.assert_allclose(stretch.on(grid).inverse()(stretch(near)), near, atol=1e-2)

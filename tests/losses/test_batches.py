@@ -31,10 +31,10 @@ def test_a_batch_is_the_mean_of_its_pairs(name: str, weighted: bool, batch):
         measure.value_and_gradients(fixed[n : n + 1], moved[n : n + 1], weight[n : n + 1] if weighted else None)
         for n in range(3)
     ]
-    expected = torch.tensor([value for value, *_ in single])
+    expected = torch.stack([value for value, *_ in single]).float()
     torch.testing.assert_close(measure.values(fixed, moved, w).float(), expected, rtol=1e-4, atol=1e-6)
     value, to_fixed, to_moved = measure.value_and_gradients(fixed, moved, w)
-    assert value == pytest.approx(float(expected.mean()), rel=1e-4)
+    assert float(value) == pytest.approx(float(expected.mean()), rel=1e-4)
     for n, gradient in ((1, to_fixed), (2, to_moved)):
         others = torch.cat([result[n] for result in single]) / 3
         torch.testing.assert_close(gradient, others, rtol=1e-3, atol=1e-4 * float(others.abs().max()))
@@ -59,7 +59,7 @@ def test_prepared_for_many_moving_images(name: str, weighted: bool, shape: tuple
         moved = moved.clone().requires_grad_()
         value = prepared(moved)
         value.backward()
-        assert float(value) == pytest.approx(expected, abs=1e-5)
+        assert float(value) == pytest.approx(float(expected), abs=1e-5)
         torch.testing.assert_close(moved.grad, gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
 
 

@@ -1,4 +1,4 @@
-"""The windowed correlation: its compiled kernel, its reference and MONAI's."""
+"""The windowed correlation against its definition, MONAI's and that of ANTs."""
 
 import ants
 import numpy as np
@@ -7,10 +7,7 @@ import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from stepwarp.geometry import sampling
 from stepwarp.losses.similarities.lncc import LNCC
-
-SHAPES = [(17, 21, 19), (5, 9, 3), (6, 12, 1), (8, 1, 1)]
 
 
 def plain(fixed: np.ndarray, moved: np.ndarray, weight: np.ndarray, radius: int, epsilon: float) -> float:
@@ -37,25 +34,7 @@ def test_against_the_definition(radius: int, weighted: bool, image, mask):
     expected = plain(*arrays, radius, 1e-3)
     measure = LNCC(radius, 1e-3)
     assert float(measure(fixed, moved, weight)) == pytest.approx(expected, abs=1e-5)
-    assert measure.value_and_gradients(fixed, moved, weight)[0] == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("radius", "epsilon"), [(1, 1e-4), (2, 1e-6), (3, 1e-3)])
-def test_kernel_agrees_with_reference(shape: tuple[int, ...], weighted: bool, radius: int, epsilon: float, image, mask):
-    """Value and both gradients, against autograd through the reference in float64."""
-    fixed, moved, weight = image(shape), image(shape, 1), mask(shape) if weighted else None
-    assert sampling.on_kernels(fixed, moved)
-    measure = LNCC(radius, epsilon)
-    value, *gradients = measure.value_and_gradients(fixed, moved, weight)
-    given = (fixed.double(), moved.double(), None if weight is None else weight.double())
-    expected, *others = measure.value_and_gradients(*given)
-    assert value == pytest.approx(expected, abs=2e-4)
-    for gradient, other in zip(gradients, others, strict=True):
-        assert gradient.shape == fixed.shape
-        error = (gradient - other).abs().max() / other.abs().max().clamp_min(1e-6)
-        assert error < 5e-3
+    assert float(measure.value_and_gradients(fixed, moved, weight)[0]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_weights_of_any_type(image, mask):
@@ -64,7 +43,7 @@ def test_weights_of_any_type(image, mask):
     expected = LNCC().value_and_gradients(fixed, moved, weight)
     for dtype in (torch.bool, torch.uint8, torch.float64):
         value, _, gradient = LNCC().value_and_gradients(fixed, moved, weight.to(dtype))
-        assert value == pytest.approx(expected[0])
+        assert float(value) == pytest.approx(float(expected[0]))
         torch.testing.assert_close(gradient, expected[2])
 
 
@@ -108,7 +87,7 @@ def test_blind_to_linear_contrast_up_to_the_border(scale: float, offset: float, 
     measure = LNCC(epsilon=1e-9)
     value, to_fixed, _ = measure.value_and_gradients(fixed, moved)
     other, to_fixed_other, _ = measure.value_and_gradients(fixed, scale * moved + offset)
-    assert other == pytest.approx(value, abs=1e-3)
+    assert float(other) == pytest.approx(float(value), abs=1e-3)
     torch.testing.assert_close(to_fixed_other, to_fixed, rtol=0, atol=0.02 * float(to_fixed.abs().max()))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import sampling
+from stepwarp.kernels import sampling
 from stepwarp.losses.overlap import soft_dice
 
 SHAPES = [(9,), (8, 7), (6, 1, 5), (7, 6, 5)]

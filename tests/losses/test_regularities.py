@@ -6,7 +6,8 @@ import torch
 from monai.losses import BendingEnergyLoss, DiffusionLoss
 from scipy.spatial.transform import Rotation
 
-from stepwarp.geometry import DisplacementField, Grid, jacobian
+from stepwarp.geometry import DisplacementField, Grid
+from stepwarp.kernels import jacobian
 from stepwarp.losses.regularity import REGULARITIES, bending, diffusion, folding, gradient
 
 SHAPES = [(9,), (8, 11), (7, 9, 6)]

@@ -49,7 +49,7 @@ def test_gradients_against_finite_differences(name: str, weighted: bool, shape: 
     fixed, moved = image(shape).double(), image(shape, 1).double()
     weight, measure = mask(shape).double() if weighted else None, find_similarity(name)()
     value, *gradients = measure.value_and_gradients(fixed, moved, weight)
-    assert value == pytest.approx(float(measure(fixed, moved, weight)), abs=1e-12)
+    assert float(value) == pytest.approx(float(measure(fixed, moved, weight)), abs=1e-12)
     direction = torch.randn(fixed.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     one_voxel = torch.zeros_like(direction)
     one_voxel[(..., *[n // 2 for n in shape])] = 1
@@ -69,19 +69,19 @@ def test_a_voxel_of_weight_zero_has_no_influence(name: str, shape: tuple[int, ..
     value, *gradients = measure.value_and_gradients(fixed, moved, weight)
     wild = torch.where(weight > 0, 0, 300 * torch.randn(fixed.shape, generator=torch.Generator().manual_seed(4)))
     again, *after = measure.value_and_gradients(fixed + wild, moved - 2 * wild, weight)
-    assert again == pytest.approx(value, rel=1e-4)
+    assert float(again) == pytest.approx(float(value), rel=1e-4)
     for gradient, other in zip(gradients, after, strict=True):
         assert (other[weight == 0] == 0).all()
         torch.testing.assert_close(other, gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
     unmasked, *_ = measure.value_and_gradients(fixed + wild, moved - 2 * wild)
-    assert unmasked != pytest.approx(value, rel=1e-2)
+    assert float(unmasked) != pytest.approx(float(value), rel=1e-2)
 
 
 @each_measure
 def test_full_weights_are_no_weights(name: str, shape: tuple[int, ...], image):
     fixed, moved, measure = image(shape), image(shape, 1), find_similarity(name)()
     plain, weighted = (measure.value_and_gradients(fixed, moved, w) for w in (None, torch.ones_like(fixed)))
-    assert weighted[0] == pytest.approx(plain[0], rel=1e-4)
+    assert float(weighted[0]) == pytest.approx(float(plain[0]), rel=1e-4)
     torch.testing.assert_close(weighted[2], plain[2], rtol=1e-3, atol=1e-3 * float(plain[2].abs().max()))
 
 
@@ -177,6 +177,6 @@ def test_cuda_agrees_with_the_cpu(name: str, weighted: bool, shape: tuple[int, .
     given = [image(shape), image(shape, 1), mask(shape) if weighted else None]
     value, *gradients = find_similarity(name)().value_and_gradients(*given)
     on_cuda, *others = find_similarity(name)().value_and_gradients(*[t if t is None else t.cuda() for t in given])
-    assert on_cuda == pytest.approx(value, rel=1e-4)
+    assert float(on_cuda) == pytest.approx(float(value), rel=1e-4)
     for gradient, other in zip(gradients, others, strict=True):
         torch.testing.assert_close(other.cpu(), gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import stepwarp
-from stepwarp.geometry import Grid, sampling, smoothing
+from stepwarp.geometry import Grid
+from stepwarp.kernels import sampling, smoothing
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import Objective
 from stepwarp.registrar.steps import FieldMap, Images, Repeat, Step

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.geometry import Grid, sampling, smoothing
+from stepwarp.geometry import Grid
+from stepwarp.kernels import sampling, smoothing
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.mind import MIND
 from stepwarp.losses.similarities.ncc import NCC

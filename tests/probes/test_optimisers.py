@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.geometry import Grid, smoothing
+from stepwarp.geometry import Grid
+from stepwarp.kernels import smoothing
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import Objective

@@ -12,7 +12,7 @@ from stepwarp.data.mni152 import Template, mni152
 from stepwarp.geometry import Affine, Grid, Image, Transform
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.geometry.sampling import average_pool
+from stepwarp.kernels.sampling import average_pool
 from stepwarp.workflow.demo import make_pair
 
 #: Voxels of the 1 mm template that make one here, along each axis.

@@ -9,7 +9,8 @@ from scipy.ndimage import gaussian_filter
 
 from stepwarp.config import DeformableSettings, Level
 from stepwarp.errors import RegistrationError
-from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, inverse_residual, jacobian
+from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, inverse_residual
+from stepwarp.kernels import jacobian
 from stepwarp.registrar.deformable import as_deformation, mended, optimise
 
 

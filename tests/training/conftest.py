@@ -7,7 +7,7 @@ import torch
 from stepwarp.data.settings import box_grid
 from stepwarp.files import sha256, write_affine, write_volume
 from stepwarp.geometry import Affine, Image, LabelMap
-from stepwarp.geometry.smoothing import gaussian
+from stepwarp.kernels.smoothing import gaussian
 from stepwarp.training.config import check_config, read_config
 
 #: The network's world of these tests: voxels of the recipes' size times SCALE.

@@ -10,7 +10,7 @@ from stepwarp.data.mni152 import mni152
 from stepwarp.errors import OutputError
 from stepwarp.files import write_volume
 from stepwarp.geometry import Affine, Image, LabelMap
-from stepwarp.geometry.sampling import average_pool
+from stepwarp.kernels.sampling import average_pool
 from stepwarp.training import prepare
 from stepwarp.training.prepare import align
 

@@ -9,8 +9,9 @@ from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset
 from stepwarp.data.mni152 import Template, mni152
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import read_image, read_labels, read_transform
-from stepwarp.geometry import Affine, DisplacementField, Image, inverse_residual, jacobian
-from stepwarp.geometry.sampling import average_pool
+from stepwarp.geometry import Affine, DisplacementField, Image, inverse_residual
+from stepwarp.kernels import jacobian
+from stepwarp.kernels.sampling import average_pool
 from stepwarp.workflow import demo as module
 from stepwarp.workflow.demo import demo, make_pair, measured
 

@@ -9,8 +9,9 @@ import SimpleITK as sitk
 import torch
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.geometry import Affine, Composition, DisplacementField, Image, LabelMap, jacobian
+from stepwarp.geometry import Affine, Composition, DisplacementField, Image, LabelMap
 from stepwarp.geometry.orientation import canonical
+from stepwarp.kernels import jacobian
 from stepwarp.registrar.deformable import as_deformation
 from stepwarp.registrar.steps import FieldMap, Repeat, Step
 from stepwarp.registrar.steps.config import build, read_step

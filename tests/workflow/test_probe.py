@@ -12,7 +12,7 @@ from stepwarp.cli.probe import probe
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import sha256, write_volume
 from stepwarp.geometry import Image, LabelMap
-from stepwarp.geometry.smoothing import gaussian
+from stepwarp.kernels.smoothing import gaussian
 from stepwarp.probes.findings import QUESTIONS
 from stepwarp.registrar.steps.config import build
 from stepwarp.registrar.weights import Card, save_native_weights

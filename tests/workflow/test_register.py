@@ -14,9 +14,10 @@ from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels, read_transform, write_volume
-from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, LabelMap, inverse_residual, jacobian
+from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, LabelMap, inverse_residual
 from stepwarp.geometry.intensities import scale_intensities
-from stepwarp.geometry.smoothing import gaussian
+from stepwarp.kernels import jacobian
+from stepwarp.kernels.smoothing import gaussian
 from stepwarp.registrar.deformable import as_deformation
 from stepwarp.workflow.register import register
 
@@ -169,6 +170,7 @@ def test_the_record_says_all_and_fits_into_json(tmp_path, brains, run, recipe):
     assert {row["level_mm"] for row in record["loss"]} == {16, 8}
     assert record["verdict"]["status"] in ("pass", "check", "fail")
     assert record["threads"] == 1
+    assert record["kernels"] == "cpu"
 
 
 def test_progress_arrives_in_order_and_ends_where_it_said(run):

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from stepwarp.data.scans import Labelled
 from stepwarp.data.settings import AffineAmounts, AugmentSettings
-from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform, sampling
+from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
 from stepwarp.geometry.grid import float64
+from stepwarp.kernels import sampling
 
 #: Control points that move by less than this share of their distance cannot fold space.
 _NO_FOLD = 0.4

@@ -12,7 +12,7 @@ from stepwarp.data.scans import Labelled
 from stepwarp.data.settings import SynthesisSettings
 from stepwarp.errors import InputError
 from stepwarp.geometry import Image, LabelMap
-from stepwarp.geometry.smoothing import gaussian
+from stepwarp.kernels.smoothing import gaussian
 
 #: Of the voxels that are painted, this share lies below 1 after scaling; nothing exceeds the second number.
 _BRIGHT, _BRIGHTEST = 0.995, 1.2

@@ -17,7 +17,7 @@ from stepwarp.doctor.findings import Finding
 from stepwarp.errors import InputError
 from stepwarp.geometry import Grid, Image
 from stepwarp.geometry.intensities import scale_intensities
-from stepwarp.geometry.sampling import average_pool
+from stepwarp.kernels.sampling import average_pool
 from stepwarp.printable import counted
 
 #: Fewer values than this, or more of the tissue at the highest one, and contrast is lost.

@@ -16,8 +16,9 @@ from stepwarp import limits
 from stepwarp.config import Preset
 from stepwarp.doctor.findings import Finding, Report
 from stepwarp.errors import StepwarpError
-from stepwarp.geometry import Affine, Grid, Image, kernel_files
-from stepwarp.geometry.smoothing import gaussian
+from stepwarp.geometry import Affine, Grid, Image
+from stepwarp.kernels.cpu import kernel_files
+from stepwarp.kernels.smoothing import gaussian
 from stepwarp.machine import cpu_name, environment, gpu_name, versions
 from stepwarp.progress import Progress, Step, silent
 from stepwarp.workflow.register import register

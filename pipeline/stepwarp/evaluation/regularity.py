@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from stepwarp.evaluation.distances import DistanceSummary
-from stepwarp.geometry import DisplacementField, Grid, Transform, inverse_residual, jacobian
+from stepwarp.geometry import DisplacementField, Grid, Transform, inverse_residual
+from stepwarp.kernels import jacobian
 
 #: Planes of cells that are measured at a time: bounds the memory.
 _SLAB = 8

@@ -22,6 +22,6 @@ def similarities(fixed: Image, moved: Image, inside: Tensor) -> dict[str, float]
     with torch.no_grad():
         return {
             "ncc": round(1 - float(NCC()(*values)), 5),
-            "lncc": round(1 - LNCC().value_and_gradients(f, m, weight)[0], 5),
+            "lncc": round(1 - float(LNCC()(f, m, weight)), 5),
             "mutual_information": round(1 - float(MutualInformation()(*values)), 5),
         }

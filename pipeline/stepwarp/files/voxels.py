@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.errors import InputError
-from stepwarp.geometry import threading_layer
+from stepwarp.kernels.cpu import threading_layer
 from stepwarp.printable import worded
 
 #: What is left of a factor that a header holds in single precision.

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import jacobian, sampling
 from stepwarp.geometry.grid import Grid, check_affine, float64
+from stepwarp.kernels import jacobian, sampling
 
 #: World points mapped at a time where a whole grid is evaluated: bounds the memory in float64.
 _CHUNK = 1 << 20

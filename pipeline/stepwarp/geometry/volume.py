@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import sampling
 from stepwarp.geometry.background import background
 from stepwarp.geometry.grid import Grid, float64
 from stepwarp.geometry.transform import Affine, Composition, DisplacementField, Transform
+from stepwarp.kernels import sampling
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import Grid, sampling
+from stepwarp.geometry import Grid
+from stepwarp.kernels import sampling
 
 #: The step, in voxels, over which GradICON's error is differentiated. Shorter ones drown in the rounding of float32.
 DELTA = 0.1

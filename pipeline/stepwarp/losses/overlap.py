@@ -8,7 +8,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import sampling
+from stepwarp.kernels import sampling
 
 
 def soft_dice(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import Grid, jacobian
+from stepwarp.geometry import Grid
+from stepwarp.kernels import jacobian
+from stepwarp.kernels.gradients import value_and_gradients
 
 
 def diffusion(displacement: Tensor, grid: Grid | None = None) -> Tensor:
@@ -52,9 +54,7 @@ REGULARITIES = {"diffusion": diffusion, "bending": bending}
 
 def gradient(name: str, displacement: Tensor) -> Tensor:
     """The derivative of the named energy, in voxels, with respect to the displacement, of its shape."""
-    displacement = displacement.detach().requires_grad_()
-    with torch.enable_grad():
-        (result,) = torch.autograd.grad(REGULARITIES[name](displacement), displacement)
+    _, result = value_and_gradients(REGULARITIES[name], displacement)
     return result
 
 

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from stepwarp import catalogue
 from stepwarp.config import SIMILARITIES, DeformableSettings
+from stepwarp.kernels import sampling
+from stepwarp.kernels.gradients import value_and_gradients
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -68,20 +70,20 @@ class Similarity(ABC):
 
     def value_and_gradients(
         self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None
-    ) -> tuple[float, Tensor, Tensor]:
-        """The value, and its derivatives with respect to every voxel of the fixed and of the moved image."""
-        fixed, moved = fixed.detach().requires_grad_(), moved.detach().requires_grad_()
-        with torch.enable_grad():
-            value = self(fixed, moved, weight)
-            to_fixed, to_moved = torch.autograd.grad(value, (fixed, moved))
-        return float(value.detach()), to_fixed, to_moved
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The value (), and its derivatives with respect to every voxel of the fixed and of the moved image."""
+        value, to_fixed, to_moved = value_and_gradients(lambda f, m: self(f, m, weight), fixed, moved)
+        return value, to_fixed, to_moved
 
-
-def mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """The weighted mean of each sample, (B, 1, *grid) -> (B,); NaN where nothing has weight."""
-    if weight is None:
-        return values.flatten(1).mean(1)
-    return (weight * values).flatten(1).sum(1) / weight.flatten(1).sum(1)
+    def forces(
+        self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None, out: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The value (), and its derivatives with respect to a step composed on the inside of the warp of the fixed and
+        of the moved image, (B, D, *grid) each; in `out`, if that is given."""
+        value, *gradients = self.value_and_gradients(fixed, moved, weight)
+        each = zip(gradients, (fixed, moved), out or (None, None), strict=True)
+        to_fixed, to_moved = (sampling.scaled_gradient(to_image, image, out=room) for to_image, image, room in each)
+        return value, to_fixed, to_moved
 
 
 def find_similarity(name: str) -> type[Similarity]:

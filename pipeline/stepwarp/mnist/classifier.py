@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepwarp.geometry import smoothing
+from stepwarp.kernels import smoothing
 from stepwarp.mnist.data import GRID, Digits
 from stepwarp.mnist.networks import Classifier
 from stepwarp.mnist.training import OUTSIDE, Report

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepwarp.geometry import jacobian
+from stepwarp.kernels import jacobian
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.mnist import models, probing, store
 from stepwarp.mnist.classifier import Instruments, accuracy, train_classifier

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Grid
-from stepwarp.geometry.sampling import Outside
+from stepwarp.kernels.sampling import Outside
 from stepwarp.losses.regularity import diffusion
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.mnist.config import Training

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import jacobian, sampling, smoothing
+from stepwarp.kernels import jacobian, sampling, smoothing
 from stepwarp.probes.objective import Objective, gauss_newton, inner
 from stepwarp.probes.trajectory import Taken, others
 from stepwarp.registrar.steps import FieldMap

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import smoothing
+from stepwarp.kernels import smoothing
 from stepwarp.probes.objective import Objective
 from stepwarp.probes.trajectory import identity, others, rms, trajectory, walk
 from stepwarp.registrar.steps import FieldMap, Images, Step

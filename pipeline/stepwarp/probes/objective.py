@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import Grid, sampling, smoothing
-from stepwarp.geometry.sampling import Outside
+from stepwarp.geometry import Grid
+from stepwarp.kernels import sampling, smoothing
+from stepwarp.kernels.sampling import Outside
 from stepwarp.losses.regularity import REGULARITIES
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.ncc import NCC

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import smoothing
+from stepwarp.kernels import smoothing
 from stepwarp.probes.objective import Objective, inner
 from stepwarp.probes.trajectory import identity
 from stepwarp.registrar.steps import FieldMap, Images

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import jacobian, sampling
+from stepwarp.kernels import jacobian, sampling
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import Objective, State

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from stepwarp.config import AffineSettings, LinearKind
 from stepwarp.errors import RegistrationError
-from stepwarp.geometry import Affine, Grid, Image, sampling
+from stepwarp.geometry import Affine, Grid, Image
+from stepwarp.kernels import sampling
 from stepwarp.losses.similarity import Similarity
 from stepwarp.progress import Progress, Step, is_over, silent
 from stepwarp.registrar.masks import pooled, trusted_part
@@ -84,7 +85,8 @@ class _Level:
             # Worse than any match, and flat: a line search that comes here, or to a mirror image, turns back.
             value, to_moved = 2.0, torch.zeros_like(moved)
         else:
-            value, _, to_moved = self.similarity.value_and_gradients(self.fixed, moved.detach(), weight)
+            found, _, to_moved = self.similarity.value_and_gradients(self.fixed, moved.detach(), weight)
+            value = float(found)
         if moved.requires_grad:
             moved.backward(to_moved)
         return value

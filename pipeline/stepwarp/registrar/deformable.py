@@ -20,7 +20,8 @@ from torch import Tensor
 
 from stepwarp.config import DeformableSettings, Level
 from stepwarp.errors import RegistrationError
-from stepwarp.geometry import Affine, DisplacementField, Grid, Image, jacobian, sampling, smoothing
+from stepwarp.geometry import Affine, DisplacementField, Grid, Image
+from stepwarp.kernels import jacobian, sampling, smoothing
 from stepwarp.losses import regularity
 from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.progress import Progress, Step, is_over, silent
@@ -82,27 +83,35 @@ class _Side:
         if self.field is None:
             self.field = DisplacementField(torch.zeros(1, grid.ndim, *grid.shape, device=self.device), grid)
         else:
-            self.field = self.field.on(grid)
+            self.field = DisplacementField(self.field.on(grid).displacement.contiguous(), grid)
 
     @property
     def displacement(self) -> Tensor:
         assert self.field is not None
         return self.field.displacement
 
-    def warped(self) -> Tensor:
-        return sampling.warp(self.values, self.displacement, self.matrix)
+    def warped(self, room: Tensor) -> Tensor:
+        return sampling.warp(self.values, self.displacement, self.matrix, out=room)
 
     def warped_mask(self) -> Tensor | None:
         return None if self.trusted is None else sampling.warp(self.trusted, self.displacement, self.matrix)
 
-    def move(self, step: Tensor, scale: float, level: Level) -> None:
-        assert self.field is not None
-        moved = sampling.compose_step(self.displacement, step, scale, level.step)
-        self.field = DisplacementField(smoothing.gaussian(moved, level.smooth_field), self.field.grid)
+    def move(self, step: Tensor, scale: Tensor, level: Level, room: Tensor) -> None:
+        """The displacement's own memory takes the one that follows it."""
+        moved = sampling.compose_step(self.displacement, step, scale, level.step, out=room)
+        smoothing.gaussian(moved, level.smooth_field, out=self.displacement)
 
     def mend(self, smallest: float) -> None:
         assert self.field is not None
-        self.field = DisplacementField(mended(self.displacement, smallest), self.field.grid)
+        self.field = DisplacementField(mended(self.displacement, smallest).contiguous(), self.field.grid)
+
+
+class _Rooms:
+    """Memory of one side that every iteration of a level uses again."""
+
+    def __init__(self, displacement: Tensor) -> None:
+        self.image = torch.empty_like(displacement[:, :1])
+        self.force, self.step = torch.empty_like(displacement), torch.empty_like(displacement)
 
 
 def optimise(
@@ -207,10 +216,15 @@ def _run_level(
 ) -> list[float]:
     """Iterate on one level until it no longer pays; the loss of every iteration."""
     losses: list[float] = []
+    rooms = [_Rooms(side.displacement) for side in sides]
     for n in range(level.iterations):
         if is_over(deadline) or _settled(losses, settings):
             break
-        losses.append(_iterate(level, sides, similarity, settings))
+        losses.append(float(_iterate(level, sides, rooms, similarity, settings)))
+        if not math.isfinite(losses[-1]):
+            raise RegistrationError(
+                f"the dissimilarity became {losses[-1]} at {level.mm:g} mm: check the intensities of both images"
+            )
         if n % _MEND_EVERY == _MEND_EVERY - 1:
             for side in sides:
                 side.mend(settings.smallest_jacobian)
@@ -227,37 +241,33 @@ def _settled(losses: list[float], settings: DeformableSettings) -> bool:
     return before - now < settings.tolerance * abs(before)
 
 
-def _iterate(level: Level, sides: tuple[_Side, _Side], similarity: Similarity, settings: DeformableSettings) -> float:
-    """One step of both fields; the loss before it."""
-    images = [side.warped() for side in sides]
+def _iterate(
+    level: Level, sides: tuple[_Side, _Side], rooms: list[_Rooms], similarity: Similarity, settings: DeformableSettings
+) -> Tensor:
+    """One step of both fields; the loss before it, which nothing here waits for."""
+    images = [side.warped(room.image) for side, room in zip(sides, rooms, strict=True)]
     masks = [mask for side in sides if (mask := side.warped_mask()) is not None]
     weight = masks[0] * masks[-1] if len(masks) == 2 else masks[0] if masks else None
-    loss, *image_gradients = similarity.value_and_gradients(images[0], images[1], weight)
-    if not math.isfinite(loss):
-        raise RegistrationError(
-            f"the dissimilarity became {loss} at {level.mm:g} mm: check the intensities of both images"
-        )
+    loss, *forces = similarity.forces(*images, weight, (rooms[0].force, rooms[1].force))
     steps = []
-    for side, image, to_image in zip(sides, images, image_gradients, strict=True):
-        gradient = sampling.scaled_gradient(to_image, image)
+    for side, room, force in zip(sides, rooms, forces, strict=True):
         if settings.regularity != "none":
-            gradient = gradient + settings.regularity_weight * regularity.gradient(
-                settings.regularity, side.displacement
-            )
-        steps.append(smoothing.gaussian(gradient, level.smooth_update))
-    longest = max(_typical_length(step) for step in steps)
-    if longest > 0:
-        for side, step in zip(sides, steps, strict=True):
-            side.move(step, -level.step / longest, level)
+            force = force + settings.regularity_weight * regularity.gradient(settings.regularity, side.displacement)
+        steps.append(smoothing.gaussian(force, level.smooth_update, out=room.step))
+    longest = torch.maximum(*[_typical_length(step) for step in steps])
+    scale = torch.where(longest > 0, -level.step / longest, 0)
+    for side, room, step in zip(sides, rooms, steps, strict=True):
+        side.move(step, scale, level, room.force)
     return loss
 
 
-def _typical_length(step: Tensor) -> float:
-    """The length in voxels that `_QUANTILE` of the vectors do not exceed; the longest, where most are zero."""
+def _typical_length(step: Tensor) -> Tensor:
+    """The length in voxels that `_QUANTILE` of the vectors do not exceed; the longest, where most are zero. ()"""
     some = step[(slice(None), slice(None)) + (slice(None, None, _STRIDE),) * (step.ndim - 2)]
     lengths = some.square().sum(1).sqrt().flatten()
     rank = max(1, round(_QUANTILE * lengths.numel()))
-    return float(lengths.kthvalue(rank).values) or float(lengths.max())
+    typical = lengths.kthvalue(rank).values
+    return torch.where(typical > 0, typical, lengths.max()).double()
 
 
 def _halves(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import Image, sampling, smoothing
+from stepwarp.geometry import Image
+from stepwarp.kernels import sampling, smoothing
 
 #: Voxels by which values reach beyond the mask (sigma), so that reading between voxels meets no edge there.
 _REACH = 1.0

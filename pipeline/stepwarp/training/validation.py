@@ -14,7 +14,8 @@ from stepwarp.data.structures import as_classes
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
-from stepwarp.geometry import DisplacementField, Grid, Image, LabelMap, sampling
+from stepwarp.geometry import DisplacementField, Grid, Image, LabelMap
+from stepwarp.kernels import sampling
 from stepwarp.losses.similarity import Similarity
 from stepwarp.registrar.steps import Images, Segmented
 from stepwarp.registrar.steps.segmented import BRAIN

@@ -37,8 +37,9 @@ from stepwarp.files.landmarks import LANDMARK_SUFFIXES, keeps_source
 from stepwarp.files.point_tables import PointTable
 from stepwarp.files.tables import Space
 from stepwarp.files.voxels import integers
-from stepwarp.geometry import Grid, Image, LabelMap, Volume, sampling
+from stepwarp.geometry import Grid, Image, LabelMap, Volume
 from stepwarp.geometry.background import background
+from stepwarp.kernels import sampling
 from stepwarp.printable import counted, worded
 from stepwarp.workflow.journey import Journey, Map, Side, load, plan
 from stepwarp.workflow.kinds import kind_of

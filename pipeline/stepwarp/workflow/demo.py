@@ -21,8 +21,9 @@ from stepwarp.evaluation.distances import DistanceSummary
 from stepwarp.evaluation.overlap import dice
 from stepwarp.files import write_affine, write_displacement, write_volume
 from stepwarp.files.lock import locked
-from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap, Transform, jacobian, sampling
-from stepwarp.geometry.smoothing import gaussian
+from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap, Transform
+from stepwarp.kernels import jacobian, sampling
+from stepwarp.kernels.smoothing import gaussian
 from stepwarp.progress import Progress, Step, silent
 from stepwarp.workflow.outputs import claimed, is_result
 from stepwarp.workflow.register import register

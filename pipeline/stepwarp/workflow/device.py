@@ -14,7 +14,7 @@ import torch
 
 from stepwarp import limits
 from stepwarp.errors import InputError
-from stepwarp.geometry import threading_layer
+from stepwarp.kernels.cpu import threading_layer
 
 #: Of glibc's malloc.h: how many allocations may be mappings of their own, from how many free bytes on they are given
 #: back, and how many are asked for beyond what is needed.

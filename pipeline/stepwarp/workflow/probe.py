@@ -24,7 +24,8 @@ from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import check_file_target
 from stepwarp.files.json import refuse_foreign_json, write_json
 from stepwarp.files.lock import refuse_links
-from stepwarp.geometry import LabelMap, sampling
+from stepwarp.geometry import LabelMap
+from stepwarp.kernels import sampling
 from stepwarp.machine import device_name
 from stepwarp.probes import study
 from stepwarp.probes.findings import QUESTIONS, findings

@@ -18,6 +18,7 @@ from stepwarp import files
 from stepwarp.config import LinearKind, Preset, SimilarityName
 from stepwarp.errors import InputError
 from stepwarp.geometry import DisplacementField
+from stepwarp.kernels import backend
 from stepwarp.machine import device_name
 from stepwarp.options import RegisterOptions
 from stepwarp.progress import Progress, silent
@@ -138,6 +139,7 @@ def register_pair(
         "settings": _settings(options, net),
         "deterministic": place.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "device": device_name(place),
+        "kernels": backend.name_for(place),
         "threads": threads,
         "versions": _versions(),
     }

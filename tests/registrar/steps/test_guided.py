@@ -24,7 +24,7 @@ def pair(grid: Grid, smooth) -> tuple[Images, Images]:
 
 
 def _blurred(noise: torch.Tensor) -> torch.Tensor:
-    from stepwarp.geometry.smoothing import gaussian
+    from stepwarp.kernels.smoothing import gaussian
 
     blurred = gaussian(noise, 1.5)
     return (blurred - blurred.amin()) / (blurred.amax() - blurred.amin())

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.geometry import Grid, sampling
+from stepwarp.geometry import Grid
+from stepwarp.kernels import sampling
 from stepwarp.registrar.steps import Downsampled, FieldMap, Images, MatrixMap, Repeat, TwoStep, VectorField, describe
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from stepwarp.geometry import Affine, Grid, Image, Transform
-from stepwarp.geometry.smoothing import gaussian
+from stepwarp.kernels.smoothing import gaussian
 from stepwarp.registrar.steps.config import StepConfig, build, read_step
 
 

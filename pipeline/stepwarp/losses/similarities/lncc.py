@@ -6,14 +6,12 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Annotated
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from stepwarp.config import DeformableSettings
-from stepwarp.geometry import sampling
-from stepwarp.losses.similarity import Positive, Similarity, mean
+from stepwarp.kernels.correlation import correlation, forces, of_fixed
+from stepwarp.losses.similarity import Positive, Similarity
 
 
 class LNCC(Similarity):
@@ -36,50 +34,20 @@ class LNCC(Similarity):
         return cls(settings.radius, settings.epsilon)
 
     def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
-        if sampling.on_kernels(fixed, moved, differentiable=True):
-            from stepwarp.losses import cpu
-
-            return cpu.LocalCorrelation.apply(fixed, moved, weight, None, self.radius, self.epsilon)
-        w = torch.ones_like(fixed) if weight is None else weight
-        mean_f, ff, size = self._statistics(fixed, w)
-        sum_m = self._sum(w * moved)
-        mm = (self._sum(w * moved * moved) - sum_m * sum_m / size).clamp_min(0) + self.epsilon * size
-        fm = self._sum(w * fixed * moved) - mean_f * sum_m
-        return 1 - mean(fm * fm / (ff * mm), weight)
+        return correlation(fixed, moved, weight, None, self.radius, self.epsilon)
 
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        if not sampling.on_kernels(fixed, differentiable=True):
-            return super().prepare(fixed, weight)
-        from stepwarp.losses import cpu
-
         fixed = fixed.detach()
         weight = None if weight is None else weight.detach().to(fixed).expand_as(fixed)
-        statistics = self._statistics(fixed, torch.ones_like(fixed) if weight is None else weight)
-        known = torch.stack(statistics[: 2 if weight is None else 3], 2)
+        known = of_fixed(fixed, weight, self.radius, self.epsilon)
 
         def dissimilarity(moved: Tensor) -> Tensor:
             f, w, k = (None if t is None else t.expand(len(moved), *t.shape[1:]) for t in (fixed, weight, known))
-            return cpu.LocalCorrelation.apply(f, moved, w, k, self.radius, self.epsilon).mean()
+            return correlation(f, moved, w, k, self.radius, self.epsilon).mean()
 
         return dissimilarity
 
-    def _statistics(self, fixed: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the window around each voxel of the fixed image: the mean, the centred sum of squares, the size."""
-        size = self._sum(w).clamp_min(1e-3)
-        total = self._sum(w * fixed)
-        squares = (self._sum(w * fixed * fixed) - total * total / size).clamp_min(0) + self.epsilon * size
-        return total / size, squares, size
-
-    def _sum(self, image: Tensor) -> Tensor:
-        """Sums over the window around each voxel; zeros outside."""
-        if sampling.on_kernels(image):
-            from stepwarp.losses import cpu
-
-            return cpu.box_sum(image, self.radius)
-        width = 2 * self.radius + 1
-        for axis in range(2, image.ndim):
-            line = image.movedim(axis, -1)
-            flat = line.reshape(-1, 1, line.shape[-1])
-            flat = F.avg_pool1d(flat, width, stride=1, padding=self.radius) * width
-            image = flat.reshape(line.shape).movedim(-1, axis)
-        return image
+    def forces(
+        self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None, out: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return forces(fixed, moved, weight, self.radius, self.epsilon, out=out)

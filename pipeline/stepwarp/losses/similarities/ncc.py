@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stepwarp.losses.similarity import Similarity, mean
+from stepwarp.kernels.means import mean
+from stepwarp.losses.similarity import Similarity
 
 #: A variance (of intensities 0..1) that counts as none.
 _FAINT = 1e-8

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stepwarp.losses.similarity import Similarity, mean
+from stepwarp.kernels.means import mean
+from stepwarp.losses.similarity import Similarity
 
 
 class SSD(Similarity):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stepwarp.geometry import sampling, smoothing
+from stepwarp.kernels import sampling, smoothing
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.registrar.steps.maps import FieldMap, Images
 from stepwarp.registrar.steps.step import Step
@@ -64,9 +64,8 @@ def forces(similarity: LNCC, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Ten
             tuple(each.contiguous() for each in pair)
             for pair in zip(fixed.split(1, 1), moving.split(1, 1), strict=True)
         )
-        _, to_fixed, to_moving = similarity.value_and_gradients(*image)
-        of_fixed = image[0].numel() * sampling.scaled_gradient(to_fixed, image[0])
-        of_moving = -image[1].numel() * sampling.scaled_gradient(to_moving, image[1])
+        _, to_fixed, to_moving = similarity.forces(*image)
+        of_fixed, of_moving = image[0].numel() * to_fixed, -image[1].numel() * to_moving
         for a, b in others:
             difference = 2 * (a - b)
             of_fixed += sampling.scaled_gradient(difference, a)

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform, sampling
+from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform
 from stepwarp.geometry.grid import float64
+from stepwarp.kernels import sampling
 
 _AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stepwarp.geometry import Grid
-from stepwarp.geometry.sampling import Outside
+from stepwarp.kernels.sampling import Outside
 from stepwarp.registrar.steps.maps import Images, Map, corner_aligned_grid
 from stepwarp.registrar.steps.step import Step
 

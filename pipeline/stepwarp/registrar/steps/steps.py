@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stepwarp.geometry import sampling
 from stepwarp.geometry.grid import float64
+from stepwarp.kernels import sampling
 from stepwarp.registrar.steps.maps import FieldMap, Images, MatrixMap
 from stepwarp.registrar.steps.step import Step
 

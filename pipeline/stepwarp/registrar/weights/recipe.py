@@ -11,9 +11,10 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from stepwarp.errors import InputError
-from stepwarp.geometry import Affine, Grid, Image, Transform, sampling
+from stepwarp.geometry import Affine, Grid, Image, Transform
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
+from stepwarp.kernels import sampling
 from stepwarp.recipes import Strict
 
 #: An image with values below this is taken to be in Hounsfield units, where air is -1000.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from stepwarp.geometry.sampling import Outside
+from stepwarp.kernels.sampling import Outside
 from stepwarp.registrar.steps.sequences import TwoStep
 from stepwarp.registrar.steps.settings import StepSettings
 from stepwarp.registrar.steps.step import Step

@@ -11,7 +11,7 @@ import torch
 
 from stepwarp.errors import ForkedError
 from stepwarp.files.voxels import Voxels
-from stepwarp.geometry import smoothing
+from stepwarp.kernels import smoothing
 
 
 def smooth(_: int = 0) -> float:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from stepwarp.geometry import sampling
+from stepwarp.kernels import backend, sampling
 
 SHAPES = [(11,), (9, 12), (7, 5, 6), (1,), (1, 6), (4, 1, 5)]
 
@@ -64,20 +64,6 @@ def test_gradients_in_image_and_coordinates(dimensions: int, noise):
     assert torch.autograd.gradcheck(lambda i, c: sampling.sample(i, c), (image, coords))
 
 
-@pytest.mark.parametrize("shape", [(7, 5, 6), (4, 1, 5), (2, 2, 2)], ids=str)
-def test_the_kernel_reads_values_and_slopes_like_the_reference(shape: tuple[int, ...], noise):
-    """One float32 image at coordinates that want a gradient: on a kernel of its own; float64 takes the reference."""
-    image, results = noise((1, 1, *shape)), []
-    for dtype in (torch.float32, torch.float64):
-        coords = coordinates(shape).reshape(1, 3, 20, 15).to(dtype).requires_grad_()
-        values = sampling.sample(image.to(dtype), coords)
-        (slopes,) = torch.autograd.grad(values.square().sum(), coords)
-        results.append((values.double().detach(), slopes.double()))
-    (values, slopes), (expected, expected_slopes) = results
-    torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(slopes, expected_slopes, rtol=0, atol=1e-4)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_images_of_half_precision_are_read_with_exact_weights(dtype: torch.dtype, noise):
     """Safe: half-precision images. Their values are rounded, but not the positions at which they are read."""
@@ -107,7 +93,7 @@ def test_wild_coordinates_lie_outside(bad: float, noise):
 def test_a_step_is_scaled_and_shortened(noise):
     step = torch.tensor([3.0, 0.4]).view(1, 1, 2)
     still = torch.zeros(1, 1, 2)
-    moved = sampling.compose_step(still, step, scale=0.5, longest=1.0)
+    moved = sampling.compose_step(still, step, scale=torch.tensor(0.5), longest=1.0)
     torch.testing.assert_close(moved, torch.tensor([1.0, 0.2]).view(1, 1, 2))
 
 
@@ -125,3 +111,26 @@ def test_scaled_gradient_leads_downhill_through_the_warp():
     inner = (..., slice(1, -1), slice(1, -1))
     ours = sampling.scaled_gradient(factor, image)
     torch.testing.assert_close(ours[inner], ((gradients[0] + gradients[1]) / 2)[inner], rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_is_asked_for_is_differentiated(noise):
+    image, u = noise((1, 4, 5, 6, 7)), noise((1, 3, 4, 5, 6)).requires_grad_()
+    sampling.warp(image, u, torch.eye(4)).sum().backward()
+    assert u.grad is not None
+    assert image.grad is None
+    with torch.no_grad():
+        assert not sampling.warp(image, u, torch.eye(4)).requires_grad
+
+
+def test_a_long_way_back_through_many_readings(noise):
+    """Repeated composition, as in scaling and squaring: every gradient passes through a scatter."""
+    found = []
+    for by_hand, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+        velocity = (0.1 * noise((1, 3, 9, 12, 7)) - 0.05).to(dtype).requires_grad_()
+        squared = velocity
+        with backend.use(by_hand):
+            for _ in range(4):
+                squared = sampling.compose(squared, squared)
+            weight = noise(squared.shape, 1).to(dtype)
+            found.append(torch.autograd.grad((weight * squared).sum(), velocity)[0].double())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4 * float(found[1].abs().max()))

@@ -8,12 +8,13 @@ import sys
 import pytest
 import torch
 
-from stepwarp.geometry import jacobian, kernel_files, kernels, sampling, smoothing
+from stepwarp.kernels import jacobian, sampling, smoothing
+from stepwarp.kernels.cpu import compiled, kernel_files
 from stepwarp.losses.similarities.lncc import LNCC
 
 _HASH = """
 import hashlib, torch
-from stepwarp.geometry import sampling
+from stepwarp.kernels import sampling
 random = torch.Generator().manual_seed(0)
 u, v = (2 * torch.randn(1, 3, 24, 25, 26, generator=random) for _ in range(2))
 print(hashlib.sha256(sampling.compose_step(u, v, 0.7, 0.9).numpy().tobytes()).hexdigest())
@@ -35,7 +36,7 @@ def copy(tmp_path, monkeypatch):
 
 def read(kernel="_compose_step"):
     """What is read of a kernel, its damage answered."""
-    found = next(k for k, _ in kernels._KERNELS if k.py_func.__name__ == kernel)
+    found = next(k for k, _ in compiled._KERNELS if k.py_func.__name__ == kernel)
     processor = found.targetctx.codegen().magic_tuple()
     return kernel_files.read_from_whole(
         lambda folder: found._cache._read(folder, found._cache.signatures[0]), processor
@@ -55,7 +56,7 @@ def test_no_kernel_is_compiled_by_a_process_that_uses_it():
     jacobian.determinant(three), jacobian.smallest_corner_determinant(three), jacobian.invert(three)
     LNCC(1, 1e-4).value_and_gradients(one, one + 0.1, one)
     LNCC(1, 1e-4)(batch.requires_grad_(), torch.rand(2, 1, 6, 7, 8, requires_grad=True)).sum().backward()
-    used = [(kernel, signatures) for kernel, signatures in kernels._KERNELS if kernel.overloads]
+    used = [(kernel, signatures) for kernel, signatures in compiled._KERNELS if kernel.overloads]
     assert len(used) > 12
     for kernel, signatures in used:
         assert set(kernel.overloads) <= set(signatures), kernel

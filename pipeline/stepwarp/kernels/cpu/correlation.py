@@ -1,5 +1,5 @@
-"""The compiled CPU kernel of the local normalised cross-correlation: its value and its gradients in two passes over the
-images, a few planes at a time, so that the eleven maps in between never reach the main memory as a whole."""
+"""See `kernels.correlation`. The value and its gradients are found in two passes over the images, a few planes at a
+time, so that the eleven maps in between never reach the main memory as a whole."""
 
 from __future__ import annotations
 
@@ -9,41 +9,71 @@ import numpy as np
 import torch
 from numba import get_num_threads, prange
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from stepwarp.geometry.cpu import array
-from stepwarp.geometry.kernels import F3, F4, SINGLE, STRIDED4, SUMS1, WHOLE, compiled, inlined
+from stepwarp.kernels.buffers import into
+from stepwarp.kernels.cpu.arrays import array, room
+from stepwarp.kernels.cpu.compiled import F3, F4, SINGLE, STRIDED4, SUMS1, WHOLE, compiled, inlined
 
 
-class LocalCorrelation(torch.autograd.Function):
-    """1 - the mean squared correlation of the windows of each pair of a batch (B, C, I, J, K): (B,).
+def box_sum(image: Tensor, radius: int, *, out: Tensor | None = None) -> Tensor:
+    """A channel at a time, in slabs of planes."""
+    source = array(image.flatten(0, 1))
+    result, target = room(out, tuple(image.shape))
+    slab = math.ceil(source.shape[1] / get_num_threads())
+    for values, sums in zip(source, target.reshape(source.shape), strict=True):
+        _box_sum(values, radius, slab, sums)
+    return result
 
-    weight: of the shape of the images, or None. known: (B, C, 2 or 3, I, J, K), what `similarity.LNCC.prepare` keeps of
-    the fixed images, or None. The gradients are found with the value, because most of the work is in common."""
 
-    @staticmethod
-    def forward(
-        ctx, fixed: Tensor, moved: Tensor, weight: Tensor | None, known: Tensor | None, radius: int, epsilon: float
-    ) -> Tensor:
-        wanted = 2 if ctx.needs_input_grad[0] else 1 if ctx.needs_input_grad[1] else 0
-        nothing = np.empty((0, 0, 0), np.float32)
-        f, m = array(fixed.flatten(0, 1)), array(moved.flatten(0, 1))
-        w = [nothing] * len(f) if weight is None else array(weight.float().flatten(0, 1))
-        k = np.empty((len(f), 0, 0, 0, 0), np.float32) if known is None else array(known.flatten(0, 1))
-        gradients = np.empty((wanted, *f.shape), np.float32)
-        samples = zip(f, m, w, k, strict=True)
-        values = [_lncc(*images, radius, epsilon, gradients[:, n]) for n, images in enumerate(samples)]
-        ctx.gradients = torch.from_numpy(gradients).unflatten(1, fixed.shape[:2])
-        return torch.tensor(values).view(fixed.shape[:2]).mean(1)
+def correlation(
+    fixed: Tensor,
+    moved: Tensor,
+    weight: Tensor | None,
+    known: Tensor | None,
+    radius: int,
+    epsilon: float,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The first pass alone."""
+    return into(out, _with_gradients(0, fixed, moved, weight, known, radius, epsilon)[0])
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # The value is the mean over the channels.
-        given = [g * (gradient / g.shape[1]).view(-1, 1, 1, 1, 1) for g in ctx.gradients]
-        to_moved = given[0] if ctx.needs_input_grad[1] else None
-        to_fixed = given[1] if ctx.needs_input_grad[0] else None
-        return to_fixed, to_moved, None, None, None, None
+
+def correlation_with_gradients(
+    wanted: tuple[bool, ...],
+    fixed: Tensor,
+    moved: Tensor,
+    weight: Tensor | None,
+    known: Tensor | None,
+    radius: int,
+    epsilon: float,
+) -> tuple[Tensor, ...]:
+    """Both passes; the gradient of the fixed image costs the least of them."""
+    value, to_moved, *to_fixed = _with_gradients(2 if wanted[0] else 1, fixed, moved, weight, known, radius, epsilon)
+    return value, to_fixed[0] if to_fixed else None, to_moved
+
+
+def _with_gradients(
+    count: int,
+    fixed: Tensor,
+    moved: Tensor,
+    weight: Tensor | None,
+    known: Tensor | None,
+    radius: int,
+    epsilon: float,
+) -> tuple[Tensor, ...]:
+    """The values (B,) and so many gradients (B, C, I, J, K): of the moved, then of the fixed images."""
+    nothing = np.empty((0, 0, 0), np.float32)
+    f, m = array(fixed.flatten(0, 1)), array(moved.flatten(0, 1))
+    w = [nothing] * len(f) if weight is None else array(weight.float().flatten(0, 1))
+    k = np.empty((len(f), 0, 0, 0, 0), np.float32) if known is None else array(known.flatten(0, 1))
+    gradients = np.empty((count, *f.shape), np.float32)
+    samples = zip(f, m, w, k, strict=True)
+    values = [_lncc(*images, radius, epsilon, gradients[:, n]) for n, images in enumerate(samples)]
+    # A sample's value is the mean over its channels.
+    return torch.tensor(values).view(fixed.shape[:2]).mean(1), *torch.from_numpy(gradients).unflatten(
+        1, fixed.shape[:2]
+    )
 
 
 def _lncc(
@@ -60,15 +90,6 @@ def _lncc(
     if len(gradients):
         _gradients(f, m, w, maps, radius, slab, np.float32(2 / count), gradients)
     return 1 - float(total.sum()) / count
-
-
-def box_sum(image: Tensor, radius: int) -> Tensor:
-    """Sums over the window of 2 radius + 1 voxels around each voxel of (B, C, I, J, K); zeros outside."""
-    source = array(image.flatten(0, 1))
-    out = np.empty_like(source)
-    for values, target in zip(source, out, strict=True):
-        _box_sum(values, radius, math.ceil(len(values) / get_num_threads()), target)
-    return torch.from_numpy(out).view(image.shape)
 
 
 @inlined

@@ -4,7 +4,7 @@ import torch
 from scipy.ndimage import correlate1d, gaussian_filter
 from scipy.stats import norm
 
-from stepwarp.geometry import smoothing
+from stepwarp.kernels import smoothing
 
 SHAPES = [(30,), (14, 21), (14, 17, 11), (3, 1, 9)]
 SIGMAS = [0.4, 1.0, 1.73, 3.0]

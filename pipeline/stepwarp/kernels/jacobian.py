@@ -1,6 +1,6 @@
 """What a displacement does to space: its Jacobian determinant, where it folds, and its inverse.
 
-Displacements are (1, D, *grid) in voxels of their grid. The determinant is the same in voxels and in mm, because a
+Displacements are (B, D, *grid) in voxels of their grid. The determinant is the same in voxels and in mm, because a
 change of basis does not alter it."""
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import itertools
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import sampling
+from stepwarp.kernels import sampling
+from stepwarp.kernels.backend import primitive
+from stepwarp.kernels.buffers import into
 
 
-def determinant(displacement: Tensor) -> Tensor:
-    """det(I + du/dx) by central differences, one-sided at the border: (1, D, *grid) -> (1, *grid)."""
-    if sampling.on_kernels(displacement):
-        from stepwarp.geometry import cpu
-
-        return cpu.determinant(displacement)
+@primitive("displacement")
+def determinant(displacement: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """det(I + du/dx) by central differences, one-sided at the border: (B, D, *grid) -> (B, *grid)."""
     d = displacement.shape[1]
-    return _det([_central(displacement, axis) for axis in range(d)])
+    return into(out, _det([_central(displacement, axis) for axis in range(d)]))
 
 
 def determinant_at(displacement: Tensor, voxels: Tensor) -> Tensor:
@@ -38,15 +37,12 @@ def determinant_at(displacement: Tensor, voxels: Tensor) -> Tensor:
     return _det(derivatives)
 
 
-def smallest_corner_determinant(displacement: Tensor) -> Tensor:
-    """The smallest of the 2^D determinants by one-sided differences at each voxel: (1, D, *grid) -> (1, *grid).
+@primitive("displacement")
+def smallest_corner_determinant(displacement: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The smallest of the 2^D determinants by one-sided differences at each voxel: (B, D, *grid) -> (B, *grid).
 
     Positive at every corner of every cell is what trilinear interpolation needs at least to be one-to-one there;
     central differences miss folds between neighbours. One-sided towards the inside at the border."""
-    if sampling.on_kernels(displacement):
-        from stepwarp.geometry import cpu
-
-        return cpu.smallest_corner_determinant(displacement)
     d = displacement.shape[1]
     sides = [[_one_sided(displacement, axis, forward) for forward in (False, True)] for axis in range(d)]
     smallest = None
@@ -54,26 +50,30 @@ def smallest_corner_determinant(displacement: Tensor) -> Tensor:
         value = _det([sides[axis][side] for axis, side in enumerate(choice)])
         smallest = value if smallest is None else torch.minimum(smallest, value)
     assert smallest is not None
-    return smallest
+    return into(out, smallest)
 
 
-def invert(displacement: Tensor, start: Tensor | None = None, iterations: int = 30, tolerance: float = 1e-3) -> Tensor:
-    """The displacement v with (id + u) o (id + v) = id, (1, D, *grid) in voxels.
+@primitive("displacement", "start")
+def invert(
+    displacement: Tensor,
+    start: Tensor | None = None,
+    iterations: int = 30,
+    tolerance: float = 1e-3,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The displacement v with (id + u) o (id + v) = id, (B, D, *grid) in voxels.
 
-    By the fixed point v <- -u o (id + v) (Chen et al. 2008), which converges where u is a contraction; the compiled
-    kernel by Newton's method. start: a first guess. Stops where the residual is below `tolerance` voxels, or after
+    By the fixed point v <- -u o (id + v) (Chen et al. 2008), which converges where u is a contraction; back ends may
+    do better, by Newton's method. start: a first guess. Stops where the residual is below `tolerance` voxels, or after
     `iterations`; what is left is for the caller to measure, with `inverse_residual`."""
     inverse = -displacement if start is None else start
-    if sampling.on_kernels(displacement, inverse):
-        from stepwarp.geometry import cpu
-
-        return cpu.invert(displacement, inverse, iterations, tolerance)
     for _ in range(iterations):
         residual = sampling.compose(displacement, inverse)
         inverse = inverse - residual
         if residual.abs().amax() < tolerance:
             break
-    return inverse
+    return into(out, inverse)
 
 
 def _central(displacement: Tensor, axis: int) -> Tensor:

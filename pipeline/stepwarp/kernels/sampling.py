@@ -3,10 +3,7 @@
 Outside its grid an image reads 0 and a displacement its border value. As in ITK a grid ends half a voxel beyond its
 outermost centres, so that what is written here and what `antsApplyTransforms` writes are the same to the last voxel.
 
-Every function has one reference in plain torch (any device, any dimension, differentiable); three-dimensional float32
-tensors on the CPU are handed to compiled kernels, which for `sample`, `warp`, `compose`, `resize_displacement` and
-`smoothing.gaussian` know their derivatives; so are planes in `warp` and `compose`, where both are on one grid. In the
-kernels these have one derivative, not two."""
+By back ends what is read has one derivative, not two."""
 
 from __future__ import annotations
 
@@ -16,31 +13,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stepwarp.kernels.backend import primitive
+from stepwarp.kernels.buffers import into
+
 Interpolation = Literal["linear", "nearest"]
 Outside = Literal["zero", "border"]
 
 
-def on_kernels(*tensors: Tensor, differentiable: bool = False) -> bool:
-    """Whether the compiled CPU kernels take these tensors: float32, batches of 3D samples that 32 bits can index.
-
-    differentiable: whether the kernel knows its derivatives; without, one that wants a gradient is not taken."""
-    fits = all(
-        t.device.type == "cpu" and t.dtype == torch.float32 and t.ndim == 5 and t.shape[2:].numel() < 2**31
-        for t in tensors
-    )
-    return fits and (differentiable or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)))
+#: The nearest voxel is picked by the reference everywhere: for any type of data, and nothing is computed.
+_LINEAR = {"mode": "linear"}
 
 
-def sample(image: Tensor, coords: Tensor, mode: Interpolation = "linear", outside: Outside = "zero") -> Tensor:
+@primitive("image", "coords", to=("image", "coords"), only=_LINEAR)
+def sample(
+    image: Tensor,
+    coords: Tensor,
+    mode: Interpolation = "linear",
+    outside: Outside = "zero",
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
     """Values of `image` (B, C, *grid) at voxel coordinates `coords` (B, D, *out): (B, C, *out).
 
     A batch of one on either side is broadcast to the other. Differentiable in both where mode is "linear". An image of
     half precision is read with the weights of single precision; coordinates of half precision are too coarse to use."""
     d = image.ndim - 2
-    if mode == "linear" and coords.dtype == torch.float32 and on_kernels(image, differentiable=True):
-        from stepwarp.geometry import cpu_sampling
-
-        return cpu_sampling.sample(image, coords, outside == "border")
     batch = max(image.shape[0], coords.shape[0])
     image = image.expand(batch, *image.shape[1:])
     coords = coords.expand(batch, *coords.shape[1:])
@@ -53,6 +50,8 @@ def sample(image: Tensor, coords: Tensor, mode: Interpolation = "linear", outsid
         flat = coords.flatten(2)
         scaled = flat * (2 / (sizes.flatten(2) - 1).clamp_min(1)) - 1
         scaled = torch.where(sizes.flatten(2) > 1, scaled, torch.zeros_like(scaled))
+        # On planes grid_sample's gradient writes to wild memory for what is not a number: as by the kernels, it is 0.
+        scaled = scaled.nan_to_num(nan=-1.0)
         if d == 1:
             image, scaled = image[:, :, None], torch.cat([torch.zeros_like(scaled), scaled], 1)
         grid = scaled.flip(1).movedim(1, -1)
@@ -63,7 +62,7 @@ def sample(image: Tensor, coords: Tensor, mode: Interpolation = "linear", outsid
     if outside == "zero":
         inside = ((coords >= -0.5) & (coords < sizes - 0.5)).all(1, keepdim=True)
         values = torch.where(inside, values, torch.zeros_like(values))
-    return values
+    return into(out, values)
 
 
 def _nearest(image: Tensor, coords: Tensor, shape: torch.Size) -> Tensor:
@@ -75,33 +74,22 @@ def _nearest(image: Tensor, coords: Tensor, shape: torch.Size) -> Tensor:
     return picked.reshape(*image.shape[:2], *coords.shape[2:])
 
 
+@primitive("image", "displacement", to=("image", "displacement"), only=_LINEAR)
 def warp(
     image: Tensor,
     displacement: Tensor,
     matrix: Tensor,
     mode: Interpolation = "linear",
     outside: Outside = "zero",
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`image` (B, C, *grid) read at `matrix` applied to x + u(x), for every voxel x of the displacement's grid.
 
     displacement: (B, D, *out) voxels of its own grid. matrix: (D+1, D+1), index of that grid -> index of the image.
     Returns (B, C, *out). A batch of one on either side is broadcast to the other. Differentiable as `sample` is, and
-    off the kernels in the matrix."""
-    if mode == "linear" and on_kernels(image, displacement, differentiable=True) and not matrix.requires_grad:
-        from stepwarp.geometry import cpu_sampling
-
-        return cpu_sampling.warp(image, displacement, matrix, outside == "border")
-    if mode == "linear" and _on_planes(image, displacement, matrix):
-        from stepwarp.geometry import cpu_planes
-
-        return cpu_planes.warp(image, displacement, outside == "border")
-    return sample(image, positions(displacement, matrix), mode, outside)
-
-
-def _on_planes(image: Tensor, displacement: Tensor, matrix: Tensor) -> bool:
-    """Whether these are planes on the CPU, of which the image's grid is that of the displacement."""
-    fits = all(t.device.type == "cpu" and t.dtype == torch.float32 and t.ndim == 4 for t in (image, displacement))
-    return fits and not matrix.requires_grad and bool((matrix == torch.eye(3, dtype=matrix.dtype)).all())
+    in the matrix."""
+    return sample(image, positions(displacement, matrix), mode, outside, out=out)
 
 
 def positions(displacement: Tensor, matrix: Tensor) -> Tensor:
@@ -112,20 +100,18 @@ def positions(displacement: Tensor, matrix: Tensor) -> Tensor:
     return torch.einsum("ab,nb...->na...", linear, coords) + offset.view(1, d, *[1] * d)
 
 
-def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+@primitive("image", to=("matrix",))
+def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...], *, out: Tensor | None = None) -> Tensor:
     """`image` (1, 1, *grid) read at `matrix` x for every voxel x of a grid of the given shape: (1, 1, *shape).
 
     matrix: (D+1, D+1) float64, index of that grid -> index of the image. 0 outside the image. Differentiable in the
-    matrix."""
-    if on_kernels(image):
-        from stepwarp.geometry import cpu_sampling
-
-        return cpu_sampling.WarpLinear.apply(image, matrix, shape)
-    still = torch.zeros(1, len(shape), *shape, device=image.device)
-    return warp(image, still, matrix)
+    matrix, where a back end may take the half voxel beyond the outermost centres for flat."""
+    still = torch.zeros(1, len(shape), *shape, device=image.device, dtype=_at_least_single(image))
+    return warp(image, still, matrix, out=out)
 
 
-def compose(outer: Tensor, inner: Tensor, matrix: Tensor | None = None) -> Tensor:
+@primitive("outer", "inner", to=("outer", "inner"))
+def compose(outer: Tensor, inner: Tensor, matrix: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
     """The displacement of x -> outer(inner(x)), (B, D, *inner's grid) in voxels of the inner one's grid.
 
     outer, inner: (B, D, *grid) in voxels of their own grids. matrix: (D+1, D+1), index of the inner one's grid -> index
@@ -135,44 +121,44 @@ def compose(outer: Tensor, inner: Tensor, matrix: Tensor | None = None) -> Tenso
         matrix = torch.eye(d + 1, dtype=torch.float64)
     else:
         outer = _in_voxels_of(matrix, outer)
-    return inner + warp(outer, inner, matrix, outside="border")
+    return into(out, inner + warp(outer, inner, matrix, outside="border"))
 
 
-def compose_step(displacement: Tensor, step: Tensor, scale: float, longest: float) -> Tensor:
-    """x -> x + u(x) after a step x -> x + s(x): the displacement of u o s, (1, D, *grid).
+@primitive("displacement", "step")
+def compose_step(
+    displacement: Tensor, step: Tensor, scale: Tensor | float, longest: float, *, out: Tensor | None = None
+) -> Tensor:
+    """x -> x + u(x) after a step x -> x + s(x): the displacement of u o s, (B, D, *grid).
 
-    s is `scale` times `step`, and shortened to `longest` voxels where it is longer than that."""
-    if on_kernels(displacement, step):
-        from stepwarp.geometry import cpu_sampling
-
-        return cpu_sampling.compose_step(displacement, step, scale, longest)
+    s is `scale`, which may be a tensor of no axes, times `step`, and shortened to `longest` voxels where it is longer
+    than that."""
     step = step * scale
     length = step.square().sum(1, keepdim=True).add(1e-12).sqrt()
-    return compose(displacement, step * (longest / length).clamp_max(1))
+    return compose(displacement, step * (longest / length).clamp_max(1), out=out)
 
 
-def scaled_gradient(factor: Tensor, image: Tensor) -> Tensor:
-    """`factor` (1, 1, *grid) times the gradient of `image` (1, 1, *grid) per voxel: (1, D, *grid).
+@primitive("factor", "image")
+def scaled_gradient(factor: Tensor, image: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """`factor` (B, 1, *grid) times the gradient of `image` (B, 1, *grid) per voxel: (B, D, *grid).
 
     Central differences, one-sided at the border. Where factor is dE/d image, this is dE/d displacement for a step
     composed on the inside of the image's own warp."""
-    if on_kernels(factor, image):
-        from stepwarp.geometry import cpu
-
-        return cpu.scaled_gradient(factor, image)
     slopes = [
         torch.gradient(image, dim=axis)[0] if image.shape[axis] > 1 else torch.zeros_like(image)
         for axis in range(2, image.ndim)
     ]
-    return factor * torch.cat(slopes, 1)
+    return into(out, factor * torch.cat(slopes, 1))
 
 
-def resize_displacement(displacement: Tensor, shape: tuple[int, ...], matrix: Tensor) -> Tensor:
+@primitive("displacement", to=("displacement",))
+def resize_displacement(
+    displacement: Tensor, shape: tuple[int, ...], matrix: Tensor, *, out: Tensor | None = None
+) -> Tensor:
     """A displacement (B, D, *grid) read on another grid of the given shape and expressed in that grid's voxels.
 
     matrix: (D+1, D+1), index of the new grid -> index of the displacement's grid."""
     still = torch.zeros(1, len(shape), *shape, device=displacement.device, dtype=displacement.dtype)
-    return warp(_in_voxels_of(matrix, displacement), still, matrix, outside="border")
+    return warp(_in_voxels_of(matrix, displacement), still, matrix, outside="border", out=out)
 
 
 def _in_voxels_of(matrix: Tensor, displacement: Tensor) -> Tensor:
@@ -194,7 +180,12 @@ def average_pool(image: Tensor, factors: tuple[int, ...]) -> Tensor:
 
 
 def _indices_like(displacement: Tensor) -> Tensor:
-    """The index of every voxel, (1, D, *grid), in single precision at least: half counts no further than 2048."""
-    dtype = torch.promote_types(displacement.dtype, torch.float32)
+    """The index of every voxel, (1, D, *grid)."""
+    dtype = _at_least_single(displacement)
     axes = [torch.arange(n, device=displacement.device, dtype=dtype) for n in displacement.shape[2:]]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def _at_least_single(values: Tensor) -> torch.dtype:
+    """What to count voxels in: half precision counts no further than 2048."""
+    return torch.promote_types(values.dtype, torch.float32)

@@ -26,11 +26,10 @@ from numba.core import config
 
 from stepwarp import system_locks
 
-#: The modules that define kernels. By name: those of `losses` lie above this layer.
-_MODULES = ("geometry.cpu", "geometry.cpu_planes", "geometry.cpu_sampling", "losses.cpu")
-_PACKAGE = Path(__file__).parents[1]
+#: The back end, each file of which may define kernels.
+_FOLDER = Path(__file__).parent
 _SECONDS_BETWEEN_LINES = 5
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from stepwarp.geometry import kernel_files; "
+_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from stepwarp.kernels.cpu import kernel_files; "
 _CHILD += "kernel_files.fill(sys.argv[2])"
 
 _log = logging.getLogger("stepwarp")
@@ -70,9 +69,9 @@ def where() -> tuple[Path | None, bool]:
 def fill(folder: str) -> None:
     """What the process that compiles does; it says on stdout how far it is."""
     os.umask(0o022)
-    for module in _MODULES:
-        importlib.import_module(f"stepwarp.{module}")
-    from stepwarp.geometry.kernels import compile_all
+    for source in _sources():
+        importlib.import_module(".".join((__package__, *source.relative_to(_FOLDER).with_suffix("").parts)))
+    from stepwarp.kernels.cpu.compiled import compile_all
 
     compile_all(Path(folder), lambda done, total: print(done, total, flush=True))
 
@@ -107,7 +106,7 @@ def _places() -> Iterator[Path]:
     """Where the folder may be, the best place first."""
     if config.CACHE_DIR:
         yield Path(config.CACHE_DIR).absolute()
-    yield _PACKAGE / "geometry" / "__pycache__"
+    yield _FOLDER / "__pycache__"
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111  # there may be none
     if home.is_absolute():
         yield home / "stepwarp"
@@ -137,12 +136,15 @@ def _can_be_made(place: Path) -> bool:
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
+def _sources() -> list[Path]:
+    return sorted(source for source in _FOLDER.rglob("*.py") if source.name != "__init__.py")
+
+
 @cache
 def _name(processor: tuple[Any, ...]) -> str:
     """One for everything that the machine code depends on."""
-    sources = [_PACKAGE / f"{module.replace('.', '/')}.py" for module in (*_MODULES, "geometry.kernels")]
     content = hashlib.sha256(repr((numba.__version__, llvmlite.__version__, sys.version, processor)).encode())
-    for source in sources:
+    for source in _sources():
         content.update(source.read_bytes())
     return f"stepwarp-kernels-{content.hexdigest()[:20]}"
 

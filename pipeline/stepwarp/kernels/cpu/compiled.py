@@ -1,5 +1,5 @@
-"""How the kernels of the processor (`cpu*.py`) become machine code: compiled once, by a process of its own, and ever
-after loaded from files.
+"""How the kernels of this package become machine code: compiled once, by a process of its own, and ever after loaded
+from files.
 
 What numba compiles in a process and what it loads from its cache are not the same instructions: a process that
 compiles also holds a kernel's inner loop as it was first translated, and links that, where one that loads links the
@@ -21,7 +21,7 @@ from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
-from stepwarp.geometry import kernel_files, threading_layer
+from stepwarp.kernels.cpu import kernel_files, threading_layer
 
 #: Arguments of kernels: scalars, and contiguous arrays of so many axes.
 SINGLE, WHOLE, TRUTH = float32, int64, boolean

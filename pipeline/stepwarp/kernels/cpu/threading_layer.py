@@ -59,7 +59,8 @@ def on_fork(forget: Callable[[], None]) -> None:
         if _started_in is not None and not _survives_fork():
             forget()
 
-    os.register_at_fork(after_in_child=in_child)
+    if hasattr(os, "register_at_fork"):  # Windows does not fork
+        os.register_at_fork(after_in_child=in_child)
 
 
 def _survives_fork() -> bool:
