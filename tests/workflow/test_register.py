@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset
+from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset, preset
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels, read_transform, write_volume
@@ -171,6 +171,24 @@ def test_the_record_says_all_and_fits_into_json(tmp_path, brains, run, recipe):
     assert record["verdict"]["status"] in ("pass", "check", "fail")
     assert record["threads"] == 1
     assert record["kernels"] == "cpu"
+
+
+def test_the_record_holds_the_whole_recipe_and_what_was_set_and_makes_a_preset(tmp_path, run, recipe):
+    own = tmp_path / "own.yaml"
+    own.write_text(json.dumps(recipe.model_dump(mode="json")))
+    settings = run(preset=own, set=["levels.0.iterations=1", "deformable.radius=1"], affine_only=True).record[
+        "settings"
+    ]
+    assert settings["preset"] == str(own)
+    assert settings["set"] == ["levels.0.iterations=1", "deformable.radius=1"]
+    assert (settings["weights"], settings["steps"], settings["refine"], settings["escalate"]) == (
+        None,
+        None,
+        True,
+        True,
+    )
+    own.write_text(json.dumps({stage: settings[stage] for stage in ("affine", "deformable")}))
+    assert preset(own) == preset(recipe, settings["set"])
 
 
 def test_progress_arrives_in_order_and_ends_where_it_said(run):

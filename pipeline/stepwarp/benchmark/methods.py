@@ -21,6 +21,15 @@ _KEPT = ("version", "network", "settings", "device", "versions", "stages", "stop
 _NETWORK, _LABELS = "brain-t1", "brain-t1-labels"
 
 
+def _work(preset: str) -> float:
+    """Of a preset, about, in steps of voxels of 1 mm."""
+    return sum(level.iterations / level.mm**3 for level in load_preset(preset).deformable.levels)
+
+
+#: From the quickest on, as tables list them.
+_PRESETS = sorted(PRESETS, key=_work)
+
+
 @dataclass(frozen=True, eq=False)
 class StepwarpMethod:
     """stepwarp with one of its presets, or its affine alone, on images in memory; on a GPU if one is to be seen.
@@ -73,7 +82,7 @@ def _with_network(name: str, weights: str) -> tuple[StepwarpMethod, ...]:
     alone = StepwarpMethod(name, f"stepwarp {weights} alone", "fast", weights=weights, refine=False)
     return alone, *(
         StepwarpMethod(f"{name}-{preset}", f"stepwarp {weights}, then {preset}", preset, weights=weights)
-        for preset in PRESETS
+        for preset in _PRESETS
     )
 
 
@@ -81,7 +90,7 @@ OWN: Mapping[str, Method] = {
     method.name: method
     for method in (
         StepwarpMethod("stepwarp-affine", "stepwarp affine", "default", affine_only=True),
-        *(StepwarpMethod(f"stepwarp-{preset}", f"stepwarp {preset}", preset) for preset in PRESETS),
+        *(StepwarpMethod(f"stepwarp-{preset}", f"stepwarp {preset}", preset) for preset in _PRESETS),
         *_with_network("stepwarp-network", _NETWORK),
         *_with_network("stepwarp-labels", _LABELS),
     )
