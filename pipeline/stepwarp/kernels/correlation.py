@@ -34,6 +34,7 @@ class _Kept(torch.autograd.Function):
     @staticmethod
     def forward(ctx, value: Callable, with_gradients: Callable[..., tuple[Tensor | None, ...]], *arguments) -> Tensor:
         found, *ctx.gradients = with_gradients(ctx.needs_input_grad[2:4], *arguments)
+        assert found is not None
         return found
 
     @staticmethod

@@ -245,10 +245,10 @@ def _iterate(
     level: Level, sides: tuple[_Side, _Side], rooms: list[_Rooms], similarity: Similarity, settings: DeformableSettings
 ) -> Tensor:
     """One step of both fields; the loss before it, which nothing here waits for."""
-    images = [side.warped(room.image) for side, room in zip(sides, rooms, strict=True)]
+    fixed, moved = (side.warped(room.image) for side, room in zip(sides, rooms, strict=True))
     masks = [mask for side in sides if (mask := side.warped_mask()) is not None]
     weight = masks[0] * masks[-1] if len(masks) == 2 else masks[0] if masks else None
-    loss, *forces = similarity.forces(*images, weight, (rooms[0].force, rooms[1].force))
+    loss, *forces = similarity.forces(fixed, moved, weight, (rooms[0].force, rooms[1].force))
     steps = []
     for side, room, force in zip(sides, rooms, forces, strict=True):
         if settings.regularity != "none":

@@ -36,7 +36,7 @@ inlined = njit(fastmath=FAST, error_model="numpy", nogil=True, inline="always")
 
 Signature = tuple[Any, ...]
 #: Every kernel of this process with the arguments that it is compiled for.
-_KERNELS: list[tuple[Dispatcher, tuple[Signature, ...]]] = []
+_KERNELS: list[tuple[Any, tuple[Signature, ...]]] = []
 
 
 def compiled(*signatures: Signature) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -45,9 +45,9 @@ def compiled(*signatures: Signature) -> Callable[[Callable[..., None]], Callable
     Others work too, and are compiled by each process that meets them."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        kernel = njit(parallel=True, fastmath=FAST, error_model="numpy", nogil=True)(function)
+        kernel: Any = njit(parallel=True, fastmath=FAST, error_model="numpy", nogil=True)(function)
         if isinstance(kernel, Dispatcher):  # a plain function where the user has set NUMBA_DISABLE_JIT
-            kernel._cache = _Files(f"{function.__module__}.{function.__name__}", signatures)
+            kernel._cache = _Files(f"{function.__module__}.{function.__name__}", signatures)  # type: ignore[attr-defined]
             _KERNELS.append((kernel, signatures))
         return kernel
 

@@ -47,7 +47,7 @@ def correlation_with_gradients(
     known: Tensor | None,
     radius: int,
     epsilon: float,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     """Both passes; the gradient of the fixed image costs the least of them."""
     value, to_moved, *to_fixed = _with_gradients(2 if wanted[0] else 1, fixed, moved, weight, known, radius, epsilon)
     return value, to_fixed[0] if to_fixed else None, to_moved

@@ -42,7 +42,8 @@ class LNCC(Similarity):
         known = of_fixed(fixed, weight, self.radius, self.epsilon)
 
         def dissimilarity(moved: Tensor) -> Tensor:
-            f, w, k = (None if t is None else t.expand(len(moved), *t.shape[1:]) for t in (fixed, weight, known))
+            f, k = (each.expand(len(moved), *each.shape[1:]) for each in (fixed, known))
+            w = None if weight is None else weight.expand(len(moved), *weight.shape[1:])
             return correlation(f, moved, w, k, self.radius, self.epsilon).mean()
 
         return dissimilarity
