@@ -17,7 +17,7 @@ from stepwarp.recipes import Strict, first_problem, nearest
 
 
 @dataclass(frozen=True)
-class Shown:
+class OptionHelp:
     """How the command line shows an option: its help, its value in capitals, and what holds where it is not given."""
 
     help: str
@@ -43,33 +43,34 @@ class RegisterOptions(Strict):
 
     preset: Annotated[
         str | Path | Preset,
-        Shown(f"How far it goes: {_PRESETS}. Or a YAML file of one's own.", "NAME|FILE"),
+        OptionHelp(f"How far it goes: {_PRESETS}. Or a YAML file of one's own.", "NAME|FILE"),
     ] = "default"
     set: Annotated[
         Texts,
-        Shown(
+        OptionHelp(
             "Change a setting of the preset, at its place in the file: deformable.levels.0.iterations=50; repeatable.",
             "A.B=C",
             False,
         ),
     ] = ()
-    affine_only: Annotated[bool, Shown("Stop after the linear stage.")] = False
+    affine_only: Annotated[bool, OptionHelp("Stop after the linear stage.")] = False
     transform: Annotated[
-        LinearKind, Shown("What the linear stage may do: move; also scale; also stretch and shear.")
+        LinearKind, OptionHelp("What the linear stage may do: move; also scale; also stretch and shear.")
     ] = "affine"
     similarity: Annotated[
-        SimilarityName | None, Shown(f"What makes two images alike: {_SIMILARITIES}.", default="the preset's, lncc")
+        SimilarityName | None,
+        OptionHelp(f"What makes two images alike: {_SIMILARITIES}.", default="the preset's, lncc"),
     ] = None
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], Shown("Where to compute. auto: on a CUDA GPU if there is one.")
+        Literal["auto", "cpu", "cuda"], OptionHelp("Where to compute. auto: on a CUDA GPU if there is one.")
     ] = "auto"
-    threads: Annotated[int | None, Field(ge=1), Shown("CPU threads.", "N", "all that this process may use")] = None
+    threads: Annotated[int | None, Field(ge=1), OptionHelp("CPU threads.", "N", "all that this process may use")] = None
     time_budget: Annotated[
-        float | None, Shown("Of each pair: start no further iteration after this time.", "SECONDS", "none")
+        float | None, OptionHelp("Of each pair: start no further iteration after this time.", "SECONDS", "none")
     ] = None
     weights: Annotated[
         Any,
-        Shown(
+        OptionHelp(
             "A network that goes on from the affine: a file of stepwarp train, of icon_registration or of uniGradICON, "
             "or the name of weights that come with stepwarp. The preset then refines what it found.",
             "FILE|NAME",
@@ -79,14 +80,14 @@ class RegisterOptions(Strict):
     steps: Annotated[
         int | None,
         Field(ge=1),
-        Shown("How often the network runs each step that it repeats.", "N", "as the weights say"),
+        OptionHelp("How often the network runs each step that it repeats.", "N", "as the weights say"),
     ] = None
-    refine: Annotated[bool, Shown("Go on with the preset from what the network found.")] = True
-    escalate: Annotated[bool, Shown("Where the verdict is fail, make a second, more thorough try.")] = True
-    trace: Annotated[bool, Shown("Keep what every step found.")] = False
+    refine: Annotated[bool, OptionHelp("Go on with the preset from what the network found.")] = True
+    escalate: Annotated[bool, OptionHelp("Where the verdict is fail, make a second, more thorough try.")] = True
+    trace: Annotated[bool, OptionHelp("Keep what every step found.")] = False
     trust: Annotated[
         Texts,
-        Shown(
+        OptionHelp(
             "Where the voxels lie, for files whose sform and qform contradict each other or are both unset; base: the "
             "voxel sizes alone. FILE=: of that file alone (path or name; may be repeated). Files whose header is in "
             "order are not touched.",
@@ -96,7 +97,7 @@ class RegisterOptions(Strict):
     ] = ()
     outside: Annotated[
         float | None,
-        Shown(
+        OptionHelp(
             "What images become where the moving image ends, such as -1000 for the air of a CT; nan for nothing. "
             "Label maps become 0.",
             "VALUE",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Step:
+class ProgressReport:
     """One report: `done` of `total` units of a stage, with the loss where the stage has one."""
 
     stage: str
@@ -17,7 +17,7 @@ class Step:
     loss: float | None = None
 
 
-Progress = Callable[[Step], None]
+Progress = Callable[[ProgressReport], None]
 
 
 def is_over(deadline: float | None) -> bool:
@@ -25,5 +25,5 @@ def is_over(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() > deadline
 
 
-def silent(step: Step) -> None:
+def silent(step: ProgressReport) -> None:
     """Nobody is waiting."""

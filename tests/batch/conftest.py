@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from stepwarp.batch.places import Places
+from stepwarp.batch.places import BatchPlaces
 from stepwarp.batch.settings import damage
 from stepwarp.files import read_image, sha256, write_volume
 from stepwarp.geometry import Image
@@ -119,7 +119,7 @@ def start(tmp_path):
 def _finished(out: Path) -> dict[str, int]:
     """Case -> inode of its record, of all results under a final name; each is whole and what was written."""
     found = {}
-    for folder in Places(out).cases.glob("*"):
+    for folder in BatchPlaces(out).cases.glob("*"):
         if not folder.name.startswith("."):
             record = json.loads((folder / "registration.json").read_text())
             assert record["batch"]["case"] == folder.name

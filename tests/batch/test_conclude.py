@@ -9,8 +9,8 @@ import pytest
 
 from stepwarp.batch.bids import Names, check_names, publish
 from stepwarp.batch.conclude import MEASURES, conclude, csv_of, row_of, summarise
-from stepwarp.batch.places import Places
-from stepwarp.batch.plan import Case, Job
+from stepwarp.batch.places import BatchPlaces
+from stepwarp.batch.plan import BatchCase, Job
 from stepwarp.errors import InputError, OutputError
 
 FILES = ("0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz", "Warped.nii.gz", "Jacobian.nii.gz")
@@ -38,8 +38,8 @@ def record(status, lncc, *, seed=0, preset="fast", affine_only=False):
 
 
 @pytest.fixture
-def places(tmp_path) -> Places:
-    found = Places(tmp_path / "out")
+def places(tmp_path) -> BatchPlaces:
+    found = BatchPlaces(tmp_path / "out")
     records = {
         "good": record("pass", 0.9),
         "better": record("pass", 0.95),
@@ -141,7 +141,7 @@ def test_the_page_holds_everything_and_runs_nothing_of_it(places):
 
 def case_of(places, name, fixed, moving):
     images = {"fixed": places.out / fixed, "moving": places.out / moving}
-    return Case(name, "run", job=Job(name, places.case(name), images, {}, {}, {}))
+    return BatchCase(name, "run", job=Job(name, places.case(name), images, {}, {}, {}))
 
 
 @pytest.mark.parametrize(

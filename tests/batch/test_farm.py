@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from stepwarp.batch.farm import Farm, Size, workers
-from stepwarp.batch.places import Places
+from stepwarp.batch.farm import Farm, FarmSize, workers
+from stepwarp.batch.places import BatchPlaces
 from stepwarp.errors import InputError
 
-SIZE = Size(0, 4, 2000, None)
+SIZE = FarmSize(0, 4, 2000, None)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ SIZE = Size(0, 4, 2000, None)
 )
 def test_the_script_of_a_job(tmp_path, system, lines):
     options = {"queue": "long", "walltime": "04:00:00", "interface": "lo"}
-    with workers(Farm(system=system, options=options), SIZE, Places(tmp_path)) as crew:
+    with workers(Farm(system=system, options=options), SIZE, BatchPlaces(tmp_path)) as crew:
         script = crew.client.cluster.job_script()
         assert crew.present() == 0
     assert [line for line in lines if line not in script] == []
@@ -32,20 +32,20 @@ def test_the_script_of_a_job(tmp_path, system, lines):
 def test_options_that_there_are_not(tmp_path):
     farm = Farm(system="slurm", options={"qeue": "long"})
     said = r"dask-jobqueue does not take it \(Got unexpected.*'qeue'\)"
-    with pytest.raises(InputError, match=said), workers(farm, SIZE, Places(tmp_path)):
+    with pytest.raises(InputError, match=said), workers(farm, SIZE, BatchPlaces(tmp_path)):
         pass
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch):
     monkeypatch.setattr("stepwarp.batch.farm._CONNECT_SECONDS", 0.2)
     farm, said = Farm(scheduler="tcp://127.0.0.1:9"), r"tcp://127\.0\.0\.1:9: no Dask scheduler answers there"
-    with pytest.raises(InputError, match=said), workers(farm, SIZE, Places(tmp_path)):
+    with pytest.raises(InputError, match=said), workers(farm, SIZE, BatchPlaces(tmp_path)):
         pass
 
 
 def test_workers_keep_no_call_stacks(tmp_path):
     """Those of an hour would grow for as long as a batch runs."""
-    with workers(Farm(), Size(1, 1, 2000, 8000), Places(tmp_path)) as crew:
+    with workers(Farm(), FarmSize(1, 1, 2000, 8000), BatchPlaces(tmp_path)) as crew:
         crew.client.wait_for_workers(1, timeout=60)
         crew.client.submit(time.sleep, 3).result()
         assert crew.client.profile()["count"] == 0

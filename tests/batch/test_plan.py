@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from stepwarp.batch.farm import Farm
-from stepwarp.batch.places import Places
-from stepwarp.batch.plan import Case, Source, plan, refuse_replacing
+from stepwarp.batch.places import BatchPlaces
+from stepwarp.batch.plan import BatchCase, CaseSource, plan, refuse_replacing
 from stepwarp.batch.settings import check, difference, identity, key_of
 from stepwarp.config import preset
 from stepwarp.data.manifest import Manifest, PairEntry, ScanEntry
@@ -31,19 +31,19 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def source(root) -> Source:
+def source(root) -> CaseSource:
     images = {name: ScanEntry(image=f"{name}.nii.gz", subject=name) for name in "abc"}
     images["a"] = images["a"].model_copy(update={"mask": "m.nii.gz"})
     pairs = tuple(PairEntry(id=f"{one}_{other}", fixed=one, moving=other) for one, other in ("ab", "bc"))
-    return Source(Manifest(name="study", images=images, pairs=pairs), root)
+    return CaseSource(Manifest(name="study", images=images, pairs=pairs), root)
 
 
 @pytest.fixture
-def places(tmp_path) -> Places:
-    return Places(tmp_path / "out")
+def places(tmp_path) -> BatchPlaces:
+    return BatchPlaces(tmp_path / "out")
 
 
-def pretend(places: Places, case: Case) -> None:
+def pretend(places: BatchPlaces, case: BatchCase) -> None:
     """Leave what a registration of the case leaves."""
     folder = places.case(case.id)
     folder.mkdir(parents=True)
@@ -230,7 +230,7 @@ def test_the_number_of_workers_follows_cores_and_memory(monkeypatch):
     from stepwarp.batch import farm
 
     monkeypatch.setattr(farm.limits, "processors", lambda: 8)
-    brain = Case("a", "run", voxels=11_000_000)  # two brains of 1 mm
+    brain = BatchCase("a", "run", voxels=11_000_000)  # two brains of 1 mm
     assert 1800 < brain.memory_mib < 2600
     sizes = {}
     for free in (4_000, 100_000):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from stepwarp.batch import run as module
-from stepwarp.batch.places import Places
+from stepwarp.batch.places import BatchPlaces
 from stepwarp.batch.plan import Job
 from stepwarp.errors import OutputError, RegistrationError
 
@@ -54,10 +54,10 @@ class Crew:
 
 
 @pytest.fixture
-def places(tmp_path, monkeypatch) -> Places:
+def places(tmp_path, monkeypatch) -> BatchPlaces:
     monkeypatch.setattr(module, "_PAUSE", 0.01)
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.005)
-    found = Places(tmp_path)
+    found = BatchPlaces(tmp_path)
     found.failures.mkdir()
     return found
 

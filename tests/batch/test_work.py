@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import stepwarp
-from stepwarp.batch.places import Places
-from stepwarp.batch.plan import Job, Source, plan
+from stepwarp.batch.places import BatchPlaces
+from stepwarp.batch.plan import CaseSource, Job, plan
 from stepwarp.batch.settings import parts_of
 from stepwarp.batch.study import Batch
 from stepwarp.batch.work import failure, work
@@ -122,9 +122,9 @@ def test_a_file_that_changes_before_or_while_it_is_read_leaves_no_result(tmp_pat
 @pytest.mark.data
 @pytest.mark.usefixtures("one_thread")
 def test_a_case_from_start_to_end(study, tmp_path, look, monkeypatch):
-    places = Places(tmp_path / "out")
+    places = BatchPlaces(tmp_path / "out")
     places.cases.mkdir(parents=True)
-    source = Source(read_manifest(study), study.parent, only=("1000_1001",))
+    source = CaseSource(read_manifest(study), study.parent, only=("1000_1001",))
     settings = RegisterOptions(preset="fast", affine_only=True, device="cpu")
     (case,) = plan(source, settings, places)
     found = work(case.job)

@@ -12,7 +12,7 @@ import pytest
 
 from stepwarp.benchmark import runner, study
 from stepwarp.benchmark.runner import Forecast
-from stepwarp.benchmark.study import Study, ask
+from stepwarp.benchmark.study import BenchmarkStudy, ask
 from stepwarp.errors import OutputError
 from stepwarp.files.lock import locked
 
@@ -21,7 +21,7 @@ STAND_INS = Path(__file__).parent / "stand_ins.py"
 
 def benchmark(manifest, methods, *, out, data, baseline="identity", threads=None, gpu=True, **told):
     """All of a benchmark, as the command makes it; its summary."""
-    chosen = Study.of(manifest, methods, baseline=baseline)
+    chosen = BenchmarkStudy.of(manifest, methods, baseline=baseline)
     asked = ask(out, threads=threads, gpu=gpu)
     runner.run(chosen.plan(data, asked), asked, **told)
     return chosen.conclude(out)
@@ -79,13 +79,13 @@ def test_a_study_from_manifest_to_page(one_pair, tmp_path, stand_ins):
     # The same call again runs what failed, and nothing else.
     _again(one_pair, out, names)
     # A summary is of all that is there, whatever this call was about.
-    assert set(Study.of(one_pair, ["identity"], baseline="tiny").conclude(out)["methods"]) == set(names)
+    assert set(BenchmarkStudy.of(one_pair, ["identity"], baseline="tiny").conclude(out)["methods"]) == set(names)
     (out / "cases" / "s0_s1__tiny.json").unlink()
     assert _again(one_pair, out, names)["tiny"] == "judge"
 
 
 def _again(manifest, out, names):
-    cases = Study.of(manifest, names).plan(manifest.parent, ask(out, threads=2, gpu=False))
+    cases = BenchmarkStudy.of(manifest, names).plan(manifest.parent, ask(out, threads=2, gpu=False))
     found = {case.method.name: case.todo for case in cases}
     assert found | {"tiny": None} == {
         "centre-of-mass": "done",
@@ -109,7 +109,7 @@ def test_kill_9_loses_the_case_in_hand_and_leaves_no_process(one_pair, tmp_path,
     running = [int(pid) for pid in pids.read_text().split()]
     assert len(running) == 2  # the method, and the program that it had started
     _wait_until(lambda: not any(_is_alive(pid) for pid in running), 10)
-    cases = Study.of(one_pair, ["identity", "endless"]).plan(
+    cases = BenchmarkStudy.of(one_pair, ["identity", "endless"]).plan(
         one_pair.parent, ask(out, threads=1, gpu=False, pictures=False)
     )
     assert [(found.todo, found.why) for found in cases] == [("done", ""), ("run", "")]
@@ -144,7 +144,7 @@ def test_half_written_files_of_a_killed_run_are_removed_and_not_read(one_pair, t
 
 def test_a_summary_of_nothing_says_so(one_pair, tmp_path):
     with pytest.raises(study.InputError, match="holds no case of 'blobs'"):
-        Study.of(one_pair).conclude(tmp_path)
+        BenchmarkStudy.of(one_pair).conclude(tmp_path)
 
 
 def test_the_time_left_is_that_of_the_methods():

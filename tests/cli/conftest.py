@@ -49,14 +49,14 @@ def fake_register(monkeypatch, record):
     """Stands in for `register` of the workflow: `.calls`, `.saved` and `.traced` tell what it was called with, `.error`
     is what it raises, `.record` what it returns."""
     import stepwarp.workflow.register as module
-    from stepwarp.progress import Step
+    from stepwarp.progress import ProgressReport
 
     fake = SimpleNamespace(calls=[], saved=[], traced=[], error=None, record=record)
 
     def register(fixed, moving, *, progress, **options):
         fake.calls.append({"fixed": fixed, "moving": moving, **options})
-        progress(Step("affine", 0, 2))
-        progress(Step("affine", 1, 2, 0.25))
+        progress(ProgressReport("affine", 0, 2))
+        progress(ProgressReport("affine", 1, 2, 0.25))
         if fake.error:
             raise fake.error
         return SimpleNamespace(record=fake.record, save=save, save_trace=save_trace)

@@ -94,10 +94,10 @@ def test_choices_are_those_of_the_settings(run):
 
     from stepwarp.cli import apply as command
     from stepwarp.files import Trust
-    from stepwarp.options import RegisterOptions, Shown
+    from stepwarp.options import OptionHelp, RegisterOptions
     from stepwarp.workflow import apply
 
-    (shown,) = (each for each in RegisterOptions.model_fields["trust"].metadata if isinstance(each, Shown))
+    (shown,) = (each for each in RegisterOptions.model_fields["trust"].metadata if isinstance(each, OptionHelp))
     assert shown.metavar == f"[FILE=]{'|'.join(get_args(Trust))}"
     assert get_type_hints(apply.apply)["source"] == command.Side | None
     listed = " ".join(run("register", "--help").out.split())

@@ -2,15 +2,15 @@ import io
 import sys
 
 from stepwarp.cli.progress import _LineNowAndThen, shown_progress
-from stepwarp.progress import Step
+from stepwarp.progress import ProgressReport
 
 
 def test_lines_come_when_a_stage_begins_and_every_few_seconds(capsys):
     seconds = iter([0, 1, 4, 6, 7, 12, 13])
     show = _LineNowAndThen(clock=lambda: next(seconds))
     for done in range(6):
-        show(Step("deformable 4 mm", done, 10, 0.5 - done / 100))
-    show(Step("write", 0, 1))
+        show(ProgressReport("deformable 4 mm", done, 10, 0.5 - done / 100))
+    show(ProgressReport("write", 0, 1))
     assert capsys.readouterr().err.splitlines() == [
         "deformable 4 mm",
         "  deformable 4 mm 3/10, loss 0.4700, about 14 s left",
@@ -21,14 +21,18 @@ def test_lines_come_when_a_stage_begins_and_every_few_seconds(capsys):
 
 def test_end_of_a_stage_of_several_is_no_new_stage(capsys):
     with shown_progress() as show:
-        for step in (Step("deformable", 0, 1), Step("deformable 4 mm", 0, 2), Step("deformable", 1, 1)):
+        for step in (
+            ProgressReport("deformable", 0, 1),
+            ProgressReport("deformable 4 mm", 0, 2),
+            ProgressReport("deformable", 1, 1),
+        ):
             show(step)
     assert capsys.readouterr().err.splitlines() == ["deformable", "deformable 4 mm"]
 
 
 def test_silence(capsys):
     with shown_progress(silent=True) as show:
-        show(Step("read", 0, 1))
+        show(ProgressReport("read", 0, 1))
     assert capsys.readouterr() == ("", "")
 
 
@@ -38,7 +42,12 @@ def test_bars_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with shown_progress() as show:
-        for step in (Step("affine", 0, 4), Step("affine", 3, 4, 0.125), Step("write", 0, 1), Step("write", 1, 1)):
+        for step in (
+            ProgressReport("affine", 0, 4),
+            ProgressReport("affine", 3, 4, 0.125),
+            ProgressReport("write", 0, 1),
+            ProgressReport("write", 1, 1),
+        ):
             show(step)
     text = terminal.getvalue()
     assert "loss 0.1250" in text

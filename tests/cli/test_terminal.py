@@ -10,7 +10,7 @@ from rich.table import Table
 
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import cell, console, guarded_streams, say, say_json, tell
-from stepwarp.progress import Step
+from stepwarp.progress import ProgressReport
 
 EVIL = "\x1b]0;title\x1b\\\x1b[2J\x9b\u202e\nverdict pass [bold]"
 SHOWN = "\\x1b]0;title\\x1b\\\\x1b[2J\\x9b\\u202e\\nverdict pass [bold]"
@@ -54,9 +54,9 @@ def test_tables_and_bars_keep_their_own_colours_only(monkeypatch):
         table.add_row("[red]\x1b]0;no cell\x1b\\[/]")
         console(width=200).print(table)
         with shown_progress() as show:
-            show(Step(EVIL, 0, 2))
+            show(ProgressReport(EVIL, 0, 2))
             print(EVIL, file=sys.stderr)
-            show(Step(EVIL, 2, 2))
+            show(ProgressReport(EVIL, 2, 2))
     text = terminal.getvalue()
     assert SHOWN in text
     assert "\x1b[31m" in text

@@ -10,7 +10,7 @@ from stepwarp.mnist.config import read_settings
 from stepwarp.mnist.models import MODELS, TIED
 from stepwarp.mnist.page import write_report
 from stepwarp.mnist.probing import PROBES
-from stepwarp.mnist.study import Study
+from stepwarp.mnist.study import MnistStudy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, settings, digits, one_thread):
     """A study from the first network to the page, on strokes: itself, its summary, and when its files were written."""
-    study = Study.begun(tmp_path_factory.mktemp("study") / "mnist", settings, False, digits)
+    study = MnistStudy.begun(tmp_path_factory.mktemp("study") / "mnist", settings, False, digits)
     study.train()
     study.probe()
     study.evaluate()
@@ -63,7 +63,7 @@ def test_the_page_holds_everything_in_one_file(whole):
 
 def test_what_is_there_is_not_done_again(whole, settings, digits):
     study, _, before = whole
-    again = Study.begun(study.out, settings, False, digits)
+    again = MnistStudy.begun(study.out, settings, False, digits)
     again.train()
     again.probe()
     again.evaluate()
@@ -75,7 +75,7 @@ def test_what_is_missing_is_made_as_it_was(whole, settings, digits):
     path = study.result("h", 1)
     before = store.read_arrays(path)
     path.unlink()
-    Study.begun(study.out, settings, False, digits).probe()
+    MnistStudy.begun(study.out, settings, False, digits).probe()
     np.testing.assert_allclose(store.read_arrays(path)["swapped"], before["swapped"], atol=1e-6)
 
 
@@ -83,19 +83,19 @@ def test_other_settings_do_not_mix_with_what_is_there(whole, settings, digits, t
     study, _, _ = whole
     other = settings.model_copy(update={"diffusion": 0.1})
     with pytest.raises(OutputError, match="was made with other settings"):
-        Study.begun(study.out, other, False, digits)
-    fresh = Study.begun(tmp_path / "mnist", settings, True, digits)
+        MnistStudy.begun(study.out, other, False, digits)
+    fresh = MnistStudy.begun(tmp_path / "mnist", settings, True, digits)
     store.write_json(fresh.evaluation(TIED, 0), {"5": 1})
-    Study.begun(tmp_path / "mnist", other, True, digits, force=True)
+    MnistStudy.begun(tmp_path / "mnist", other, True, digits, force=True)
     assert not fresh.evaluation(TIED, 0).exists()
 
 
 def test_a_study_with_files_of_the_users_is_not_replaced(settings, digits, tmp_path):
-    Study.begun(tmp_path, settings, True, digits)
+    MnistStudy.begun(tmp_path, settings, True, digits)
     (tmp_path / "models" / "thesis.txt").write_text("precious")
     other = settings.model_copy(update={"diffusion": 0.1})
     with pytest.raises(OutputError, match=r"thesis\.txt: is no part of the study"):
-        Study.begun(tmp_path, other, True, digits, force=True)
+        MnistStudy.begun(tmp_path, other, True, digits, force=True)
     assert (tmp_path / "models" / "thesis.txt").read_text() == "precious"
 
 
@@ -103,15 +103,15 @@ def test_what_no_study_has_made_is_refused_and_stays(settings, digits, tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine").write_text("precious")
     with pytest.raises(OutputError, match="models: is there already"):
-        Study.begun(tmp_path, settings, True, digits, force=True)
+        MnistStudy.begun(tmp_path, settings, True, digits, force=True)
     (tmp_path / "study.json").write_text('{"subjects": 3}')
     with pytest.raises(OutputError, match="not that of a study of digits"):
-        Study.begun(tmp_path, settings, True, digits, force=True)
+        MnistStudy.begun(tmp_path, settings, True, digits, force=True)
     assert (tmp_path / "models" / "mine").read_text() == "precious"
 
 
 def test_a_page_can_be_made_before_anything_was_probed(settings, digits, tmp_path):
-    study = Study.begun(tmp_path / "mnist", settings, True, digits)
+    study = MnistStudy.begun(tmp_path / "mnist", settings, True, digits)
     study.train((TIED,))
     study.evaluate((TIED,), vary=False)
     summary = write_report(study)

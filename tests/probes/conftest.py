@@ -11,7 +11,7 @@ import stepwarp
 from stepwarp.geometry import Grid
 from stepwarp.kernels import sampling, smoothing
 from stepwarp.losses.similarities.ssd import SSD
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.registrar.steps import FieldMap, Images, Repeat, Step
 
 assert stepwarp  # before torch computes
@@ -81,8 +81,8 @@ def pairs(grid: Grid) -> tuple[Images, Images]:
 
 
 @pytest.fixture
-def objective() -> Objective:
-    return Objective(SSD(), "diffusion", 0.01)
+def objective() -> PairObjective:
+    return PairObjective(SSD(), "diffusion", 0.01)
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import torch
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.networks import Segmenter, UNet
 from stepwarp.probes.direction import FINAL, NEWTON, OF_ANOTHER, RAW, direction, smooth
-from stepwarp.probes.objective import Objective, State
+from stepwarp.probes.objective import PairObjective, State
 from stepwarp.probes.trajectory import Taken, trajectory, walk
 from stepwarp.registrar.steps import FieldMap, Guided, Images, Repeat, Segmented
 
-SSD_ALONE = Objective(SSD())
+SSD_ALONE = PairObjective(SSD())
 
 
 def test_gradient_descent_follows_the_gradient(descent, pairs):

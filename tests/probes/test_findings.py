@@ -5,7 +5,7 @@ import pytest
 
 from stepwarp.probes.findings import QUESTIONS, findings, value
 from stepwarp.probes.statistics import described, described_rows
-from stepwarp.probes.study import Subject, contrasts, path_probe, per_step_probe, retarget_probe
+from stepwarp.probes.study import ProbedSubject, contrasts, path_probe, per_step_probe, retarget_probe
 from stepwarp.registrar.steps import Images
 
 NOISE = 0.01 * np.random.default_rng(0).normal(size=6)
@@ -112,13 +112,13 @@ def test_what_is_not_defined_is_said():
 
 
 def test_a_study_of_an_ignorant_step_finds_it_out(ignorant, pairs, objective):
-    subject = Subject(ignorant, *pairs, objective)
+    subject = ProbedSubject(ignorant, *pairs, objective)
     assert "forgotten" not in findings("e", path_probe(subject))[0]
     assert "is not shown" in findings("h", retarget_probe(subject))[0]
     numbers = per_step_probe(subject)
     assert numbers["loss, maps of another pair"]["values"] == pytest.approx(numbers["loss, 1 x"]["values"][-1])
     with pytest.raises(ValueError, match="two or more"):
-        Subject(ignorant, *(Images(p.data[:1], p.grid) for p in pairs), objective)
+        ProbedSubject(ignorant, *(Images(p.data[:1], p.grid) for p in pairs), objective)
 
 
 def test_changed_contrasts_keep_the_background_and_the_range(pairs):

@@ -4,7 +4,7 @@ import torch
 
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.fixed_point import disturbed, path_independence, random_start, stays
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.optimisers import lbfgs
 from stepwarp.probes.trajectory import identity, rms
 from stepwarp.registrar.steps import FieldMap
@@ -14,7 +14,7 @@ def test_a_contraction_has_one_end_and_an_ignorant_step_keeps_its_distance(contr
     # Beyond the border nothing can be seen: the starts fade out there.
     fades = torch.hann_window(20)[:, None] * torch.hann_window(24)
     starts = {"random": FieldMap(fades * random_start(ramps, 1.0, 3.0, seed=1).displacement, ramps.grid)}
-    objective = Objective(SSD(), outside="border")
+    objective = PairObjective(SSD(), outside="border")
     contraction.outside = "border"
     found = path_independence(contraction, ramps, ramps, starts, objective)
     distance = found["random"]["distance"]
@@ -34,7 +34,7 @@ def test_ends_of_other_pairs_are_apart(descent, pairs, objective):
 
 
 def test_descent_stays_at_its_optimum_and_ignorance_does_not(descent, ignorant, pairs):
-    objective = Objective(SSD(), "diffusion", 0.0)
+    objective = PairObjective(SSD(), "diffusion", 0.0)
     optimum = lbfgs(objective, *pairs, 300).found
     step = descent(rate=2000)
     at_optimum, from_identity = (stays(step, *pairs, at, objective) for at in (optimum, identity(pairs[0])))

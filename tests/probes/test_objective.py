@@ -8,7 +8,7 @@ from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.mind import MIND
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarities.ssd import SSD
-from stepwarp.probes.objective import Objective, State, gauss_newton, inner, of_moved, of_regularity
+from stepwarp.probes.objective import PairObjective, State, gauss_newton, inner, of_moved, of_regularity
 from stepwarp.registrar.steps import FieldMap, Images
 
 
@@ -22,7 +22,7 @@ def test_gradient_is_that_of_a_displacement_composed_inside(pairs, random_field,
     """Against the change of the objective along a smooth direction near the gradient's own, by a central difference."""
     fixed = pairs[0]
     moving = Images(torch.roll(pairs[1].data, 1, 0), fixed.grid)  # so unlike that interpolation matters little
-    objective = Objective(similarity, "diffusion", weight)
+    objective = PairObjective(similarity, "diffusion", weight)
     u = 0.3 * random_field.expand(6, -1, -1, -1)
     gradient = objective.gradient(state(fixed, moving, u))
     v = smoothing.gaussian(gradient / gradient.abs().amax((1, 2, 3), keepdim=True), 2)
@@ -35,7 +35,7 @@ def test_bending_and_diffusion_pull_a_field_flat(pairs, random_field):
     fixed, moving = pairs
     u = random_field.expand(6, -1, -1, -1)
     for name in ("diffusion", "bending"):
-        objective = Objective(SSD(), name, 1.0)
+        objective = PairObjective(SSD(), name, 1.0)
         gradient = of_regularity(name)(state(fixed, moving, u))
         shorter = sampling.compose(u, -0.02 * gradient / gradient.abs().amax())
         assert (objective.energies(shorter, fixed.grid) < objective.energies(u, fixed.grid)).all()
@@ -57,7 +57,7 @@ def test_gauss_newton_finds_a_shift_that_one_gradient_step_does_not():
     x = torch.arange(40.0)
     fixed = Images(torch.sin(x / 4)[None, None], grid)
     moving = Images(torch.sin((x - 0.3) / 4)[None, None], grid)
-    step = gauss_newton(state(fixed, moving, torch.zeros(1, 1, 40)), Objective(SSD(), "diffusion", 0.01))
+    step = gauss_newton(state(fixed, moving, torch.zeros(1, 1, 40)), PairObjective(SSD(), "diffusion", 0.01))
     assert step[0, 0, 4:-4] == pytest.approx(torch.full((32,), 0.3), abs=0.02)
 
 
@@ -70,12 +70,12 @@ def test_gauss_newton_lowers_the_objective_in_3d():
     shift[:, 1] = 0.4
     moving = fixed.warp(FieldMap(shift, grid))
     for similarity in (SSD(), NCC(), LNCC(epsilon=1e-3)):
-        objective = Objective(similarity, "diffusion", 0.05)
+        objective = PairObjective(similarity, "diffusion", 0.05)
         still = torch.zeros_like(shift)
         step = gauss_newton(state(fixed, moving, still), objective)
         share = 0.9 if isinstance(similarity, LNCC) else 0.5  # its curvature is an upper bound
         assert (objective.values(fixed, moving, 0.5 * step) < share * objective.values(fixed, moving, still)).all()
-    assert gauss_newton(state(fixed, moving, still), Objective(MIND())) is None
+    assert gauss_newton(state(fixed, moving, still), PairObjective(MIND())) is None
 
 
 def test_any_energy_of_the_moved_image_is_a_candidate(pairs):

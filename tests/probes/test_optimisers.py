@@ -6,12 +6,12 @@ from stepwarp.geometry import Grid
 from stepwarp.kernels import smoothing
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.ssd import SSD
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.optimisers import OPTIMISERS, compare
 from stepwarp.registrar.steps import FieldMap, Images
 
 
-class Counted(Objective):
+class Counted(PairObjective):
     """Counts what it is asked for."""
 
     def value_and_gradient(self, fixed, moving, displacement):
@@ -44,7 +44,7 @@ def test_pairs_do_not_know_of_each_other(name, pairs, objective):
     np.testing.assert_allclose(together, alone, rtol=1e-3)
 
 
-class Bowl(Objective):
+class Bowl(PairObjective):
     """A quadratic whose axes differ in steepness by a hundred, around a minimum that is known."""
 
     def values(self, fixed, moving, displacement):
@@ -81,5 +81,5 @@ def test_volumes_too():
     shift[:, 2] = 1.0
     moving = fixed.warp(FieldMap(shift, grid))
     for run in OPTIMISERS.values():
-        values = run(Objective(LNCC(epsilon=1e-3), "diffusion", 0.01), fixed, moving, 15).values
+        values = run(PairObjective(LNCC(epsilon=1e-3), "diffusion", 0.01), fixed, moving, 15).values
         assert values[-1] < 0.5 * values[0]

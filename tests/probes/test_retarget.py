@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from stepwarp.losses.similarities.ssd import SSD
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.retarget import retarget
 from stepwarp.registrar.steps import Images
 
@@ -17,7 +17,7 @@ def shifted(ramps):
 
 def test_a_contraction_follows_its_target(contraction, ramps, shifted):
     contraction.outside = "border"
-    found = retarget(contraction, *shifted, ramps, Objective(SSD(), outside="border"), swap_at=3, count=6)
+    found = retarget(contraction, *shifted, ramps, PairObjective(SSD(), outside="border"), swap_at=3, count=6)
     assert found["swapped"].shape == (7, 3)
     assert found["before"].shape == (4, 3)
     assert (found["swapped"][0] > found["straight"][0]).all()  # it had gone the other way

@@ -8,13 +8,13 @@ from stepwarp.geometry import Grid
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes import fixed_point, study
 from stepwarp.probes.fixed_point import stays
-from stepwarp.probes.objective import Objective
-from stepwarp.probes.study import START_MM, START_WIDTH_MM, Subject
+from stepwarp.probes.objective import PairObjective
+from stepwarp.probes.study import START_MM, START_WIDTH_MM, ProbedSubject
 from stepwarp.probes.trajectory import identity
 from stepwarp.registrar.steps import Downsampled, FieldMap, Images, Step
 
 #: Without a regularity, which counts in mm, a descent is the same in voxels of any size.
-OBJECTIVE = Objective(SSD())
+OBJECTIVE = PairObjective(SSD())
 PROBES = (study.per_step_probe, study.path_probe, study.optimum_probe, study.contrast_probe)
 
 
@@ -22,9 +22,9 @@ PROBES = (study.per_step_probe, study.path_probe, study.optimum_probe, study.con
 def in_voxels_of(descent, pairs):
     """mm -> the pairs of the other tests with voxels of that size."""
 
-    def make(mm: float) -> Subject:
+    def make(mm: float) -> ProbedSubject:
         grid = Grid(pairs[0].grid.shape, np.diag([mm, mm, 1.0]))
-        return Subject(descent(), *(Images(images.data, grid) for images in pairs), OBJECTIVE)
+        return ProbedSubject(descent(), *(Images(images.data, grid) for images in pairs), OBJECTIVE)
 
     return make
 
@@ -70,7 +70,7 @@ def test_starts_are_as_far_away_and_as_smooth_in_any_voxels(descent, mm, monkeyp
     monkeypatch.setattr(study, "random_start", random_start)
     monkeypatch.setattr(study, "disturbed", disturbed)
     monkeypatch.setattr(study, "EVALUATIONS", 2)
-    subject = Subject(descent(), images, Images(images.data.flip(0), grid), OBJECTIVE)
+    subject = ProbedSubject(descent(), images, Images(images.data.flip(0), grid), OBJECTIVE)
     numbers = study.path_probe(subject)
     study.optimum_probe(subject)
     assert numbers["distance, random start 1"]["values"][0] == pytest.approx(START_MM, rel=0.1)

@@ -9,7 +9,7 @@ from stepwarp.registrar.weights import load_weights
 from stepwarp.training.config import read_config, training_recipes
 from stepwarp.training.dataset import open_dataset
 from stepwarp.training.loop import train
-from stepwarp.training.objective import Objective
+from stepwarp.training.objective import TrainingObjective
 
 FAMILIES = [
     "avsm",
@@ -43,7 +43,7 @@ def test_a_family_learns(family, name, tmp_path):
     torch.manual_seed(config.seed)
     with torch.no_grad():
         before, after = (
-            float(Objective(step, config, structures=data.structures).eval()(batch, last)["loss"])
+            float(TrainingObjective(step, config, structures=data.structures).eval()(batch, last)["loss"])
             for step in (build(config.steps, 3), trained)
         )
     assert after < before

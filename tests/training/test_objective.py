@@ -6,7 +6,7 @@ from stepwarp.losses.regularity import diffusion, folding
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.registrar.steps import FieldMap, Images
 from stepwarp.registrar.steps.config import build
-from stepwarp.training.objective import Objective, first_steps, train_only
+from stepwarp.training.objective import TrainingObjective, first_steps, train_only
 
 ONE_STAGE = [{"iterations": 1}]
 
@@ -47,7 +47,7 @@ def fields(recipe):
 
 
 def terms_of(config, batch, fields):
-    return Objective(Known(*fields, batch["fixed"]), config)(batch, 0)
+    return TrainingObjective(Known(*fields, batch["fixed"]), config)(batch, 0)
 
 
 def test_terms_are_those_of_the_losses_both_ways(recipe, batch, fields):
@@ -68,7 +68,7 @@ def test_terms_are_those_of_the_losses_both_ways(recipe, batch, fields):
 
 def test_gradicon_is_drawn_anew_by_its_seed_alone(recipe, batch, fields):
     config = recipe(curriculum=ONE_STAGE, loss={"gradicon": 1})
-    objective = Objective(Known(*fields, batch["fixed"]), config)
+    objective = TrainingObjective(Known(*fields, batch["fixed"]), config)
     a, b, c = (objective(batch, 0, seed=seed)["gradicon"].item() for seed in (5, 5, 6))
     assert a == b != c
 
@@ -99,7 +99,8 @@ def test_labels_that_are_ignored_cost_nothing_wherever_they_lie(recipe, batch, f
     elsewhere = torch.where(batch["fixed_labels"] == 3, 9, batch["fixed_labels"])
     given, still = {**batch, "moving_labels": elsewhere}, torch.zeros_like(fields)
     ignored, counted = (
-        Objective(Known(*still, batch["fixed"]), config, ignore)(given, 0)["dice"].item() for ignore in ((3, 9), ())
+        TrainingObjective(Known(*still, batch["fixed"]), config, ignore)(given, 0)["dice"].item()
+        for ignore in ((3, 9), ())
     )
     assert ignored == pytest.approx(0, abs=1e-6)
     assert counted == pytest.approx(0.5)
@@ -132,7 +133,7 @@ def test_a_stage_takes_the_first_steps_and_rests_the_frozen(recipe):
 def test_a_stage_may_see_coarser_images(recipe, batch):
     config = recipe(curriculum=[{"iterations": 1, "spacing_mm": 10}, {"iterations": 1}])
     seen = []
-    objective = Objective(build(config.steps, 3), config)
+    objective = TrainingObjective(build(config.steps, 3), config)
     objective.step.register_forward_pre_hook(lambda module, images: seen.append(images[0].grid))
     for stage in (0, 1):
         objective(batch, stage)
@@ -142,10 +143,10 @@ def test_a_stage_may_see_coarser_images(recipe, batch):
 def test_half_precision_is_for_the_registrar_alone(recipe, batch):
     config = recipe(curriculum=ONE_STAGE, precision="bf16")
     types = []
-    objective = Objective(build(config.steps, 3), config)
+    objective = TrainingObjective(build(config.steps, 3), config)
     objective.step.second.net.first.register_forward_hook(lambda module, images, output: types.append(output.dtype))
     value = objective(batch, 0)["loss"]
     assert types == [torch.bfloat16]
     assert value.dtype == torch.float32
-    exact = Objective(build(config.steps, 3), recipe(curriculum=ONE_STAGE))(batch, 0)["loss"]
+    exact = TrainingObjective(build(config.steps, 3), recipe(curriculum=ONE_STAGE))(batch, 0)["loss"]
     assert torch.equal(value, exact), "an untrained registrar finds the identity in any precision"

@@ -13,7 +13,7 @@ from stepwarp.registrar.steps.config import build
 from stepwarp.registrar.weights import load_weights
 from stepwarp.training.dataset import open_dataset, structures_of
 from stepwarp.training.loop import train
-from stepwarp.training.objective import Objective, first_steps, train_only
+from stepwarp.training.objective import TrainingObjective, first_steps, train_only
 from stepwarp.training.validation import validate
 from stepwarp.workflow.train import finetuning_config
 
@@ -71,7 +71,7 @@ def test_the_loss_is_that_of_both_segmentations(segmented, tmp_path):
     sample = data.training[0]
     batch = {name: value[None] for name, value in sample.items() if name != "pair"}
     step = build(config.steps, 3)
-    terms = Objective(step, config, structures=data.structures)(batch, 0)
+    terms = TrainingObjective(step, config, structures=data.structures)(batch, 0)
     assert terms.keys() == {"loss", "segmentation"}
     each = [
         segmentation_loss(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwarp.batch.places import Places
-from stepwarp.batch.plan import Case
+from stepwarp.batch.places import BatchPlaces
+from stepwarp.batch.plan import BatchCase
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files.json import write_json
 from stepwarp.files.lock import refuse_links
@@ -38,7 +38,7 @@ class Names:
     space: str
 
     @classmethod
-    def of(cls, case: Case) -> Names:
+    def of(cls, case: BatchCase) -> Names:
         """From the entities in the file names where there are some, else from the names themselves."""
         assert case.job is not None
         fixed, moving = (_entities(case.job.images[role].name) for role in ("fixed", "moving"))
@@ -69,7 +69,7 @@ class Names:
         return f"{self.stem}_from-{self.kind}_to-{self.space}_mode-image_xfm.json"
 
 
-def check_names(cases: Iterable[Case]) -> None:
+def check_names(cases: Iterable[BatchCase]) -> None:
     """InputError if two cases would get the same names."""
     taken: dict[tuple[str, str], str] = {}
     for case in cases:
@@ -85,14 +85,14 @@ def check_names(cases: Iterable[Case]) -> None:
         taken[place] = case.id
 
 
-def check_target(places: Places) -> None:
+def check_target(places: BatchPlaces) -> None:
     """OutputError for a `bids` that holds links, or another's dataset."""
     refuse_links(places.bids)
     if places.bids.is_dir():
         _refuse_foreign(places.bids)
 
 
-def publish(places: Places, cases: Iterable[Case], records: Mapping[str, Mapping[str, Any]]) -> None:
+def publish(places: BatchPlaces, cases: Iterable[BatchCase], records: Mapping[str, Mapping[str, Any]]) -> None:
     """Link every finished case of `records` below `bids`, and take away the names of those that are not.
 
     Raises OutputError if something cannot be written, and for a folder that holds links, or another's dataset."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stepwarp.batch.places import Places
+from stepwarp.batch.places import BatchPlaces
 from stepwarp.batch.settings import key_of, parts_in
 from stepwarp.evaluation.metrics import METRICS
 from stepwarp.files import write_text
@@ -16,7 +16,7 @@ from stepwarp.files.tables import csv_text, guarded
 _ORDER = {"failed": 0, "waiting": 1, "fail": 2, "check": 3, "pass": 4}
 
 
-def conclude(places: Places, about: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
+def conclude(places: BatchPlaces, about: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
     """Write summary.json, cases.csv and index.html from all that the folder holds; the summary.
 
     about: what the batch was asked for. asked: its cases; those without result or reason are waiting."""
@@ -29,7 +29,7 @@ def conclude(places: Places, about: Mapping[str, Any], asked: Sequence[str]) -> 
     return summary
 
 
-def summarise(places: Places, about: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
+def summarise(places: BatchPlaces, about: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
     """{about, asked, environment, counts, notes, cases: rows, the worst first}.
 
     A case that failed counts as failed even if an older result of it is there."""

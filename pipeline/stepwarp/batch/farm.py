@@ -18,7 +18,7 @@ import dask
 from distributed import Client, LocalCluster, WorkerPlugin
 
 from stepwarp import limits
-from stepwarp.batch.places import Places
+from stepwarp.batch.places import BatchPlaces
 from stepwarp.errors import InputError
 from stepwarp.files.utf8 import utf8_path
 from stepwarp.printable import counted
@@ -26,7 +26,7 @@ from stepwarp.printable import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stepwarp.batch.plan import Case
+    from stepwarp.batch.plan import BatchCase
 
 System = Literal["slurm", "sge", "pbs"]
 _CLUSTERS = {"slurm": "SLURMCluster", "sge": "SGECluster", "pbs": "PBSCluster"}
@@ -70,23 +70,23 @@ class Farm:
         if self.options and not self.system:
             raise InputError("--cluster-option says something about a batch system; name it with --cluster.")
 
-    def size(self, cases: Sequence[Case], gpu: bool = False) -> Size:
+    def size(self, cases: Sequence[BatchCase], gpu: bool = False) -> FarmSize:
         """How many workers there will be, as far as it is decided here."""
         memory = max((case.memory_mib for case in cases), default=0)
         count = max(1, len(cases))
         if self.scheduler:
-            return Size(None, self.threads, memory, None)
+            return FarmSize(None, self.threads, memory, None)
         if self.system:
-            return Size(min(self.workers or _JOBS, count), self.threads or 1, memory, None)
+            return FarmSize(min(self.workers or _JOBS, count), self.threads or 1, memory, None)
         free = available_mib()
         fitting = max(1, int(free * _SHARE / max(memory, 1)))
         at_once = min(limits.processors() // (self.threads or 1), fitting) or 1
         workers = min(self.workers or (1 if gpu else at_once), count)
-        return Size(workers, self.threads or max(1, limits.processors() // workers), memory, free)
+        return FarmSize(workers, self.threads or max(1, limits.processors() // workers), memory, free)
 
 
 @dataclass(frozen=True)
-class Size:
+class FarmSize:
     """workers: how many, None if others decide. threads: of each, None for all that a worker may use. memory_mib: what
     the largest case takes. free_mib: memory of this computer that is free, if the workers are here."""
 
@@ -142,7 +142,7 @@ class Crew:
 
 
 @contextmanager
-def workers(farm: Farm, size: Size, places: Places) -> Iterator[Crew]:
+def workers(farm: Farm, size: FarmSize, places: BatchPlaces) -> Iterator[Crew]:
     """The workers, which end with the block if they were started here.
 
     places: on a file system that all workers see. Raises InputError for a scheduler that does not answer, a missing
@@ -188,7 +188,7 @@ def _connected(address: str) -> Iterator[Client]:
         yield client
 
 
-def _local(size: Size, scratch: str) -> LocalCluster:
+def _local(size: FarmSize, scratch: str) -> LocalCluster:
     assert size.workers is not None
     assert size.free_mib is not None
     return LocalCluster(
@@ -214,7 +214,7 @@ def _dashboard_port() -> int:
     return 8787
 
 
-def _queued(system: System, options: Mapping[str, Any], size: Size, places: Places) -> Any:
+def _queued(system: System, options: Mapping[str, Any], size: FarmSize, places: BatchPlaces) -> Any:
     """Jobs of a batch system, one worker each."""
     if not _has("dask_jobqueue"):
         raise InputError("--cluster needs dask-jobqueue: pip install 'stepwarp[cluster]'")

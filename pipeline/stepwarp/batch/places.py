@@ -23,7 +23,7 @@ PICTURE = "picture.jpg"
 
 
 @dataclass(frozen=True)
-class Places:
+class BatchPlaces:
     """The output folder of a batch."""
 
     out: Path

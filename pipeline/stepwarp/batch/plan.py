@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stepwarp.batch.places import Places
+from stepwarp.batch.places import BatchPlaces
 from stepwarp.batch.settings import damage, difference, for_workers, identity, key_of, parts_in, parts_of
 from stepwarp.data.manifest import Manifest, Role, located
 from stepwarp.errors import InputError, OutputError
@@ -17,7 +17,7 @@ from stepwarp.files.json import read_record
 from stepwarp.layout import RECORD
 from stepwarp.options import RegisterOptions
 from stepwarp.printable import counted
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 
 #: Measured: what a worker holds before it reads, and what each million voxels of the two images adds to its peak.
 _BASE_MIB, _MIB_PER_MILLION = 950, 110
@@ -50,7 +50,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Case:
+class BatchCase:
     """One pair, or one image and the template. why: a few words on `todo`; empty where there is nothing to say.
 
     voxels: of both images together. replaces: a result is there, of other inputs or settings."""
@@ -69,7 +69,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Source:
+class CaseSource:
     """The pairs of a manifest, or each of its images and a template.
 
     split, only: which of them, all by default. to: the template, a file or the id of an image. masks: whether the
@@ -126,7 +126,7 @@ class Source:
 class Inputs:
     """The files of a manifest, each looked at once: located, compared with its checksum, its voxels counted."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: CaseSource) -> None:
         self.source = source
         self._known: dict[tuple[str | None, str], tuple[Path, str] | InputError] = {}
         self._voxels: dict[Path, int] = {}
@@ -173,11 +173,11 @@ class Inputs:
 
 
 def plan(
-    source: Source,
+    source: CaseSource,
     options: RegisterOptions,
-    places: Places,
+    places: BatchPlaces,
     progress: Progress = silent,
-) -> list[Case]:
+) -> list[BatchCase]:
     """Every case in the manifest's order.
 
     A case whose files cannot be used is one that failed, the others go on. Raises InputError for a template that cannot
@@ -189,20 +189,20 @@ def plan(
     parts, options = identity(options), for_workers(options)
     cases = []
     for number, (case, fixed, moving) in enumerate(entries):
-        progress(Step("check inputs and results", number, len(entries)))
+        progress(ProgressReport("check inputs and results", number, len(entries)))
         try:
             job = _job(case, fixed, moving, inputs, options, parts, places)
         except InputError as error:
-            cases.append(Case(case, "failed", str(error)))
+            cases.append(BatchCase(case, "failed", str(error)))
             continue
         voxels = sum(inputs.voxels(path) for path in job.images.values())
         todo, why, replaces = _todo(job, places)
-        cases.append(Case(case, todo, why, job, voxels, replaces))
-    progress(Step("check inputs and results", len(entries), len(entries)))
+        cases.append(BatchCase(case, todo, why, job, voxels, replaces))
+    progress(ProgressReport("check inputs and results", len(entries), len(entries)))
     return cases
 
 
-def refuse_replacing(cases: Sequence[Case]) -> None:
+def refuse_replacing(cases: Sequence[BatchCase]) -> None:
     """OutputError if results of other inputs or settings are in the way."""
     others = [case for case in cases if case.replaces]
     if others:
@@ -221,7 +221,7 @@ def _job(
     inputs: Inputs,
     options: RegisterOptions,
     settings: Mapping[str, Any],
-    places: Places,
+    places: BatchPlaces,
 ) -> Job:
     scans = {"fixed": fixed, "moving": moving}
     images = {role: inputs.find(scan) for role, scan in scans.items()}
@@ -239,7 +239,7 @@ def _job(
     )
 
 
-def _todo(job: Job, places: Places) -> tuple[Todo, str, bool]:
+def _todo(job: Job, places: BatchPlaces) -> tuple[Todo, str, bool]:
     """What to do, why, and whether another result is in the way."""
     path = job.folder / RECORD
     if not path.exists():

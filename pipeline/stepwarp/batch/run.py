@@ -10,15 +10,15 @@ from uuid import uuid4
 
 from distributed import Future
 
-from stepwarp.batch.farm import Crew, Farm, Size, workers
-from stepwarp.batch.places import Places
-from stepwarp.batch.plan import Case, Job
+from stepwarp.batch.farm import Crew, Farm, FarmSize, workers
+from stepwarp.batch.places import BatchPlaces
+from stepwarp.batch.plan import BatchCase, Job
 from stepwarp.batch.work import work
 from stepwarp.errors import OutputError, RegistrationError
 from stepwarp.files.json import write_record
 from stepwarp.machine import today
 from stepwarp.printable import counted
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 
 #: The first pause before a case is tried again, seconds; each further one is so many times longer.
 _PAUSE, _LONGER = 2.0, 4.0
@@ -41,10 +41,10 @@ class _Try:
 
 
 def run(
-    cases: Sequence[Case],
-    places: Places,
+    cases: Sequence[BatchCase],
+    places: BatchPlaces,
     farm: Farm,
-    size: Size,
+    size: FarmSize,
     *,
     retries: int = 2,
     progress: Progress = silent,
@@ -87,7 +87,7 @@ def run(
 class _Loop:
     """Hands cases to the workers and takes back what became of them."""
 
-    def __init__(self, crew: Crew, places: Places, retries: int, progress: Progress, tell: Tell) -> None:
+    def __init__(self, crew: Crew, places: BatchPlaces, retries: int, progress: Progress, tell: Tell) -> None:
         self.crew, self.places, self.retries, self.progress, self.tell = crew, places, retries, progress, tell
         self.count = self.ended = 0
 
@@ -96,7 +96,7 @@ class _Loop:
         tries = [_Try(job) for job in jobs]
         since: float | None = time.monotonic()
         try:
-            self.progress(Step("cases", 0, self.count))
+            self.progress(ProgressReport("cases", 0, self.count))
             while tries:
                 present = self.crew.present()
                 self._require_scheduler(tries)
@@ -110,7 +110,7 @@ class _Loop:
                     if not present:
                         self.tell("no worker is there yet; waiting for the first")
                 if over:
-                    self.progress(Step("cases", self.ended, self.count))
+                    self.progress(ProgressReport("cases", self.ended, self.count))
                 else:
                     time.sleep(_POLL_SECONDS)
         finally:
@@ -171,7 +171,9 @@ def _outcome(future: Future) -> dict[str, Any]:
     return {"status": "failed", "reason": reason, "kind": "machine"}
 
 
-def _note(places: Places, case: str, found: dict[str, Any], attempts: Sequence[dict[str, Any]], tell: Tell) -> None:
+def _note(
+    places: BatchPlaces, case: str, found: dict[str, Any], attempts: Sequence[dict[str, Any]], tell: Tell
+) -> None:
     """Leave the reason in a file; on a disk that takes nothing more, it was told all the same."""
     content = {"case": case, **found, "date": today(), "attempts": [one["reason"] for one in attempts]}
     try:

@@ -10,9 +10,9 @@ from typing import Any
 
 from stepwarp.batch import bids as derivatives
 from stepwarp.batch.conclude import conclude
-from stepwarp.batch.farm import Farm, Size
-from stepwarp.batch.places import OWN_NAMES, Places
-from stepwarp.batch.plan import Case, Source, plan, refuse_replacing
+from stepwarp.batch.farm import Farm, FarmSize
+from stepwarp.batch.places import OWN_NAMES, BatchPlaces
+from stepwarp.batch.plan import BatchCase, CaseSource, plan, refuse_replacing
 from stepwarp.batch.run import Tell, run
 from stepwarp.batch.settings import check
 from stepwarp.data.manifest import data_root, read_manifest
@@ -31,7 +31,7 @@ from stepwarp.workflow.subjects import recorded_outside
 class Batch:
     """What is asked for: which pairs, registered how, and where everything goes. bids: also under names of BIDS."""
 
-    source: Source
+    source: CaseSource
     options: RegisterOptions
     out: Path
     farm: Farm
@@ -59,21 +59,21 @@ class Batch:
         options = options or RegisterOptions()
         check(options)
         root = data_root(data, manifest)
-        source = Source(read_manifest(manifest), root, split, None if only is None else tuple(only), to, masks)
+        source = CaseSource(read_manifest(manifest), root, split, None if only is None else tuple(only), to, masks)
         return cls(source, options, Path(out), farm or Farm(), bids)
 
     @property
-    def places(self) -> Places:
-        return Places(self.out)
+    def places(self) -> BatchPlaces:
+        return BatchPlaces(self.out)
 
-    def plan(self, progress: Progress = silent) -> list[Case]:
+    def plan(self, progress: Progress = silent) -> list[BatchCase]:
         """What there is to do; errors as `plan.plan`."""
         cases = plan(self.source, self.options, self.places, progress)
         if self.bids:
             derivatives.check_names(cases)
         return cases
 
-    def size(self, cases: Sequence[Case]) -> Size:
+    def size(self, cases: Sequence[BatchCase]) -> FarmSize:
         """How many workers, for the cases that are to be run."""
         return self.farm.size([case for case in cases if case.todo == "run"], self._device() != "cpu")
 
@@ -108,7 +108,7 @@ class Batch:
         with locked(self.out, "batch", OWN_NAMES, known=self.places.known):
             return self._conclude(self.plan())
 
-    def _conclude(self, cases: Sequence[Case]) -> dict[str, Any]:
+    def _conclude(self, cases: Sequence[BatchCase]) -> dict[str, Any]:
         if self.bids:
             finished, failed = self.places.read_cases(), self.places.read_failures()
             derivatives.publish(self.places, cases, {name: one for name, one in finished.items() if name not in failed})

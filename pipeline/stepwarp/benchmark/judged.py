@@ -47,11 +47,11 @@ def as_job(pair: Pair, method: str, title: str, out: Path, pictures: bool) -> di
 def main(job: dict[str, Any]) -> None:
     """Judge a run and write its case; the picture, if it is wanted, comes after that and may fail."""
     # Imported late: the process is watched over before it grows.
-    from stepwarp.benchmark.places import RUN, Places
+    from stepwarp.benchmark.places import RUN, BenchmarkPlaces
     from stepwarp.files import sha256
     from stepwarp.files.json import read_record, write_record
 
-    pair, places = _pair(job["pair"]), Places(Path(job["out"]))
+    pair, places = _pair(job["pair"]), BenchmarkPlaces(Path(job["out"]))
     judged = judge(pair, places.run(pair.id, job["method"]))
     case = {
         "pair": pair.id,

@@ -16,7 +16,7 @@ OWN_NAMES = ("runs", "cases", "pictures", "environment.json", "summary.json", "t
 
 
 @dataclass(frozen=True)
-class Places:
+class BenchmarkPlaces:
     """The output folder of a benchmark."""
 
     out: Path

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from stepwarp.baselines import Method
 from stepwarp.benchmark.judged import standard
-from stepwarp.benchmark.places import RUN, Places
+from stepwarp.benchmark.places import RUN, BenchmarkPlaces
 from stepwarp.benchmark.results import is_complete
 from stepwarp.data.manifest import Pair
 from stepwarp.files import sha256
@@ -34,12 +34,12 @@ class Asked:
     again: bool = False
 
     @property
-    def places(self) -> Places:
-        return Places(self.out)
+    def places(self) -> BenchmarkPlaces:
+        return BenchmarkPlaces(self.out)
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchmarkCase:
     """One method on one pair. why: a few words on `todo`; empty where there is nothing to say."""
 
     pair: Pair
@@ -51,7 +51,7 @@ class Case:
         return f"{self.pair.id} {self.method.name}"
 
 
-def plan(pairs: Sequence[Pair], methods: Sequence[Method], asked: Asked) -> list[Case]:
+def plan(pairs: Sequence[Pair], methods: Sequence[Method], asked: Asked) -> list[BenchmarkCase]:
     """Every case, the methods in turn on each pair, so that what else the machine does meets all of them alike.
 
     Raises InputError for an image that cannot be read."""
@@ -64,7 +64,7 @@ def plan(pairs: Sequence[Pair], methods: Sequence[Method], asked: Asked) -> list
             absent = missing[method.name]
             if todo == "run" and absent:
                 todo, why = "absent", absent
-            cases.append(Case(pair, method, todo, why))
+            cases.append(BenchmarkCase(pair, method, todo, why))
     return cases
 
 

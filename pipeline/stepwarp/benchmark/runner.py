@@ -10,12 +10,12 @@ from typing import Any
 from stepwarp.benchmark import child, judged
 from stepwarp.benchmark.methods import OWN
 from stepwarp.benchmark.places import OWN_NAMES
-from stepwarp.benchmark.plan import Asked, Case
+from stepwarp.benchmark.plan import Asked, BenchmarkCase
 from stepwarp.evaluation import metrics
 from stepwarp.files.json import read_record, write_record
 from stepwarp.files.lock import locked
 from stepwarp.machine import environment
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 
 _PACKAGE = "stepwarp.benchmark"
 _STAGE = "benchmark, seconds"
@@ -26,7 +26,9 @@ _GUESS = {"run": 60.0, "judge": 15.0}
 Tell = Callable[[str], None]
 
 
-def run(cases: Sequence[Case], asked: Asked, *, progress: Progress = silent, tell: Tell = lambda line: None) -> int:
+def run(
+    cases: Sequence[BenchmarkCase], asked: Asked, *, progress: Progress = silent, tell: Tell = lambda line: None
+) -> int:
     """Run, judge or note as absent each case that is not done, in order; the number of cases that failed.
 
     A case that fails is recorded as failed, with the reason, and the next one begins. What is done is written at once:
@@ -54,13 +56,15 @@ def run(cases: Sequence[Case], asked: Asked, *, progress: Progress = silent, tel
 class Forecast:
     """Tells progress in seconds, spent and expected: methods take from none to thousands, so cases are no measure."""
 
-    def __init__(self, cases: Sequence[Case], progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, cases: Sequence[BenchmarkCase], progress: Progress, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.cases, self.progress, self.clock = list(cases), progress, clock
         self.spent, self.begun = 0.0, 0
         #: todo -> method -> seconds of the cases that ended.
         self.known: dict[str, dict[str, list[float]]] = {}
 
-    def begin(self, case: Case) -> None:
+    def begin(self, case: BenchmarkCase) -> None:
         self.case, self.since = case, self.clock()
         self.begun += 1
         self.tick()
@@ -70,21 +74,21 @@ class Forecast:
         elapsed = self.clock() - self.since
         later = sum(self.expected(case) for case in self.cases[self.begun :])
         total = self.spent + max(elapsed, self.expected(self.case)) + later
-        self.progress(Step(_STAGE, round(self.spent + elapsed), max(1, round(total))))
+        self.progress(ProgressReport(_STAGE, round(self.spent + elapsed), max(1, round(total))))
 
     def end(self) -> None:
         elapsed = self.clock() - self.since
         self.spent += elapsed
         self.known.setdefault(self.case.todo, {}).setdefault(self.case.method.name, []).append(elapsed)
 
-    def expected(self, case: Case) -> float:
+    def expected(self, case: BenchmarkCase) -> float:
         """Seconds of a case: the mean of those of its method, else of all methods', else a guess."""
         alike = self.known.get(case.todo, {})
         seconds = alike.get(case.method.name) or [one for others in alike.values() for one in others]
         return sum(seconds) / len(seconds) if seconds else _GUESS.get(case.todo, 0.0)
 
 
-def _do(case: Case, asked: Asked, tick: Callable[[], None]) -> dict[str, Any]:
+def _do(case: BenchmarkCase, asked: Asked, tick: Callable[[], None]) -> dict[str, Any]:
     """Bring a case to its end; what its file holds then."""
     places, names = asked.places, (case.pair.id, case.method.name)
     path = places.case(*names)
@@ -109,7 +113,7 @@ def _start(module: str, job: dict[str, Any], asked: Asked, log: Path, tick: Call
     child.run(f"{_PACKAGE}.{module}", job, log, threads=asked.threads, use_gpu=use_gpu, tick=tick)
 
 
-def _job(case: Case, asked: Asked) -> dict[str, Any]:
+def _job(case: BenchmarkCase, asked: Asked) -> dict[str, Any]:
     return {
         "method": case.method.name,
         "fixed": str(case.pair.fixed.image.absolute()),

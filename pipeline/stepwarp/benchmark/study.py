@@ -10,8 +10,8 @@ from typing import Any
 from stepwarp import limits
 from stepwarp.baselines import Method
 from stepwarp.benchmark.methods import METHODS, OWN, find_method
-from stepwarp.benchmark.places import Places
-from stepwarp.benchmark.plan import Asked, Case, plan
+from stepwarp.benchmark.places import BenchmarkPlaces
+from stepwarp.benchmark.plan import Asked, BenchmarkCase, plan
 from stepwarp.benchmark.summary import csv_of, summarise, table_of
 from stepwarp.data.manifest import Manifest, pairs, read_manifest
 from stepwarp.errors import InputError
@@ -26,7 +26,7 @@ DEFAULT_BASELINE = "ants-syn-quick"
 
 
 @dataclass(frozen=True)
-class Study:
+class BenchmarkStudy:
     """Pairs of a split of a manifest and methods to run on them. ids: of all pairs of the split."""
 
     manifest: Manifest
@@ -42,7 +42,7 @@ class Study:
         methods: Sequence[str] = DEFAULT_METHODS,
         split: str | None = None,
         baseline: str = DEFAULT_BASELINE,
-    ) -> Study:
+    ) -> BenchmarkStudy:
         """Read the manifest (a path, or the name of a shipped one). InputError for names that there are not."""
         content = read_manifest(manifest)
         ids = tuple(pair.id for pair in content.all_pairs() if split is None or pair.split == split)
@@ -53,7 +53,7 @@ class Study:
         chosen = tuple(find_method(name) for name in dict.fromkeys(methods))
         return cls(content, split, ids, chosen, find_method(baseline).name)
 
-    def plan(self, root: Path, asked: Asked, only: Iterable[str] | None = None) -> list[Case]:
+    def plan(self, root: Path, asked: Asked, only: Iterable[str] | None = None) -> list[BenchmarkCase]:
         """What is left to do on the pairs `only`, all by default, whose files lie below `root`.
 
         Raises InputError for pairs that there are not, and for files that are missing or are not those of the
@@ -69,7 +69,7 @@ class Study:
         those of other methods included; the summary."""
         from stepwarp.report.benchmark import write_index
 
-        places = Places(out)
+        places = BenchmarkPlaces(out)
         cases = [case for case in places.read_cases() if case["pair"] in self.ids]
         if not cases:
             raise InputError(

@@ -30,8 +30,8 @@ from stepwarp.options import RegisterOptions
 from stepwarp.printable import counted
 
 if TYPE_CHECKING:
-    from stepwarp.batch.farm import Size
-    from stepwarp.batch.plan import Case
+    from stepwarp.batch.farm import FarmSize
+    from stepwarp.batch.plan import BatchCase
 
 
 @with_register_options("trace")
@@ -167,7 +167,7 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _print_plan(cases: Sequence[Case], size: Size, as_json: bool) -> None:
+def _print_plan(cases: Sequence[BatchCase], size: FarmSize, as_json: bool) -> None:
     counts = {todo: sum(case.todo == todo for case in cases) for todo in ("run", "done", "failed")}
     disk = sum(case.job.disk_mib for case in cases if case.todo == "run" and case.job is not None)
     if as_json:

@@ -31,7 +31,7 @@ from stepwarp.evaluation.metric import Metric
 from stepwarp.printable import counted
 
 if TYPE_CHECKING:
-    from stepwarp.benchmark.plan import Case
+    from stepwarp.benchmark.plan import BenchmarkCase
 
 
 _BASELINES = catalogue.listed(
@@ -122,10 +122,10 @@ def benchmark(
 
     The exit code is 6 if a case failed; everything else is written all the same."""
     from stepwarp.benchmark import runner
-    from stepwarp.benchmark.study import DEFAULT_METHODS, Study, ask
+    from stepwarp.benchmark.study import DEFAULT_METHODS, BenchmarkStudy, ask
     from stepwarp.data.manifest import data_root
 
-    study = Study.of(manifest, names_in(methods) or DEFAULT_METHODS, split, baseline)
+    study = BenchmarkStudy.of(manifest, names_in(methods) or DEFAULT_METHODS, split, baseline)
     failed = 0
     if not summary_only:
         asked = ask(out, threads=threads, seed=seed, gpu=device == "auto", pictures=not no_pictures, again=again)
@@ -147,7 +147,7 @@ def benchmark(
         )
 
 
-def _print_plan(cases: Sequence[Case], as_json: bool) -> None:
+def _print_plan(cases: Sequence[BenchmarkCase], as_json: bool) -> None:
     if as_json:
         rows = [{"pair": c.pair.id, "method": c.method.name, "todo": c.todo, "why": c.why} for c in cases]
         say_json(rows)

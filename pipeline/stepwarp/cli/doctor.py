@@ -13,7 +13,7 @@ from stepwarp.errors import InputError
 from stepwarp.printable import counted
 
 if TYPE_CHECKING:
-    from stepwarp.doctor import Examined, Report
+    from stepwarp.doctor import DoctorReport, Examined
 
 #: So many files are listed one by one, and so many findings.
 _FILES, _FINDINGS = 12, 40
@@ -50,9 +50,9 @@ def doctor(
 
     An error is what stepwarp would refuse. A warning may spoil a result; a note is good to know. The exit code is 3
     if there is an error."""
-    from stepwarp.doctor import Report, examine, examine_machine
+    from stepwarp.doctor import DoctorReport, examine, examine_machine
 
-    report = Report()
+    report = DoctorReport()
     with shown_progress(silent=as_json) as progress:
         if sources:
             report = report.joined(examine(sources, data, progress))
@@ -66,7 +66,7 @@ def doctor(
         raise typer.Exit(InputError.exit_code)
 
 
-def _print(report: Report) -> None:
+def _print(report: DoctorReport) -> None:
     from rich.table import Table
 
     screen = console(soft_wrap=True)

@@ -15,7 +15,7 @@ from stepwarp.cli.terminal import say
 from stepwarp.errors import InputError
 
 if TYPE_CHECKING:
-    from stepwarp.mnist.study import Study
+    from stepwarp.mnist.study import MnistStudy
     from stepwarp.progress import Progress
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -161,13 +161,15 @@ def _run(
         say(line)
 
 
-def _study(data: Path | None, out: Path, quick: bool, config: Path | None, force: bool, progress: Progress) -> Study:
+def _study(
+    data: Path | None, out: Path, quick: bool, config: Path | None, force: bool, progress: Progress
+) -> MnistStudy:
     from stepwarp.mnist.config import read_settings
     from stepwarp.mnist.data import load_digits
-    from stepwarp.mnist.study import Study
+    from stepwarp.mnist.study import MnistStudy
 
     settings = read_settings(config)
-    return Study.begun(out, settings, quick, load_digits(data), force, progress)
+    return MnistStudy.begun(out, settings, quick, load_digits(data), force, progress)
 
 
 def _told(summary: dict[str, Any], out: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from annotated_types import Ge
 
-from stepwarp.options import RegisterOptions, Shown
+from stepwarp.options import OptionHelp, RegisterOptions
 
 
 def path_option(*names: str, metavar: str = "FILE", **more: Any) -> Any:
@@ -22,7 +22,7 @@ def path_option(*names: str, metavar: str = "FILE", **more: Any) -> Any:
 def register_option(name: str) -> Any:
     """The option of the command line for one of `RegisterOptions`."""
     field = RegisterOptions.model_fields[name]
-    shown = next(each for each in field.metadata if isinstance(each, Shown))
+    shown = next(each for each in field.metadata if isinstance(each, OptionHelp))
     least: Any = next((each.ge for each in field.metadata if isinstance(each, Ge)), None)
     word = name.replace("_", "-")
     # What holds unless one says otherwise wants a way to say otherwise.

@@ -13,7 +13,7 @@ from stepwarp.cli.terminal import cell, console, guarded_streams, tell
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-    from stepwarp.progress import Progress, Step
+    from stepwarp.progress import Progress, ProgressReport
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -54,7 +54,7 @@ class _BarPerStage:
         self.bars = bars
         self.stage: str | None = None
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: ProgressReport) -> None:
         if _ends_earlier_stage(step, self.stage):
             return
         if step.stage != self.stage:
@@ -74,7 +74,7 @@ class _LineNowAndThen:
         self.clock = clock
         self.stage: str | None = None
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: ProgressReport) -> None:
         now = self.clock()
         if _ends_earlier_stage(step, self.stage):
             return
@@ -87,15 +87,15 @@ class _LineNowAndThen:
             tell("  " + ", ".join(filter(None, parts)))
 
 
-def _ends_earlier_stage(step: Step, current: str | None) -> bool:
+def _ends_earlier_stage(step: ProgressReport, current: str | None) -> bool:
     """Whether a report only says that a stage is over which others have followed, as one that consists of several."""
     return step.done == step.total and step.stage != current
 
 
-def _loss(step: Step) -> str:
+def _loss(step: ProgressReport) -> str:
     return "" if step.loss is None else f"loss {step.loss:.4f}"
 
 
-def _left(step: Step, seconds: float) -> str:
+def _left(step: ProgressReport, seconds: float) -> str:
     """The time left if all steps take equally long; nothing while too few are done to say."""
     return f"about {seconds / step.done * (step.total - step.done):.0f} s left" if step.done > step.total / 10 else ""

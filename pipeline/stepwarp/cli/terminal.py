@@ -49,13 +49,13 @@ def console(stderr: bool = False, **settings: Any) -> Console:
     from rich.console import Console
     from rich.segment import Segment
 
-    class Shown(Console):
+    class ShownText(Console):
         def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
             for part in super().render(renderable, options):
                 yield part if part.control else Segment(shown(part.text, keep="\n"), part.style)
 
     stream = sys.stderr if stderr else sys.stdout
-    return Shown(file=stream.stream if isinstance(stream, _Guarded) else stream, highlight=False, **settings)
+    return ShownText(file=stream.stream if isinstance(stream, _Guarded) else stream, highlight=False, **settings)
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from stepwarp.printable import counted
 
 if TYPE_CHECKING:
     from stepwarp.training.config import Stage, TrainingConfig
-    from stepwarp.training.loop import Trained
-    from stepwarp.training.plan import Plan
+    from stepwarp.training.loop import TrainingResult
+    from stepwarp.training.plan import TrainingPlan
 
 _SetOption = Annotated[
     list[str] | None,
@@ -150,7 +150,7 @@ def finetune(
     _print_ended(ended, out)
 
 
-def _described(plan: Plan) -> list[str]:
+def _described(plan: TrainingPlan) -> list[str]:
     """The plan, line by line."""
     config = plan.config
     lines = [
@@ -193,7 +193,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _print_ended(ended: Trained, out: Path) -> None:
+def _print_ended(ended: TrainingResult, out: Path) -> None:
     state = "done" if ended.finished else "time is up; go on with --resume"
     say(f"iterations   {ended.iteration} ({state}), {_duration(ended.seconds)}")
     if ended.best is not None:

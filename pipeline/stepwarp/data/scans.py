@@ -46,8 +46,8 @@ class Reading(Protocol):
     def read(self, image: Image, through: Transform, onto: Grid) -> Image: ...
 
 
-class Recipe(Protocol):
-    """What a checkpoint says about preprocessing, as `registrar.weights.Recipe` does: training and use do the same."""
+class ScanRecipe(Protocol):
+    """What a checkpoint says about preprocessing, as `registrar.weights.InputRecipe` does: training and use are alike."""
 
     @property
     def intensities(self) -> Scaling: ...
@@ -142,7 +142,7 @@ class CachedScans:
         scans: Sequence[Scan],
         alignments: Mapping[str, np.ndarray],
         grid: Grid,
-        recipe: Recipe,
+        recipe: ScanRecipe,
         *,
         labels: bool = False,
         image_type: ImageType = "uint8",

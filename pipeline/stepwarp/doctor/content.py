@@ -39,7 +39,7 @@ _T1_RATIO = (1.08, 1.9)
 
 
 @dataclass(frozen=True)
-class Subject:
+class ShownSubject:
     """What stands out from the background. shows: brain (alone), head, or unclear. inner_to_outer: see _T1_RATIO."""
 
     millilitres: float
@@ -87,7 +87,7 @@ def intensity_findings(data: Tensor, name: str) -> Iterator[Finding]:
         )
 
 
-def subject_of(data: Tensor, grid: Grid, name: str) -> Subject | None:
+def subject_of(data: Tensor, grid: Grid, name: str) -> ShownSubject | None:
     """What the image shows, roughly; None where nothing stands out from the background."""
     axes = zip(grid.shape, grid.spacing, strict=True)
     factors = tuple(min(n, max(1, round(_COARSE_MM / float(s)))) for n, s in axes)
@@ -116,15 +116,15 @@ def subject_of(data: Tensor, grid: Grid, name: str) -> Subject | None:
     elif volume > _HEAD_ML and not rises:
         shows = "head"
     ratio = None if outer is None or inner is None or outer == 0 else round(inner / outer, 3)
-    return Subject(round(volume, 1), tuple(round(float(n), 1) for n in lengths), shows, ratio)
+    return ShownSubject(round(volume, 1), tuple(round(float(n), 1) for n in lengths), shows, ratio)
 
 
-def subject_facts(subject: Subject | None) -> dict[str, Any]:
+def subject_facts(subject: ShownSubject | None) -> dict[str, Any]:
     """As a fact of the report."""
     return {"subject": None if subject is None else asdict(subject) | {"lengths_mm": list(subject.lengths_mm)}}
 
 
-def subject_findings(subject: Subject | None, lowest: float, name: str) -> Iterator[Finding]:
+def subject_findings(subject: ShownSubject | None, lowest: float, name: str) -> Iterator[Finding]:
     """Why the image is likely no T1 of a brain. lowest: its darkest value."""
     reason = None
     if lowest < _AIR:

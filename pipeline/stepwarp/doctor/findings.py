@@ -39,7 +39,7 @@ class Examined:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class DoctorReport:
     """All that was examined. together: findings on several files, or on the machine. machine: its facts, if asked."""
 
     files: tuple[Examined, ...] = ()
@@ -57,9 +57,9 @@ class Report:
         counted = Counter(finding.severity for finding in self.findings)
         return {severity: counted[severity] for severity in get_args(Severity)}
 
-    def joined(self, other: Report) -> Report:
+    def joined(self, other: DoctorReport) -> DoctorReport:
         """Both in one."""
-        return Report(self.files + other.files, self.together + other.together, self.machine | other.machine)
+        return DoctorReport(self.files + other.files, self.together + other.together, self.machine | other.machine)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

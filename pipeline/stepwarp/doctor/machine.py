@@ -14,13 +14,13 @@ import torch
 
 from stepwarp import limits
 from stepwarp.config import Preset
-from stepwarp.doctor.findings import Finding, Report
+from stepwarp.doctor.findings import DoctorReport, Finding
 from stepwarp.errors import StepwarpError
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.kernels.cpu import kernel_files
 from stepwarp.kernels.smoothing import gaussian
 from stepwarp.machine import cpu_name, environment, gpu_name, versions
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.workflow.register import register
 from stepwarp.workflow.registration import Registration
 
@@ -40,9 +40,9 @@ _RECIPE = Preset.model_validate(
 )
 
 
-def examine_machine(progress: Progress = silent) -> Report:
+def examine_machine(progress: Progress = silent) -> DoctorReport:
     """Versions, processor, memory, disk and GPU, and the self-test, as facts with findings."""
-    progress(Step("machine", 0, 2))
+    progress(ProgressReport("machine", 0, 2))
     gpu = _gpu()
     facts: dict[str, Any] = environment(limits.processors(), gpu["name"] if gpu else cpu_name())
     facts["packages"] |= versions(_PACKAGES)
@@ -51,10 +51,10 @@ def examine_machine(progress: Progress = silent) -> Report:
     places = {"working directory": Path.cwd(), "temporary files": Path(tempfile.gettempdir())}
     facts["disk_free_mib"] = {name: shutil.disk_usage(place).free >> 20 for name, place in places.items()}
     facts["kernels"] = _kernels()
-    progress(Step("machine", 1, 2))
+    progress(ProgressReport("machine", 1, 2))
     facts["self_test"] = _self_test()
-    progress(Step("machine", 2, 2))
-    return Report(together=tuple(_findings(facts)), machine=facts)
+    progress(ProgressReport("machine", 2, 2))
+    return DoctorReport(together=tuple(_findings(facts)), machine=facts)
 
 
 def _findings(facts: dict[str, Any]) -> Iterator[Finding]:

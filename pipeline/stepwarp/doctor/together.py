@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepwarp.data.manifest import Manifest, Role, data_root, located, read_manifest, shipped
-from stepwarp.doctor.findings import Examined, Finding, Kind, Report, refusal
+from stepwarp.doctor.findings import DoctorReport, Examined, Finding, Kind, refusal
 from stepwarp.doctor.image import VOLUMES, examine_file
 from stepwarp.errors import InputError
 from stepwarp.files import read_landmarks, sha256
@@ -18,7 +18,7 @@ from stepwarp.files.tables import Space
 from stepwarp.geometry import Grid
 from stepwarp.presence import dicom_in, why_absent
 from stepwarp.printable import counted, worded
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 
 _KINDS: dict[Role, Kind] = {"image": "image", "labels": "labels", "mask": "mask", "landmarks": "landmarks"}
 _LISTED = 4
@@ -35,7 +35,7 @@ class _Task:
     space: Space | None = None
 
 
-def examine(sources: Sequence[str | Path], data: Path | None = None, progress: Progress = silent) -> Report:
+def examine(sources: Sequence[str | Path], data: Path | None = None, progress: Progress = silent) -> DoctorReport:
     """The files, those in the folders, and those of the manifests (files, or names of shipped ones) below `data`.
 
     In a folder volumes are looked at, and hidden files are not. Raises InputError for a folder without any, and for a
@@ -54,14 +54,14 @@ def examine(sources: Sequence[str | Path], data: Path | None = None, progress: P
     tasks = list(dict.fromkeys(tasks))
     examined: dict[Path, Examined] = {}
     for number, task in enumerate(tasks):
-        progress(Step("files", number, len(tasks)))
+        progress(ProgressReport("files", number, len(tasks)))
         examined[task.path] = _examine(task, examined)
-    progress(Step("files", len(tasks), len(tasks)))
+    progress(ProgressReport("files", len(tasks), len(tasks)))
     files = list(examined.values())
     stated = {task.path for task in tasks if task.image is not None}
     findings += [*_duplicates(files), *_mixed_subjects(files), *_mixed_orientations(files)]
     findings += _labels_elsewhere([file for file in files if file.path not in stated], files)
-    return Report(tuple(files), tuple(findings))
+    return DoctorReport(tuple(files), tuple(findings))
 
 
 def _in_folder(folder: Path) -> list[Path]:

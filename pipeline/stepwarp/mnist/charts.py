@@ -9,7 +9,7 @@ import numpy as np
 from stepwarp.mnist import drawing, store
 from stepwarp.mnist.drawing import COLOURS, INK, SOFT
 from stepwarp.mnist.pull import CLAIM, CONTROLS, FIVES
-from stepwarp.mnist.study import Study
+from stepwarp.mnist.study import MnistStudy
 from stepwarp.probes.direction import FINAL, NEWTON, OF_ANOTHER, RAW
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_charts(study: Study, summary: dict[str, Any]) -> list[str]:
+def draw_charts(study: MnistStudy, summary: dict[str, Any]) -> list[str]:
     """Draw the answers that are there. Returns the names of the files in the folder `figures`."""
     makers = {
         "a": steps,

@@ -11,7 +11,7 @@ from torch import Tensor
 from stepwarp.mnist import drawing, store
 from stepwarp.mnist.drawing import COLOURS, INK, SOFT
 from stepwarp.mnist.models import STRANGE, TIED, TRAINED
-from stepwarp.mnist.study import Study
+from stepwarp.mnist.study import MnistStudy
 from stepwarp.mnist.training import OUTSIDE
 from stepwarp.probes.trajectory import identity, trajectory
 from stepwarp.registrar.steps import Images, Step
@@ -24,7 +24,7 @@ _GRID, _STRIP, _ANIMATED = 8, 3, 5
 _LIMIT = 1.0
 
 
-def draw_registrations(study: Study, summary: dict[str, Any]) -> list[str]:
+def draw_registrations(study: MnistStudy, summary: dict[str, Any]) -> list[str]:
     """Draw what needs trained networks alone. Returns the names of the files in the folder `figures`."""
     step = study.network(TIED, 0)
     fives, sevens = study.held_out(TRAINED), study.held_out(STRANGE)
@@ -44,7 +44,7 @@ def draw_registrations(study: Study, summary: dict[str, Any]) -> list[str]:
     return [*made, "steps.gif"]
 
 
-def training(study: Study, summary: dict[str, Any]) -> Figure:
+def training(study: MnistStudy, summary: dict[str, Any]) -> Figure:
     """Loss against iteration: of the original network, and of every network of the study."""
     made = drawing.figure(9.6, 3.3, study.digits.source)
     left, right = made.subplots(1, 2)

@@ -15,7 +15,7 @@ from stepwarp.mnist.answers.common import percent
 from stepwarp.mnist.charts import draw_charts
 from stepwarp.mnist.figures import draw_registrations
 from stepwarp.mnist.models import STRANGE, TIED, TRAINED
-from stepwarp.mnist.study import Study
+from stepwarp.mnist.study import MnistStudy
 from stepwarp.mnist.summary import summarise
 from stepwarp.report.document import card, document, tiles
 
@@ -24,7 +24,7 @@ _STYLES = ("page.css", "mnist.css")
 _HEADS = ("question", "answer", "what was found", "how sure", "what would change the mind")
 
 
-def write_report(study: Study) -> dict[str, Any]:
+def write_report(study: MnistStudy) -> dict[str, Any]:
     """The summary, the table, the figures and the page of all that is there. Returns the summary."""
     summary = summarise(study)
     store.write_json(study.out / store.SUMMARY, summary)

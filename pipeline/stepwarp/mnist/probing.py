@@ -17,7 +17,7 @@ from stepwarp.probes import feedback as probe_g
 from stepwarp.probes.direction import direction
 from stepwarp.probes.fixed_point import disturbed, path_independence, random_start, stays
 from stepwarp.probes.inner_objective import candidates, inner_objective
-from stepwarp.probes.objective import Objective, smoothed
+from stepwarp.probes.objective import PairObjective, smoothed
 from stepwarp.probes.optimisers import OPTIMISERS, compare, lbfgs
 from stepwarp.probes.retarget import retarget
 from stepwarp.probes.trajectory import apply_to_others, identity, others, per_step, rms, trajectory, walk
@@ -45,7 +45,7 @@ class Bench:
     calibration: training pairs of 5s, as many. evaluations: of direct optimisation to its end."""
 
     settings: Settings
-    objective: Objective
+    objective: PairObjective
     steps: Mapping[str, Step]
     instruments: Instruments
     fives: Pairs

@@ -8,7 +8,7 @@ import torch
 from stepwarp.mnist.classifier import Instruments
 from stepwarp.mnist.models import TRAINED
 from stepwarp.mnist.training import OUTSIDE
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.optimisers import gradient_descent
 from stepwarp.probes.trajectory import identity, trajectory
 from stepwarp.registrar.steps import FieldMap, Images, Step
@@ -35,7 +35,7 @@ def pull(
     ones: Pairs,
     fives: Pairs,
     instruments: Instruments,
-    objective: Objective,
+    objective: PairObjective,
     count: int,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Run -> {"probability", "distance", "loss"}, (1 + count, pairs) each, after each of `count` steps; row 0 is the
@@ -64,7 +64,7 @@ def pull(
     return found | {DIRECT: matched(path, found[CLAIM]["loss"])}
 
 
-def descent(objective: Objective, fixed: Images, moving: Images, looks: int = _LOOKS) -> list[FieldMap]:
+def descent(objective: PairObjective, fixed: Images, moving: Images, looks: int = _LOOKS) -> list[FieldMap]:
     """The way of direct optimisation from the identity, looked at every few evaluations."""
     path = [identity(fixed)]
     for _ in range(looks):
@@ -81,7 +81,9 @@ def matched(path: dict[str, np.ndarray], losses: np.ndarray) -> dict[str, np.nda
 
 
 @torch.no_grad()
-def _seen(maps: list[FieldMap], pairs: Pairs, instruments: Instruments, objective: Objective) -> dict[str, np.ndarray]:
+def _seen(
+    maps: list[FieldMap], pairs: Pairs, instruments: Instruments, objective: PairObjective
+) -> dict[str, np.ndarray]:
     fixed, moving = pairs
     rows: dict[str, list[np.ndarray]] = {"probability": [], "distance": [], "loss": []}
     for found in maps:

@@ -19,10 +19,9 @@ from stepwarp.mnist.config import Scale, Settings, Training
 from stepwarp.mnist.data import Mnist, pairs
 from stepwarp.mnist.models import MODELS, STRANGE, TIED, TRAINED, Model, digits_of
 from stepwarp.mnist.networks import Classifier
-from stepwarp.mnist.training import OUTSIDE, Trained, objective, train
-from stepwarp.probes.objective import Objective
-from stepwarp.progress import Progress, silent
-from stepwarp.progress import Step as Report
+from stepwarp.mnist.training import OUTSIDE, TrainedDigits, objective, train
+from stepwarp.probes.objective import PairObjective
+from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.registrar.steps import Images, Step
 
 _ONE = 1
@@ -30,7 +29,7 @@ _CALIBRATION_SEED = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class MnistStudy:
     """A study in the folder `out`. Everything that is there already is taken as it is."""
 
     out: Path
@@ -42,7 +41,7 @@ class Study:
     @classmethod
     def begun(
         cls, out: Path, settings: Settings, quick: bool, digits: Mnist, force: bool = False, progress: Progress = silent
-    ) -> Study:
+    ) -> MnistStudy:
         """A new study, or one to go on with. OutputError if `out` holds one of other settings."""
         scale = settings.scale(quick)
         core = settings.model_dump(exclude={"sensitivity", "stability", "full", "quick"})
@@ -54,7 +53,7 @@ class Study:
         return range(self.scale.seeds)
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> PairObjective:
         return objective(self.settings.diffusion)
 
     # Networks
@@ -128,12 +127,12 @@ class Study:
             bench = None
             for letter in letters:
                 path = self.result(letter, seed)
-                self.progress(Report("probe", done, wanted))
+                self.progress(ProgressReport("probe", done, wanted))
                 if not path.exists():
                     bench = bench or self._bench(seed)
                     store.write_arrays(path, probing.run(letter, bench))
                 done += 1
-        self.progress(Report("probe", done, wanted))
+        self.progress(ProgressReport("probe", done, wanted))
 
     def variations(self) -> Iterator[tuple[str, str]]:
         """(kind, name) of the trainings with other settings."""
@@ -168,8 +167,13 @@ class Study:
         store.write_json(path, {**_about(trained), "settings": whole.model_dump(), "held_out": judged})
 
     def _trained(
-        self, model: Model, step: Step, settings: Training, seed: int, report: Callable[[int, int, float], None]
-    ) -> Trained:
+        self,
+        model: Model,
+        step: Step,
+        settings: Training,
+        seed: int,
+        report: Callable[[int, int, float], None],
+    ) -> TrainedDigits:
         return train(step, digits_of(model, self.digits.train), settings, self.settings.diffusion, seed, report)
 
     def _bench(self, seed: int) -> probing.Bench:
@@ -190,7 +194,7 @@ class Study:
         return self.out / store.MODELS / f"{_slug(name)}_seed{seed}.safetensors"
 
     def _reporter(self, stage: str) -> Callable[[int, int, float], None]:
-        return lambda done, total, loss: self.progress(Report(stage, done, total, loss))
+        return lambda done, total, loss: self.progress(ProgressReport(stage, done, total, loss))
 
 
 @torch.no_grad()
@@ -213,7 +217,7 @@ def measures(step: Step, fixed: Images, moving: Images) -> dict[str, Any]:
     }
 
 
-def _about(trained: Trained) -> dict[str, Any]:
+def _about(trained: TrainedDigits) -> dict[str, Any]:
     return {"curve": trained.curve, "seconds": trained.seconds, "cpu_seconds": trained.cpu_seconds}
 
 

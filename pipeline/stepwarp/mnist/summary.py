@@ -12,13 +12,13 @@ from stepwarp.mnist import store
 from stepwarp.mnist.answers import ANSWERS
 from stepwarp.mnist.models import MODELS
 from stepwarp.mnist.probing import PROBES
-from stepwarp.mnist.study import Study
+from stepwarp.mnist.study import MnistStudy
 
 #: A training whose loss is, at the end, this many times its lowest has broken down.
 BROKEN = 1.5
 
 
-def summarise(study: Study) -> dict[str, Any]:
+def summarise(study: MnistStudy) -> dict[str, Any]:
     """All that is there of a study: "networks", "sensitivity", "stability", "classifier" and "answers"."""
     found: dict[str, Any] = {
         "digits": study.digits.source,
@@ -44,7 +44,7 @@ def stacked(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _answer(study: Study, letter: str) -> dict[str, Any] | None:
+def _answer(study: MnistStudy, letter: str) -> dict[str, Any] | None:
     paths = [study.result(letter, seed) for seed in study.seeds]
     if not all(path.exists() for path in paths):
         return None
@@ -52,7 +52,7 @@ def _answer(study: Study, letter: str) -> dict[str, Any] | None:
     return {"question": PROBES[letter][0], **asdict(ANSWERS[letter](found, study.settings.steps))}
 
 
-def _networks(study: Study) -> dict[str, Any]:
+def _networks(study: MnistStudy) -> dict[str, Any]:
     found = {}
     for name, model in MODELS.items():
         paths = [study.evaluation(name, seed) for seed in study.seeds]
@@ -72,7 +72,7 @@ def _networks(study: Study) -> dict[str, Any]:
     return found
 
 
-def _variations(study: Study, kind: str) -> dict[str, Any]:
+def _variations(study: MnistStudy, kind: str) -> dict[str, Any]:
     found = {}
     for which, name in study.variations():
         path = study.variation(which, name)

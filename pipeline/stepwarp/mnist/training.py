@@ -20,7 +20,7 @@ from stepwarp.losses.regularity import diffusion
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.mnist.config import Training
 from stepwarp.mnist.data import GRID, Digits, partners
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.registrar.steps import Images, Step
 from stepwarp.training.ema import RunningMean
 
@@ -35,7 +35,7 @@ Report = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedDigits:
     """step: with the running mean of its weights. curve: {"iteration", "loss", "ssd", "diffusion", "gradient", "rate"},
     each a list of means over ten iterations; and "surprise", the largest of the ten, see the function. seconds: on the
     clock; cpu_seconds: of all threads."""
@@ -60,9 +60,9 @@ def icon_weight(weight: float, grid: Grid) -> float:
     return weight / 2 * (n / (n - 1)) ** 2 / grid.ndim
 
 
-def objective(weight: float) -> Objective:
+def objective(weight: float) -> PairObjective:
     """The loss that is trained with, per pair, for the probes: half of icon_registration's."""
-    return Objective(SSD(), "diffusion", icon_weight(weight, GRID), OUTSIDE)
+    return PairObjective(SSD(), "diffusion", icon_weight(weight, GRID), OUTSIDE)
 
 
 def loss(step: Step, fixed: Images, moving: Images, weight: float) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ def loss(step: Step, fixed: Images, moving: Images, weight: float) -> tuple[Tens
 
 def train(
     step: Step, digits: Digits, settings: Training, weight: float, seed: int, report: Report | None = None
-) -> Trained:
+) -> TrainedDigits:
     """Train a step on random pairs of different digits of one class each. The same seed gives the same weights.
 
     RegistrationError where the loss stops being a number."""
@@ -103,7 +103,7 @@ def train(
             report(iteration + 1, settings.iterations, float((ssd + energy).detach()))
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     step.load_state_dict(mean.module.state_dict())
-    return Trained(step.eval().requires_grad_(False), curve.means(), seconds, cpu_seconds)
+    return TrainedDigits(step.eval().requires_grad_(False), curve.means(), seconds, cpu_seconds)
 
 
 def _batch(digits: Digits, size: int, generator: torch.Generator) -> tuple[Images, Images]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.kernels import jacobian, sampling, smoothing
-from stepwarp.probes.objective import Objective, gauss_newton, inner
+from stepwarp.probes.objective import PairObjective, gauss_newton, inner
 from stepwarp.probes.trajectory import Taken, others
 from stepwarp.registrar.steps import FieldMap
 
@@ -24,7 +24,7 @@ OF_ANOTHER = " of another pair"
 
 
 def direction(
-    steps: Iterable[Taken], objective: Objective, final: FieldMap, widths: Sequence[float] = WIDTHS
+    steps: Iterable[Taken], objective: PairObjective, final: FieldMap, widths: Sequence[float] = WIDTHS
 ) -> dict[str, np.ndarray]:
     """The cosine, per pair over all voxels and components, of each step's own displacement psi with directions that
     it may follow: name -> (steps, pairs). 0 is what unrelated directions have, 1 is the same.
@@ -50,7 +50,7 @@ def direction(
 
 @torch.no_grad()
 def directions(
-    taken: Taken, objective: Objective, final: FieldMap, widths: Sequence[float] = WIDTHS
+    taken: Taken, objective: PairObjective, final: FieldMap, widths: Sequence[float] = WIDTHS
 ) -> dict[str, Tensor]:
     """What `direction` compares a step with, (B, D, *grid of the step) each."""
     downhill = -objective.gradient(taken.state)

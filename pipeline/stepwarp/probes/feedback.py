@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.geometry import Grid
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.trajectory import again, identity, others, trajectory, walk
 from stepwarp.registrar.steps import Downsampled, FieldMap, Images, Map, Step
 from stepwarp.registrar.steps.sequences import Chain
@@ -23,7 +23,7 @@ def feedback(
     step: Step,
     fixed: Images,
     moving: Images,
-    objective: Objective,
+    objective: PairObjective,
     count: int | None = None,
     calibration: tuple[Images, Images] | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.kernels import smoothing
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.trajectory import identity, others, rms, trajectory, walk
 from stepwarp.registrar.steps import FieldMap, Images, Step
 
@@ -30,7 +30,7 @@ def path_independence(
     fixed: Images,
     moving: Images,
     starts: Mapping[str, FieldMap],
-    objective: Objective,
+    objective: PairObjective,
     count: int | None = None,
     inside: Tensor | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -62,7 +62,7 @@ def stays(
     fixed: Images,
     moving: Images,
     start: FieldMap,
-    objective: Objective,
+    objective: PairObjective,
     count: int | None = None,
     inside: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
@@ -95,7 +95,7 @@ def _towards(
     end: FieldMap,
     fixed: Images,
     moving: Images,
-    objective: Objective,
+    objective: PairObjective,
     inside: Tensor | None,
 ) -> dict[str, np.ndarray]:
     return {

@@ -41,7 +41,7 @@ Candidate = Callable[[State], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
+class PairObjective:
     """similarity + weight * regularity of the displacement, per pair, as means over the voxels of the images' grid.
 
     regularity: a name of `losses.regularity`, in the world's units. outside: what is seen beyond the moving image."""
@@ -108,7 +108,7 @@ def blurred(similarity: Similarity, sigma: float) -> Candidate:
     return of_moved(lambda f, m: similarity.values(smoothing.gaussian(f, sigma), smoothing.gaussian(m, sigma)))
 
 
-def gauss_newton(state: State, objective: Objective, iterations: int = 30, damping: float = 1e-3) -> Tensor | None:
+def gauss_newton(state: State, objective: PairObjective, iterations: int = 30, damping: float = 1e-3) -> Tensor | None:
     """The Gauss-Newton step at a state, (B, D, *grid) in voxels: the minimiser of the objective's quadratic model.
 
     H v = -g by `iterations` conjugate gradients, with H = c grad(m) grad(m)^T + weight * the energy's own Hessian and

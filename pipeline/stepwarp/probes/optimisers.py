@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stepwarp.kernels import smoothing
-from stepwarp.probes.objective import Objective, inner
+from stepwarp.probes.objective import PairObjective, inner
 from stepwarp.probes.trajectory import identity
 from stepwarp.registrar.steps import FieldMap, Images
 
@@ -37,7 +37,7 @@ class Optimised:
 
 
 def gradient_descent(
-    objective: Objective,
+    objective: PairObjective,
     fixed: Images,
     moving: Images,
     evaluations: int,
@@ -51,7 +51,7 @@ def gradient_descent(
 
 
 def lbfgs(
-    objective: Objective,
+    objective: PairObjective,
     fixed: Images,
     moving: Images,
     evaluations: int,
@@ -63,7 +63,7 @@ def lbfgs(
 
 
 def adam(
-    objective: Objective,
+    objective: PairObjective,
     fixed: Images,
     moving: Images,
     evaluations: int,
@@ -95,7 +95,7 @@ OPTIMISERS: dict[str, Callable[..., Optimised]] = {
 
 def compare(
     losses: np.ndarray,
-    objective: Objective,
+    objective: PairObjective,
     fixed: Images,
     moving: Images,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -168,7 +168,7 @@ class _TwoLoops:
 
 
 def _line_searched(
-    objective: Objective,
+    objective: PairObjective,
     fixed: Images,
     moving: Images,
     evaluations: int,
@@ -219,7 +219,7 @@ def _better(best: Tensor, lowest: Tensor | None, x: Tensor, value: Tensor) -> tu
 
 
 @torch.no_grad()
-def _judged(objective: Objective, fixed: Images, moving: Images, x: Tensor) -> Tensor:
+def _judged(objective: PairObjective, fixed: Images, moving: Images, x: Tensor) -> Tensor:
     return objective.values(fixed, moving, x)
 
 

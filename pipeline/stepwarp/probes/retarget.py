@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.trajectory import identity, trajectory
 from stepwarp.registrar.steps import FieldMap, Images, Step
 from stepwarp.registrar.steps.structure import steps_run
@@ -20,7 +20,7 @@ def retarget(
     first: Images,
     second: Images,
     moving: Images,
-    objective: Objective,
+    objective: PairObjective,
     swap_at: int | None = None,
     count: int | None = None,
 ) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ def retarget(
     return found
 
 
-def _losses(run: list[FieldMap], fixed: Images, moving: Images, objective: Objective) -> np.ndarray:
+def _losses(run: list[FieldMap], fixed: Images, moving: Images, objective: PairObjective) -> np.ndarray:
     rows = [objective.values(fixed, moving, found.displacement) for found in run]
     return torch.stack(rows).double().cpu().numpy()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stepwarp.probes import direction as directions
 from stepwarp.probes.fixed_point import disturbed, path_independence, random_start, stays
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.optimisers import lbfgs
 from stepwarp.probes.retarget import retarget
 from stepwarp.probes.statistics import described, described_rows
@@ -36,7 +36,7 @@ Numbers = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ProbedSubject:
     """A registrar with the pairs that it is probed on.
 
     fixed, moving: two pairs or more, (B, 1, *grid). objective: what it was trained on. score: the accuracy of maps,
@@ -46,7 +46,7 @@ class Subject:
     step: Step
     fixed: Images
     moving: Images
-    objective: Objective
+    objective: PairObjective
     score: Callable[[FieldMap], np.ndarray] | None = None
     seed: int = 0
 
@@ -69,7 +69,7 @@ class Subject:
         return float(self.fixed.grid.spacing.mean())
 
 
-def per_step_probe(subject: Subject) -> Numbers:
+def per_step_probe(subject: ProbedSubject) -> Numbers:
     """a: after each step, for once, twice and four times the trained number of repetitions of each of its steps."""
     found: Numbers = {}
     null: list[FieldMap] = []
@@ -92,7 +92,7 @@ def per_step_probe(subject: Subject) -> Numbers:
     return found
 
 
-def direction_probe(subject: Subject) -> Numbers:
+def direction_probe(subject: ProbedSubject) -> Numbers:
     """b: the cosines of `direction`, for each step, as means over all steps, and over all before the last one, which
     leads to the final answer by definition."""
     final = trajectory(subject.step, subject.fixed, subject.moving)[-1]
@@ -103,7 +103,7 @@ def direction_probe(subject: Subject) -> Numbers:
     return {name: _rows(values) for name, values in cosines.items()} | means | before
 
 
-def path_probe(subject: Subject) -> Numbers:
+def path_probe(subject: ProbedSubject) -> Numbers:
     """e: two passes from random starts and from another pair's solution, beside two from the identity (mm)."""
     fixed, mm = subject.fixed, subject.mm
     starts = {
@@ -125,7 +125,7 @@ def path_probe(subject: Subject) -> Numbers:
     return found
 
 
-def optimum_probe(subject: Subject) -> Numbers:
+def optimum_probe(subject: ProbedSubject) -> Numbers:
     """f: the drift (mm) and the loss of one pass from the optimum that L-BFGS finds from the registrar's own answer, of
     the pair (B, B) from the identity; control: of the pair from the identity; null: from a start as far from the
     optimum as the answer is, in a random direction."""
@@ -165,7 +165,7 @@ def optimum_probe(subject: Subject) -> Numbers:
     return found
 
 
-def retarget_probe(subject: Subject) -> Numbers:
+def retarget_probe(subject: ProbedSubject) -> Numbers:
     """h: the fixed image is that of the next pair for the first half of a pass, then the pair's own for a whole one."""
     first = Images(others(subject.fixed.data), subject.fixed.grid)
     found = retarget(subject.step, first, subject.fixed, subject.moving, subject.objective)
@@ -173,11 +173,11 @@ def retarget_probe(subject: Subject) -> Numbers:
     return rows | {name: _value(found[name]) for name in ("share", "share_kept", "steps_swapped", "steps_straight")}
 
 
-def contrast_probe(subject: Subject) -> Numbers:
+def contrast_probe(subject: ProbedSubject) -> Numbers:
     """Out of distribution: the maps found on images of another contrast, judged on the images as they were.
 
     share: of the gain in the objective that the map found on the images as they were has. apart: root mean square
-    distance (mm) to that map. accuracy: see `Subject`. Control: the images as they were. Null: the map of another
+    distance (mm) to that map. accuracy: see `ProbedSubject`. Control: the images as they were. Null: the map of another
     pair."""
     fixed, moving = subject.fixed, subject.moving
     still, usual = identity(fixed), trajectory(subject.step, fixed, moving)[-1]
@@ -222,7 +222,7 @@ def contrasts(seed: int) -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
-def _losses(subject: Subject, found: FieldMap) -> np.ndarray:
+def _losses(subject: ProbedSubject, found: FieldMap) -> np.ndarray:
     with torch.no_grad():
         values = subject.objective.values(subject.fixed, subject.moving, found.displacement)
     return np.asarray(values.double().cpu())

@@ -15,7 +15,7 @@ from torch import Tensor
 from stepwarp.kernels import jacobian, sampling
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarities.ssd import SSD
-from stepwarp.probes.objective import Objective, State
+from stepwarp.probes.objective import PairObjective, State
 from stepwarp.registrar.steps import FieldMap, Images, Map, Repeat, Step, TwoStep
 from stepwarp.registrar.steps.sequences import Chain
 from stepwarp.registrar.steps.structure import repeats, steps_run
@@ -112,7 +112,9 @@ def lengthened(step: Step, factor: int) -> Iterator[Step]:
 
 
 @torch.no_grad()
-def per_step(maps: Iterable[FieldMap], fixed: Images, moving: Images, objective: Objective) -> dict[str, np.ndarray]:
+def per_step(
+    maps: Iterable[FieldMap], fixed: Images, moving: Images, objective: PairObjective
+) -> dict[str, np.ndarray]:
     """Probe a: how good and how smooth the map is after each step, (1 + steps, pairs) each; row 0 is the identity.
 
     loss: the objective. ssd: mean squared difference. ncc: correlation, 1 is perfect. regularity: the objective's, not

@@ -19,7 +19,7 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.kernels import sampling
 from stepwarp.losses.similarity import Similarity
-from stepwarp.progress import Progress, Step, is_over, silent
+from stepwarp.progress import Progress, ProgressReport, is_over, silent
 from stepwarp.registrar.masks import pooled, trusted_part
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
@@ -37,7 +37,7 @@ _LEAST_OVERLAP = 0.3
 
 
 @dataclass(frozen=True)
-class Start:
+class LinearStart:
     """One candidate: where it came from, its turn against the voxel axes, its loss as scored and as optimised."""
 
     name: str
@@ -53,7 +53,7 @@ class LinearFit:
 
     transform: Affine
     loss: float
-    starts: tuple[Start, ...]
+    starts: tuple[LinearStart, ...]
     stopped: str | None = None
 
 
@@ -62,7 +62,7 @@ class _Level:
 
     A candidate maps a fixed world point x to moving centre + t + A (x - fixed centre)."""
 
-    def __init__(self, pair: _Pair, mm: float, similarity: Similarity) -> None:
+    def __init__(self, pair: _LinearPair, mm: float, similarity: Similarity) -> None:
         self.similarity = similarity
         fixed, self.fixed, self.fixed_weight = _coarsened(pair.fixed, pair.fixed_mask, mm, pair.device)
         moving, self.moving, self.moving_weight = _coarsened(pair.moving, pair.moving_mask, mm, pair.device)
@@ -108,7 +108,7 @@ def _moved_to(grid: Grid, centre: np.ndarray) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-class _Pair:
+class _LinearPair:
     """What every level shares: the images, their centres of mass, and where they may be trusted."""
 
     def __init__(
@@ -149,7 +149,7 @@ def register_linear(
     exactly. deadline: a `time.monotonic()` after which the best found so far is taken.
 
     Raises RegistrationError where no start leads to a usable transform."""
-    pair = _Pair(fixed, moving, fixed_mask, moving_mask, device)
+    pair = _LinearPair(fixed, moving, fixed_mask, moving_mask, device)
     starts = _scored_starts(pair, _Level(pair, 2 * settings.coarse_mm, search), settings.candidates, deadline)
     total = len(starts) + 1 + len(settings.refine_mm)
     coarse = _Level(pair, settings.coarse_mm, search)
@@ -158,7 +158,7 @@ def register_linear(
         model = _Model("rigid" if kind == "rigid" else "similarity", matrix, translation)
         loss, ended = _minimise(coarse, model, _SEARCH_ITERATIONS, deadline)
         fits.append((loss, start, model))
-        progress(Step("affine", len(fits), total, loss))
+        progress(ProgressReport("affine", len(fits), total, loss))
         if not ended:
             break
     stopped = None if ended else f"at start {len(fits)} of {len(starts)}"
@@ -166,14 +166,14 @@ def register_linear(
     loss, _, model = fits[0]
     for n, mm in enumerate((settings.coarse_mm, *settings.refine_mm), len(starts) + 1):
         if stopped:
-            progress(Step("affine", total, total, loss))
+            progress(ProgressReport("affine", total, total, loss))
             break
         model = model.as_kind(kind)
         level = coarse if n == len(starts) + 1 else _Level(pair, mm, refine)
         loss, ended = _minimise(level, model, _REFINE_ITERATIONS, deadline)
         stopped = None if ended else f"while it was refined at {mm:g} mm"
-        progress(Step("affine", n, total, loss))
-    tried = tuple(Start(start.name, start.degrees, start.scored, round(value, 5)) for value, start, _ in fits)
+        progress(ProgressReport("affine", n, total, loss))
+    tried = tuple(LinearStart(start.name, start.degrees, start.scored, round(value, 5)) for value, start, _ in fits)
     return LinearFit(_to_world(model, pair), loss, tried, stopped)
 
 
@@ -241,7 +241,9 @@ def _minimise(level: _Level, model: _Model, iterations: int, deadline: float | N
     return float(found.fun), True
 
 
-def _scored_starts(pair: _Pair, level: _Level, most: int, deadline: float | None) -> list[tuple[Start, Tensor, Tensor]]:
+def _scored_starts(
+    pair: _LinearPair, level: _Level, most: int, deadline: float | None
+) -> list[tuple[LinearStart, Tensor, Tensor]]:
     """At most so many starts with their loss before any optimisation, best first, no two of them alike. After the
     deadline no further one is scored."""
     d = pair.fixed.grid.ndim
@@ -250,11 +252,11 @@ def _scored_starts(pair: _Pair, level: _Level, most: int, deadline: float | None
         for name, turn, shift in _starts(pair):
             matrix, translation = torch.tensor(turn), torch.tensor(shift / _RADIUS_MM)
             loss = level.loss(matrix, translation)
-            scored.append((Start(name, round(_angle(turn), 1), round(loss, 5)), matrix, translation))
+            scored.append((LinearStart(name, round(_angle(turn), 1), round(loss, 5)), matrix, translation))
             if is_over(deadline):
                 break
     scored.sort(key=lambda entry: entry[0].scored)
-    kept: list[tuple[Start, Tensor, Tensor]] = []
+    kept: list[tuple[LinearStart, Tensor, Tensor]] = []
     for entry in scored:
         if len(kept) < most and all(_angle((entry[1].T @ other).numpy()) > _SAME_START_DEGREES for _, other, _ in kept):
             kept.append(entry)
@@ -263,7 +265,7 @@ def _scored_starts(pair: _Pair, level: _Level, most: int, deadline: float | None
     return (lying[:1] + [entry for entry in kept if entry is not lying[0]])[:most] if d > 1 else kept
 
 
-def _starts(pair: _Pair) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _starts(pair: _LinearPair) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(name, A, t in mm): A turns fixed world vectors into moving world vectors, t is added at the centre of mass."""
     d = pair.fixed.grid.ndim
     still = np.zeros(d)
@@ -361,7 +363,7 @@ def _is_cut(image: Image) -> bool:
     return False
 
 
-def _to_world(model: _Model, pair: _Pair) -> Affine:
+def _to_world(model: _Model, pair: _LinearPair) -> Affine:
     """From the model's centred coordinates to a world matrix."""
     linear = model.matrix().detach().numpy()
     shift = _RADIUS_MM * model.translation.detach().numpy()

@@ -24,7 +24,7 @@ from stepwarp.geometry import Affine, DisplacementField, Grid, Image
 from stepwarp.kernels import jacobian, sampling, smoothing
 from stepwarp.losses import regularity
 from stepwarp.losses.similarity import Similarity, find_similarity
-from stepwarp.progress import Progress, Step, is_over, silent
+from stepwarp.progress import Progress, ProgressReport, is_over, silent
 from stepwarp.registrar.masks import pooled
 
 #: The step's length is set by this quantile, so that a few strong edges do not slow down all the rest.
@@ -228,8 +228,12 @@ def _run_level(
         if n % _MEND_EVERY == _MEND_EVERY - 1:
             for side in sides:
                 side.mend(settings.smallest_jacobian)
-        progress(Step(f"deformable {level.mm:g} mm", n + 1, level.iterations, losses[-1]))
-    progress(Step(f"deformable {level.mm:g} mm", level.iterations, level.iterations, losses[-1] if losses else None))
+        progress(ProgressReport(f"deformable {level.mm:g} mm", n + 1, level.iterations, losses[-1]))
+    progress(
+        ProgressReport(
+            f"deformable {level.mm:g} mm", level.iterations, level.iterations, losses[-1] if losses else None
+        )
+    )
     return losses
 
 

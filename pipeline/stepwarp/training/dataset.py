@@ -20,8 +20,8 @@ from stepwarp.data.structures import structures
 from stepwarp.data.synthesis import FREESURFER_PARTNERS, Synthesis
 from stepwarp.data.teachers import Teachers
 from stepwarp.errors import InputError
-from stepwarp.progress import Progress, Step, silent
-from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
+from stepwarp.progress import Progress, ProgressReport, silent
+from stepwarp.registrar.weights.recipe import InputRecipe, Spacing, Tissue
 from stepwarp.training.config import TrainingConfig
 from stepwarp.training.prepare import align
 
@@ -40,7 +40,7 @@ class Dataset:
     manifest: Manifest
     training: VariedPairs
     validation: list[dict[str, Any]]
-    recipe: Recipe
+    recipe: InputRecipe
     structures: dict[int, int]
 
 
@@ -103,10 +103,10 @@ def open_dataset(
     )
 
 
-def network_recipe(config: TrainingConfig) -> Recipe:
+def network_recipe(config: TrainingConfig) -> InputRecipe:
     """What is done to an image before a network that is trained by this recipe sees it."""
     grid = Spacing(mm=config.data.spacing_mm, margin_mm=_MARGIN_MM)
-    return Recipe(intensities=Tissue(), grid=grid, precision=config.precision)
+    return InputRecipe(intensities=Tissue(), grid=grid, precision=config.precision)
 
 
 def structures_of(config: TrainingConfig, manifest: Manifest, root: Path) -> dict[int, int]:
@@ -140,9 +140,9 @@ def listed_pairs(manifest: Manifest, root: Path) -> list[Pair]:
 def _held(scans: CachedScans, progress: Progress) -> HeldScans:
     held = {}
     for number, name in enumerate(scans.about):
-        progress(Step("read scans", number, len(scans.about)))
+        progress(ProgressReport("read scans", number, len(scans.about)))
         held[name] = scans[name]
-    progress(Step("read scans", len(held), len(held)))
+    progress(ProgressReport("read scans", len(held), len(held)))
     return HeldScans(scans.grid, dict(scans.about), held)
 
 

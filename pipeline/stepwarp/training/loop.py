@@ -21,7 +21,7 @@ from stepwarp.data.pairs import PairLoader
 from stepwarp.errors import OutputError, RegistrationError
 from stepwarp.files import write_text
 from stepwarp.files.lock import locked
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.registrar.steps.config import build
 from stepwarp.registrar.weights.card import Expected
 from stepwarp.training import checkpoint
@@ -32,8 +32,8 @@ from stepwarp.training.devices import launched_fabric
 from stepwarp.training.ema import RunningMean
 from stepwarp.training.export import export, machine_name
 from stepwarp.training.log import BOARD, LOG, Log
-from stepwarp.training.objective import Objective, train_only
-from stepwarp.training.start import Start, read_start
+from stepwarp.training.objective import TrainingObjective, train_only
+from stepwarp.training.start import TrainingStart, read_start
 from stepwarp.training.validation import validate
 
 CHECKPOINT, WEIGHTS, CONFIG = "checkpoint.pt", "weights.safetensors", "config.yaml"
@@ -44,7 +44,7 @@ _DIMS = 3
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """How a training ended. finished: whether all iterations are done. weights: the best so far, ready for use; None
     if time was up before any were validated. best: their measures, where there were pairs to validate on."""
 
@@ -64,7 +64,7 @@ def train(
     max_minutes: float | None = None,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
-) -> Trained:
+) -> TrainingResult:
     """Train a registrar and keep the best of it.
 
     Writes into `out`: weights.safetensors, the best so far with its model card; checkpoint.pt, to go on from;
@@ -103,7 +103,7 @@ class _Run:
         out: Path,
         fabric: Fabric,
         data: Dataset,
-        start: Start | None = None,
+        start: TrainingStart | None = None,
         progress: Progress = silent,
     ) -> None:
         self.config = config
@@ -116,7 +116,7 @@ class _Run:
         if start is not None:
             step.load_state_dict(start.state, strict=False)  # a segmenter may be missing
         self.labels_used = config.trains_with_labels or (start is not None and start.labels_used)
-        self.objective = Objective(step, config, data.manifest.ignore_labels, data.structures)
+        self.objective = TrainingObjective(step, config, data.manifest.ignore_labels, data.structures)
         optimiser = config.optimiser.build(step.parameters())
         self.model, self.stepping = fabric.setup(self.objective, optimiser)
         self.state = Progressed(step, RunningMean(step, config.optimiser.ema), optimiser)
@@ -135,7 +135,7 @@ class _Run:
         """Start from the checkpoint."""
         self.loader.load_state_dict(checkpoint.load(self.out / CHECKPOINT, self.state, self.config))
 
-    def through(self, deadline: float) -> Trained:
+    def through(self, deadline: float) -> TrainingResult:
         """Iterate to the end, or until the clock `time.monotonic` shows the deadline."""
         state, config = self.state, self.config
         if self.fabric.is_global_zero:
@@ -152,13 +152,13 @@ class _Run:
             loss, late = self._iterate(next(batches), number, deadline)
             # Counted from where this run began, so that the time left is told from its own speed.
             done, total = within + 1 - begun_at, config.curriculum[number].iterations - begun_at
-            self.progress(Step(f"stage {number + 1} of {len(config.curriculum)}", done, total, loss))
+            self.progress(ProgressReport(f"stage {number + 1} of {len(config.curriculum)}", done, total, loss))
             last = late or state.iteration == config.iterations
             if last or state.iteration % config.validation.every == 0:
                 self._judge()
             if last or state.iteration % config.checkpoint_every == 0:
                 self._save()
-        return Trained(
+        return TrainingResult(
             state.iteration == config.iterations, state.iteration, state.seconds, self._weights(), state.best
         )
 

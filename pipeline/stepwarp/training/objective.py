@@ -19,7 +19,7 @@ from stepwarp.registrar.steps.segmented import BRAIN
 from stepwarp.training.config import LossGrid, LossSettings, Stage, TrainingConfig, pooling
 
 
-class Objective(nn.Module):
+class TrainingObjective(nn.Module):
     """A registrar with the loss that it is trained by. Half precision, where the recipe wants it, is for the registrar
     alone.
 

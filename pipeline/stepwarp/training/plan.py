@@ -15,13 +15,12 @@ from stepwarp.data.pairs import training_pairs, validation_pairs
 from stepwarp.data.scans import About
 from stepwarp.geometry import Grid
 from stepwarp.machine import peak_mib
-from stepwarp.progress import Progress, Step, silent
-from stepwarp.registrar.steps import Step as RegistrarStep
-from stepwarp.registrar.steps import describe
+from stepwarp.progress import Progress, ProgressReport, silent
+from stepwarp.registrar.steps import Step, describe
 from stepwarp.registrar.steps.config import build
 from stepwarp.training.config import Stage, TrainingConfig
 from stepwarp.training.dataset import listed_pairs, scans_of, structures_of
-from stepwarp.training.objective import Objective, train_only
+from stepwarp.training.objective import TrainingObjective, train_only
 from stepwarp.training.start import read_start
 
 
@@ -37,7 +36,7 @@ class StageCost:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A training before it begins. tree: the registrar. scans, pairs: to train on; validation_pairs: to judge by."""
 
     config: TrainingConfig
@@ -56,7 +55,7 @@ class Plan:
 
 def make_plan(
     config: TrainingConfig, root: Path | None, device: torch.device | str = "cpu", progress: Progress = silent
-) -> Plan:
+) -> TrainingPlan:
     """Read the manifest, and time an iteration of every stage on images of noise. No scan is read, nothing written.
 
     Raises InputError for a manifest that cannot be trained with, or networks that do not fit the grid."""
@@ -72,19 +71,19 @@ def make_plan(
     step = build(config.steps, grid.ndim)
     tree = describe(step, grid)
     structures = structures_of(config, manifest, root)
-    objective = Objective(step, config, structures=structures).to(device).train()
+    objective = TrainingObjective(step, config, structures=structures).to(device).train()
     costs = []
     for number, stage in enumerate(config.curriculum):
-        progress(Step("time the stages", number, len(config.curriculum)))
+        progress(ProgressReport("time the stages", number, len(config.curriculum)))
         costs.append(_cost(objective, number, stage, device))
-    progress(Step("time the stages", len(costs), len(costs)))
-    return Plan(config, tree, grid, len(training.scans()), len(training), judged, tuple(costs))
+    progress(ProgressReport("time the stages", len(costs), len(costs)))
+    return TrainingPlan(config, tree, grid, len(training.scans()), len(training), judged, tuple(costs))
 
 
-def _cost(objective: Objective, number: int, stage: Stage, device: torch.device) -> StageCost:
+def _cost(objective: TrainingObjective, number: int, stage: Stage, device: torch.device) -> StageCost:
     """The second of two iterations: the first one also compiles and allocates."""
     batch = _noise(objective.config, device)
-    step: RegistrarStep = objective.step
+    step: Step = objective.step
     train_only(step, objective.config, stage)
     optimiser = torch.optim.Adam(step.parameters(), lr=1e-9)
     for _ in range(2):

@@ -21,7 +21,7 @@ from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.ncc import NCC
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.registrar.affine import register_linear
 
 #: Part of every entry: to be counted up when the same files lead to other alignments.
@@ -45,7 +45,7 @@ def align(
         raise OutputError(f"{folder}: cannot be made ({error.strerror}). Choose another cache.") from error
     matrices = {}
     for number, scan in enumerate(scans):
-        progress(Step("align", number, len(scans)))
+        progress(ProgressReport("align", number, len(scans)))
         place = folder / f"{sha256(scan.image)}.json"
         matrix = _kept(place)
         if matrix is None:
@@ -54,7 +54,7 @@ def align(
             with atomic_path(place, overwrite=True) as temporary:
                 temporary.write_text(json.dumps(content) + "\n")
         matrices[scan.id] = matrix
-    progress(Step("align", len(scans), len(scans)))
+    progress(ProgressReport("align", len(scans), len(scans)))
     return matrices
 
 

@@ -13,14 +13,14 @@ from stepwarp.training.config import TrainingConfig
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class TrainingStart:
     """state: of the recipe's steps, or of a part of them. labels_used: whether label maps are in it."""
 
     state: dict[str, Tensor]
     labels_used: bool
 
 
-def read_start(config: TrainingConfig, dims: int) -> Start | None:
+def read_start(config: TrainingConfig, dims: int) -> TrainingStart | None:
     """The weights that a recipe begins with, if it names some: of its steps, or of those within its segmented ones.
 
     Raises InputError for weights that are not there or cannot be read, and for those of other steps."""
@@ -35,4 +35,4 @@ def read_start(config: TrainingConfig, dims: int) -> Start | None:
     shapes = [{name: value.shape for name, value in each.items()} for each in (wanted, state)]
     if shapes[0] != shapes[1]:
         raise InputError(f"start: {path} holds other steps than the recipe's. Give the recipe the steps that it holds.")
-    return Start(state, registrar.card.labels_used)
+    return TrainingStart(state, registrar.card.labels_used)

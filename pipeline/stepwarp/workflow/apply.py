@@ -41,7 +41,7 @@ from stepwarp.geometry import Grid, Image, LabelMap, Volume
 from stepwarp.geometry.background import background
 from stepwarp.kernels import sampling
 from stepwarp.printable import counted, worded
-from stepwarp.workflow.journey import Journey, Map, Side, load, plan
+from stepwarp.workflow.journey import Journey, PointMap, Side, load, plan
 from stepwarp.workflow.kinds import kind_of
 from stepwarp.workflow.subjects import check_outside
 
@@ -140,11 +140,11 @@ class _Carrier:
     overwrite: bool
 
     @cached_property
-    def lookup(self) -> Map:
+    def lookup(self) -> PointMap:
         return load(self.journey.lookup, self.trust)
 
     @cached_property
-    def send(self) -> Map:
+    def send(self) -> PointMap:
         return load(self.journey.send, self.trust)
 
     def carry(self, path: Path, output: Path) -> Applied:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stepwarp.machine import peak_mib
-from stepwarp.progress import Progress, Step
+from stepwarp.progress import Progress, ProgressReport
 
 
 class Clock:
@@ -23,8 +23,8 @@ class Clock:
         """Time what happens inside. reports_itself: what happens inside tells its progress in smaller steps."""
         started = time.perf_counter()
         if not reports_itself:
-            self.progress(Step(name, 0, 1))
+            self.progress(ProgressReport(name, 0, 1))
         yield
         if not reports_itself:
-            self.progress(Step(name, 1, 1))
+            self.progress(ProgressReport(name, 1, 1))
         self.stages.append({"name": name, "seconds": round(time.perf_counter() - started, 3), "peak_mib": peak_mib()})

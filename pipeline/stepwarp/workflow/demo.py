@@ -24,7 +24,7 @@ from stepwarp.files.lock import locked
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image, LabelMap, Transform
 from stepwarp.kernels import jacobian, sampling
 from stepwarp.kernels.smoothing import gaussian
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.workflow.outputs import claimed, is_result
 from stepwarp.workflow.register import register
 from stepwarp.workflow.registration import Registration
@@ -47,7 +47,7 @@ TISSUES = {1: "grey matter", 2: "white matter"}
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class DemoPair:
     """Two brains and the truth about them.
 
     warp, inverse_warp: on the fixed grid; `affine @ warp` maps points of the fixed world to points of the moving world.
@@ -147,13 +147,13 @@ def _demonstrated(
     return Demonstration(registration, folder, accuracy)
 
 
-def make_pair(template: Template, seed: int, progress: Progress = silent) -> Pair:
+def make_pair(template: Template, seed: int, progress: Progress = silent) -> DemoPair:
     """A template as the fixed image, and a second brain made from it; equal seeds give equal pairs."""
     rng = np.random.default_rng(seed)
     grid = template.brain.grid
-    progress(Step("second brain", 0, 3))
+    progress(ProgressReport("second brain", 0, 3))
     warp, inverse_warp = _random_diffeomorphism(template, rng)
-    progress(Step("second brain", 1, 3))
+    progress(ProgressReport("second brain", 1, 3))
     affine = _random_affine(template, rng)
     moving_grid = _grid_around(affine @ warp, template)
     # The true inverse, inverse_warp after affine^-1, written as an affine after a field on the moving grid: in this
@@ -161,8 +161,8 @@ def make_pair(template: Template, seed: int, progress: Progress = silent) -> Pai
     turned = DisplacementField(inverse_warp.displacement, Grid(grid.shape, affine.matrix @ grid.affine))
     back = affine.inverse() @ turned.on(moving_grid)
     brain, *tissues = (image.warp(back, onto=moving_grid) for image in (template.brain, *template.tissues))
-    progress(Step("second brain", 2, 3))
-    pair = Pair(
+    progress(ProgressReport("second brain", 2, 3))
+    pair = DemoPair(
         fixed=Image((template.brain.data * 255).round(), grid, "fixed"),
         moving=_as_from_another_scanner(brain, rng),
         fixed_labels=_labels(template.tissues, "fixed labels"),
@@ -172,11 +172,11 @@ def make_pair(template: Template, seed: int, progress: Progress = silent) -> Pai
         inverse_warp=inverse_warp,
         mask=template.mask,
     )
-    progress(Step("second brain", 3, 3))
+    progress(ProgressReport("second brain", 3, 3))
     return pair
 
 
-def measured(pair: Pair, transform: Transform, every: int = 8) -> Accuracy:
+def measured(pair: DemoPair, transform: Transform, every: int = 8) -> Accuracy:
     """How far a transform, fixed world to moving world, is from the truth at every `every`-th voxel of the brain."""
     grid = pair.fixed.grid
     points = grid.world(pair.mask.nonzero()[::every].numpy())
@@ -270,7 +270,7 @@ def _labels(tissues: tuple[Image, ...] | list[Image], name: str) -> LabelMap:
     return LabelMap(torch.where(probability > 0.5, label + 1, 0).to(torch.uint8), tissues[0].grid, name)
 
 
-def save_pair(pair: Pair, out: Path, overwrite: bool) -> None:
+def save_pair(pair: DemoPair, out: Path, overwrite: bool) -> None:
     """Write fixed and moving images with their label maps into a folder, and the true transform into its `truth/`."""
     truth = out / TRUTH
     try:

@@ -17,7 +17,7 @@ from stepwarp.files.learn2reg import is_learn2reg, read_learn2reg
 from stepwarp.files.tables import Space
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, Transform
 from stepwarp.printable import worded
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.version import __version__
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.folders import RegistrationFolder, Side, result_at
@@ -108,7 +108,7 @@ def evaluate_files(
         moving_landmarks=points[1],
         unreliable_landmarks=unreliable_landmarks,
         mask=inside,
-        report=lambda stage, done, total: progress(Step(stage, done, total)),
+        report=lambda stage, done, total: progress(ProgressReport(stage, done, total)),
     )
     result["inverse_mm"]["source"] = read.inverse_source
     notes += [note for side, found in zip(images, points, strict=True) for note in _missing(side, found)]

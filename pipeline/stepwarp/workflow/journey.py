@@ -38,7 +38,7 @@ class Journey:
 
 
 @dataclass(frozen=True, eq=False)
-class Map:
+class PointMap:
     """A transform with the files that it was read from, in the order in which a point meets them."""
 
     transform: Transform
@@ -90,7 +90,7 @@ def sides(source: Side | None, target: Side | None) -> tuple[Side, Side]:
     return source, target
 
 
-def load(links: tuple[Link, ...], trust: TrustRules) -> Map:
+def load(links: tuple[Link, ...], trust: TrustRules) -> PointMap:
     """The links' files as one map; a field whose inverse is in no file is inverted numerically. trust: for files that
     are named one by one; those of a result say where they lie."""
     files = [(file, trust if link.files() == (link,) else None) for link in links for file in link.files()]
@@ -102,7 +102,7 @@ def load(links: tuple[Link, ...], trust: TrustRules) -> Map:
             notes += _residual(file.path, transform, inverted)
             transform = inverted
         parts.append(transform)
-    return Map(Composition.of(*reversed(parts)), tuple(file for file, _ in files), tuple(notes))
+    return PointMap(Composition.of(*reversed(parts)), tuple(file for file, _ in files), tuple(notes))
 
 
 def _link(text: str) -> Link:

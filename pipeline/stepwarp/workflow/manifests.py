@@ -40,9 +40,9 @@ from stepwarp.files.lock import locked
 from stepwarp.geometry import Grid, LabelMap
 from stepwarp.presence import why_absent
 from stepwarp.printable import counted, worded
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.workflow.demo import OWN_NAMES, TISSUES, TRUTH, make_pair, save_pair
-from stepwarp.workflow.demo import Pair as DemoPair
+from stepwarp.workflow.demo import DemoPair as DemoPair
 
 DEMO = "demo"
 _LANDMARKS = 100
@@ -52,7 +52,7 @@ Kind = Literal["missing", "changed", "unusable", "elsewhere"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class ManifestFinding:
     """One thing that is wrong. kind: the file is missing, or not that of the checksum, or cannot be used, or lies
     elsewhere than its image. scan: its id, or the pair's."""
 
@@ -76,7 +76,7 @@ class Inventory:
     files: int
     present: int
     checksums: int
-    findings: tuple[Finding, ...]
+    findings: tuple[ManifestFinding, ...]
     obtain: str
 
     @property
@@ -89,11 +89,11 @@ class Inventory:
 
 def check(manifest: Manifest, root: Path, progress: Progress = silent) -> Inventory:
     """Read every file of a manifest: is it there, the one of its checksum, readable, and on its image's grid?"""
-    findings: list[Finding] = []
+    findings: list[ManifestFinding] = []
     for number, (name, entry) in enumerate(manifest.images.items()):
-        progress(Step("files", number, len(manifest.images)))
+        progress(ProgressReport("files", number, len(manifest.images)))
         findings += _check_scan(name, entry, root)
-    progress(Step("files", len(manifest.images), len(manifest.images)))
+    progress(ProgressReport("files", len(manifest.images), len(manifest.images)))
     for pair in manifest.pairs:
         for name, listed in pair.transforms.items():
             findings += _check_file(f"pair {pair.id}", f"transform {name}", listed, root, None)
@@ -101,7 +101,7 @@ def check(manifest: Manifest, root: Path, progress: Progress = silent) -> Invent
         try:
             label_names(manifest, root)
         except InputError as error:
-            findings.append(Finding("unusable", "", "label_names", manifest.label_names, str(error)))
+            findings.append(ManifestFinding("unusable", "", "label_names", manifest.label_names, str(error)))
     files = [path for entry in manifest.images.values() for path in entry.paths().values()]
     return Inventory(
         manifest=manifest.name,
@@ -155,7 +155,7 @@ def make(
     return manifest
 
 
-def _check_scan(name: str, entry: ScanEntry, root: Path) -> Iterator[Finding]:
+def _check_scan(name: str, entry: ScanEntry, root: Path) -> Iterator[ManifestFinding]:
     paths = entry.paths()
     broken = set()
     for role, listed in paths.items():
@@ -169,21 +169,23 @@ def _check_scan(name: str, entry: ScanEntry, root: Path) -> Iterator[Finding]:
         try:
             grid, reason = _read(role, located(listed, root), grid, entry)
         except InputError as error:
-            yield Finding("unusable", name, role, listed, str(error))
+            yield ManifestFinding("unusable", name, role, listed, str(error))
         else:
             if reason:
-                yield Finding("elsewhere", name, role, listed, reason)
+                yield ManifestFinding("elsewhere", name, role, listed, reason)
 
 
-def _check_file(name: str, role: str, listed: str, root: Path, digest: str | None) -> Iterator[Finding]:
+def _check_file(name: str, role: str, listed: str, root: Path, digest: str | None) -> Iterator[ManifestFinding]:
     try:
         path = located(listed, root)
         if not path.exists():
-            yield Finding("missing", name, role, listed, why_absent(path))
+            yield ManifestFinding("missing", name, role, listed, why_absent(path))
         elif digest is not None and sha256(path) != digest:
-            yield Finding("changed", name, role, listed, "is not the file that the manifest describes (SHA-256)")
+            yield ManifestFinding(
+                "changed", name, role, listed, "is not the file that the manifest describes (SHA-256)"
+            )
     except InputError as error:
-        yield Finding("unusable", name, role, listed, str(error))
+        yield ManifestFinding("unusable", name, role, listed, str(error))
 
 
 def _read(role: Role, path: Path, grid: Grid | None, entry: ScanEntry) -> tuple[Grid | None, str]:
@@ -221,11 +223,11 @@ def _outside(landmarks: Landmarks, grid: Grid | None) -> str:
 def _with_checksums(manifest: Manifest, root: Path, progress: Progress) -> Manifest:
     images = {}
     for number, (name, entry) in enumerate(manifest.images.items()):
-        progress(Step("checksums", number, len(manifest.images)))
+        progress(ProgressReport("checksums", number, len(manifest.images)))
         places = {role: located(path, root) for role, path in entry.paths().items()}
         digests = {role: sha256(path) for role, path in places.items() if path.exists()}
         images[name] = entry.model_copy(update={"sha256": digests})
-    progress(Step("checksums", len(manifest.images), len(manifest.images)))
+    progress(ProgressReport("checksums", len(manifest.images), len(manifest.images)))
     return manifest.model_copy(update={"images": images})
 
 

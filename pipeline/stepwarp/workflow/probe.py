@@ -29,13 +29,13 @@ from stepwarp.kernels import sampling
 from stepwarp.machine import device_name
 from stepwarp.probes import study
 from stepwarp.probes.findings import QUESTIONS, findings
-from stepwarp.probes.objective import Objective
+from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.statistics import jsonable
-from stepwarp.probes.study import Subject
-from stepwarp.progress import Progress, Step, silent
+from stepwarp.probes.study import ProbedSubject
+from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.registrar.steps import FieldMap, Images, describe
 from stepwarp.registrar.steps.structure import steps_run
-from stepwarp.registrar.weights import Recipe, Registrar, load_weights, weights_path
+from stepwarp.registrar.weights import InputRecipe, Registrar, load_weights, weights_path
 from stepwarp.report.probes import render
 from stepwarp.training.config import TrainingConfig
 from stepwarp.training.dataset import listed_pairs
@@ -97,7 +97,7 @@ def probe_weights(
     config = _config(registrar, path)
     probed = _read(config, registrar.recipe, manifest, root, pairs, cache or out / "cache", place, progress)
     registrar.step.to(place).eval()
-    subject = Subject(
+    subject = ProbedSubject(
         registrar.step,
         probed.fixed,
         probed.moving,
@@ -141,13 +141,13 @@ def _claim(out: Path, overwrite: bool) -> None:
         raise ForeignError(f"{out / PAGE}: is there already, and no {JSON} beside it. Move it away.")
 
 
-def _run(subject: Subject, progress: Progress) -> dict[str, Any]:
+def _run(subject: ProbedSubject, progress: Progress) -> dict[str, Any]:
     found = {}
     for number, (key, probe) in enumerate(_PROBES.items()):
-        progress(Step("probe", number, len(_PROBES)))
+        progress(ProgressReport("probe", number, len(_PROBES)))
         numbers = probe(subject)
         found[key] = {**asdict(QUESTIONS[key]), "findings": findings(key, numbers), "numbers": numbers}
-    progress(Step("probe", len(_PROBES), len(_PROBES)))
+    progress(ProgressReport("probe", len(_PROBES), len(_PROBES)))
     return found
 
 
@@ -167,11 +167,11 @@ def _config(registrar: Registrar, path: Path) -> TrainingConfig:
         ) from error
 
 
-def _objective(config: TrainingConfig) -> Objective:
+def _objective(config: TrainingConfig) -> PairObjective:
     loss = config.loss
     if not loss.similarity_weight:
         raise InputError(f"'{config.name}' was trained without a similarity of images: there is no objective to probe")
-    return Objective(loss.similarity.build(), loss.regularity, loss.regularity_weight / loss.similarity_weight)
+    return PairObjective(loss.similarity.build(), loss.regularity, loss.regularity_weight / loss.similarity_weight)
 
 
 def _in_words(config: TrainingConfig) -> str:
@@ -182,7 +182,7 @@ def _in_words(config: TrainingConfig) -> str:
 
 def _read(
     config: TrainingConfig,
-    recipe: Recipe,
+    recipe: InputRecipe,
     source: str | Path,
     root: Path | None,
     count: int,
@@ -209,7 +209,7 @@ def _read(
     samples = FixedPairs(held, table, labels=labelled)
     read = []
     for number in range(len(table)):
-        progress(Step("read", number, len(table)))
+        progress(ProgressReport("read", number, len(table)))
         read.append(samples[number])
     grid = config.data.grid()
     fixed, moving = (

@@ -29,11 +29,11 @@ from stepwarp.workflow.device import chosen_device, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
 from stepwarp.workflow.network import Network, read_network
 from stepwarp.workflow.registration import Registration
-from stepwarp.workflow.search import Found, Plan, search
+from stepwarp.workflow.search import SearchRequest, SearchResult, search
 from stepwarp.workflow.subjects import (
     MaskSource,
+    PreparedImage,
     Source,
-    Subject,
     check_outside,
     described_inputs,
     prepare,
@@ -144,10 +144,10 @@ def register_pair(
         "versions": _versions(),
     }
 
-    def registered(plan: Plan, clock: Clock) -> Registration:
+    def registered(plan: SearchRequest, clock: Clock) -> Registration:
         return _registration(a, b, search(plan, a, b, clock), clock, about)
 
-    plan = Plan(options, options.recipe, net, place, deadline, rules.notes())
+    plan = SearchRequest(options, options.recipe, net, place, deadline, rules.notes())
     first = registered(plan, clock)
     if not options.escalate or first.record["verdict"]["status"] != "fail":
         return first
@@ -172,7 +172,9 @@ def _settings(options: RegisterOptions, net: Network | None) -> dict[str, Any]:
     }
 
 
-def _registration(a: Subject, b: Subject, found: Found, clock: Clock, about: dict[str, Any]) -> Registration:
+def _registration(
+    a: PreparedImage, b: PreparedImage, found: SearchResult, clock: Clock, about: dict[str, Any]
+) -> Registration:
     """What was found, on the grids of the images as read, with its record. about: what the record begins with."""
     fit, deformation = found.fit, found.deformation
     record = {

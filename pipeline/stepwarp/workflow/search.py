@@ -13,12 +13,12 @@ from stepwarp.losses.similarities.mi import MutualInformation
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.options import RegisterOptions
-from stepwarp.progress import Step
+from stepwarp.progress import ProgressReport
 from stepwarp.registrar.affine import LinearFit, register_linear
 from stepwarp.registrar.deformable import Deformation, as_deformation, make_similarity, optimise
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.network import Attempt, Network, attempt
-from stepwarp.workflow.subjects import Subject, mask_remarks, outside_remarks
+from stepwarp.workflow.subjects import PreparedImage, mask_remarks, outside_remarks
 from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured
 from stepwarp.workflow.verdict import foreground, judge, lowered, measure
 
@@ -27,7 +27,7 @@ _AS_FINE = 1.01
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class SearchRequest:
     """What is to be done with a pair. recipe: that of the options, or of a second try. network: their weights, read.
     deadline: a `time.monotonic()` after which no further iteration of any stage starts. notes: what the verdict says
     besides."""
@@ -41,7 +41,7 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """What came of a plan. deformation: None for a linear registration. tried: None without a network. steps: of the
     trace, if one was wanted."""
 
@@ -53,7 +53,7 @@ class Found:
     steps: tuple[TraceStep, ...]
 
 
-def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
+def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clock: Clock) -> SearchResult:
     """Carry out a plan. Raises RegistrationError where the optimisation breaks down."""
     recorder = Recorder() if plan.options.trace else None
     with clock.stage("affine", reports_itself=True):
@@ -71,7 +71,7 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
         )
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
-    pair = _Pair(plan, fixed, moving, fit.transform, clock, recorder)
+    pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder)
     tried = None if plan.network is None else pair.attempt(plan.network)
     tried, deformation, measures = pair.deform(tried)
     notes, checks = mask_remarks(fixed, moving)
@@ -81,16 +81,16 @@ def search(plan: Plan, fixed: Subject, moving: Subject, clock: Clock) -> Found:
     if tried is not None:
         notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
     verdict = judge(measures, notes, checks, multimodal=find_similarity(plan.recipe.deformable.similarity).multimodal)
-    return Found(fit, deformation, tried, measures, verdict, pair.steps())
+    return SearchResult(fit, deformation, tried, measures, verdict, pair.steps())
 
 
 @dataclass(frozen=True, eq=False)
-class _Pair:
+class _DeformablePair:
     """Two images with the affine between them, to be deformed."""
 
-    plan: Plan
-    fixed: Subject
-    moving: Subject
+    plan: SearchRequest
+    fixed: PreparedImage
+    moving: PreparedImage
     affine: Affine
     clock: Clock
     recorder: Recorder | None
@@ -152,9 +152,9 @@ class _Pair:
                 return self._optimised(self.settings.model_copy(update={"levels": finer}), start.warp)
             unrefined = "no level of the preset is as fine as the network's grid"
             reason = unrefined if self.plan.options.refine else "nothing was refined"
-            self.clock.progress(Step("deformable", 0, 1))
+            self.clock.progress(ProgressReport("deformable", 0, 1))
             found = as_deformation(start.warp, self.fixed.scaled.grid, self.settings, reason)
-            self.clock.progress(Step("deformable", 1, 1))
+            self.clock.progress(ProgressReport("deformable", 1, 1))
             return found
 
     def _optimised(self, settings: DeformableSettings, start: DisplacementField | None) -> Deformation:

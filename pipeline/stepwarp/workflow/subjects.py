@@ -30,7 +30,7 @@ MaskSource = Any
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class PreparedImage:
     """One of the two images: as read, and as it is registered, with its mask: scaled, in RAS order."""
 
     source: Source
@@ -54,7 +54,7 @@ def prepare(
     trust: files.TrustRules,
     outside: float | None = None,
     role: str = "given",
-) -> Subject:
+) -> PreparedImage:
     """Read an image and its mask, and bring them into the form that is registered.
 
     outside: what the image as read holds beyond its grid, by default its own background; the search reads its own.
@@ -62,10 +62,10 @@ def prepare(
     Raises InputError as the readers, and for a mask that is empty or not on the image's grid."""
     image = files.as_image(source, trust=trust, unnamed=f"the {role} image").surrounded(outside)
     mask = None if mask_source is None else canonical(_read_mask(mask_source, image, trust, f"the {role} mask"))
-    return Subject(source, mask_source, image, scale_intensities(canonical(image), mask), mask)
+    return PreparedImage(source, mask_source, image, scale_intensities(canonical(image), mask), mask)
 
 
-def described_inputs(fixed: Subject, moving: Subject) -> dict[str, Any]:
+def described_inputs(fixed: PreparedImage, moving: PreparedImage) -> dict[str, Any]:
     """The images, and their masks if there are any, as a record holds them."""
     described = {role: _described_image(subject) for role, subject in (("fixed", fixed), ("moving", moving))}
     for role, subject in (("fixed_mask", fixed), ("moving_mask", moving)):
@@ -93,7 +93,7 @@ def ants_options(record: Mapping[str, Any], transforms: Iterable[str]) -> str:
     return " ".join([*(f"-t {name}" for name in transforms), *said])
 
 
-def mask_remarks(fixed: Subject, moving: Subject) -> tuple[list[str], list[str]]:
+def mask_remarks(fixed: PreparedImage, moving: PreparedImage) -> tuple[list[str], list[str]]:
     """Sentences for the verdict, to be known and to be looked at: masks without effect, and masks that leave little."""
     notes, checks = [], []
     for role, subject in (("fixed", fixed), ("moving", moving)):
@@ -105,7 +105,7 @@ def mask_remarks(fixed: Subject, moving: Subject) -> tuple[list[str], list[str]]
     return notes, checks
 
 
-def outside_remarks(moving: Subject) -> list[str]:
+def outside_remarks(moving: PreparedImage) -> list[str]:
     """A sentence where what becomes of the surroundings is likely wrong: a cropped CT, around which is no water."""
     image = moving.image
     lowest = float(image.data.min())
@@ -117,7 +117,7 @@ def outside_remarks(moving: Subject) -> list[str]:
     ]
 
 
-def _described_image(subject: Subject) -> dict[str, Any]:
+def _described_image(subject: PreparedImage) -> dict[str, Any]:
     grid = subject.image.grid
     return _described_file(subject.source) | {
         "shape": list(grid.shape),

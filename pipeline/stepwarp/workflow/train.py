@@ -12,8 +12,8 @@ from stepwarp.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
 from stepwarp.registrar.weights.native import load_native_weights
 from stepwarp.training.config import TrainingConfig, changed_config, read_config
-from stepwarp.training.loop import Trained, train
-from stepwarp.training.plan import Plan, make_plan
+from stepwarp.training.loop import TrainingResult, train
+from stepwarp.training.plan import TrainingPlan, make_plan
 from stepwarp.workflow.device import chosen_device, use_threads
 
 #: What fine-tuning does unless told otherwise: few iterations, at a fraction of the first learning rate.
@@ -32,7 +32,7 @@ def train_from_recipe(
     device: str = "auto",
     threads: int | None = None,
     progress: Progress = silent,
-) -> Trained:
+) -> TrainingResult:
     """`training.loop.train` with a recipe's file or name. overrides: "a.b=c" texts. threads: all cores by default.
 
     Raises InputError for a recipe that makes no sense, and what `train` raises."""
@@ -49,7 +49,7 @@ def plan_recipe(
     device: str = "auto",
     threads: int | None = None,
     progress: Progress = silent,
-) -> Plan:
+) -> TrainingPlan:
     """What `train_from_recipe` would do, and what it costs. Raises as it does."""
     config = read_config(source, overrides)
     place, _ = chosen_device(device), use_threads(threads)
@@ -68,7 +68,7 @@ def finetune(
     device: str = "auto",
     threads: int | None = None,
     progress: Progress = silent,
-) -> Trained:
+) -> TrainingResult:
     """Go on training weights of stepwarp on other scans, with the recipe that made them but for its data and length.
 
     A split "validation" of the manifest is validated on, if there is one. Raises InputError for weights that do not say
