@@ -60,14 +60,14 @@ def test_corners_see_the_fold_that_central_differences_miss(dimensions: int, axi
 def smooth() -> torch.Tensor:
     """A contraction: waves of about a voxel."""
     noise = torch.randn(1, 3, 13, 16, 11, generator=torch.Generator().manual_seed(3))
-    return smoothing.gaussian(6 * noise, 2.5)
+    return smoothing.gaussian(4 * noise, 2.5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_guess_shortens_the_way_to_the_inverse(dtype: torch.dtype):
     displacement = smooth().to(dtype)
     inverse = jacobian.invert(displacement, iterations=100)
-    assert inverse.abs().max() > 0.3
+    assert inverse.abs().max() > 0.2
     torch.testing.assert_close(jacobian.invert(displacement, start=inverse, iterations=1), inverse, rtol=0, atol=2e-3)
 
 

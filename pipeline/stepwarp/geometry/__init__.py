@@ -1,4 +1,4 @@
-"""Grids, transforms and sampling: the conventions of the whole package, each implemented once.
+"""Grids, volumes and transforms: the conventions of the whole package, each implemented once.
 
 World is RAS+ millimetres; a transform maps points of the fixed world to points of the moving world; a displacement is
 (1, D, *grid) float32 in voxels of its own grid."""

@@ -8,5 +8,6 @@ What all primitives promise:
 - Coordinates and displacements are in voxels, in ij order; tensors are (B, C, *grid).
 - A scalar that comes out is a tensor of no axes on the device of what went in, and one that goes in may be: nothing
   has to be waited for.
-- `out`, a contiguous tensor of the result's shape and type, receives the result and is returned. It must not be one
-  of the tensors that are read, and no gradient goes through it."""
+- A result is contiguous, so it may be the `out` of a later call: a contiguous tensor of the result's shape and type
+  that receives the result and is returned. It must not be one of the tensors that are read, and no gradient goes
+  through it."""

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def into(out: Tensor | None, result: Tensor) -> Tensor:
-    """The result; in `out`, if that is given."""
+    """The result without gaps; in `out`, if that is given."""
     if out is None:
-        return result
+        return result.contiguous()
     if result.requires_grad:
         raise ValueError("no gradient goes through `out`; leave it out, or compute under torch.no_grad")
     check(out, result.shape, result.dtype)

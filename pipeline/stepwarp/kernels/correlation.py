@@ -15,6 +15,9 @@ from stepwarp.kernels.gradients import value_and_gradients
 from stepwarp.kernels.means import mean
 from stepwarp.kernels.sampling import scaled_gradient
 
+#: Where two results go, as `out`.
+Rooms = tuple[Tensor | None, Tensor | None]
+
 
 @primitive("image")
 def box_sum(image: Tensor, radius: int, *, out: Tensor | None = None) -> Tensor:
@@ -93,18 +96,17 @@ def forces(
     radius: int,
     epsilon: float,
     *,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: Rooms = (None, None),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The mean of `correlation` over the batch, and its derivatives with respect to a step composed on the inside of
     the warp of the fixed and of the moved images, (B, 1, *grid) each: (), (B, D, *grid) and (B, D, *grid).
 
-    out: of the two forces."""
+    out: of the two forces, either of which may be None."""
     value, to_fixed, to_moved = value_and_gradients(
         lambda f, m: correlation(f, m, weight, None, radius, epsilon).mean(), fixed, moved
     )
-    first, second = (None, None) if out is None else out
     fixed, moved = fixed.detach(), moved.detach()
-    return value, scaled_gradient(to_fixed, fixed, out=first), scaled_gradient(to_moved, moved, out=second)
+    return value, scaled_gradient(to_fixed, fixed, out=out[0]), scaled_gradient(to_moved, moved, out=out[1])
 
 
 def _size(weight: Tensor, radius: int) -> Tensor:

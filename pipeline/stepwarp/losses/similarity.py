@@ -21,6 +21,7 @@ from torch import Tensor
 from stepwarp import catalogue
 from stepwarp.config import SIMILARITIES, DeformableSettings
 from stepwarp.kernels import sampling
+from stepwarp.kernels.correlation import Rooms
 from stepwarp.kernels.gradients import value_and_gradients
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -76,12 +77,12 @@ class Similarity(ABC):
         return value, to_fixed, to_moved
 
     def forces(
-        self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None, out: tuple[Tensor, Tensor] | None = None
+        self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None, out: Rooms = (None, None)
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The value (), and its derivatives with respect to a step composed on the inside of the warp of the fixed and
-        of the moved image, (B, D, *grid) each; in `out`, if that is given."""
+        of the moved image, (B, D, *grid) each; in `out`, where that is given."""
         value, *gradients = self.value_and_gradients(fixed, moved, weight)
-        each = zip(gradients, (fixed, moved), out or (None, None), strict=True)
+        each = zip(gradients, (fixed, moved), out, strict=True)
         to_fixed, to_moved = (sampling.scaled_gradient(to_image, image, out=room) for to_image, image, room in each)
         return value, to_fixed, to_moved
 

@@ -90,28 +90,31 @@ class _Side:
         assert self.field is not None
         return self.field.displacement
 
-    def warped(self, room: Tensor) -> Tensor:
+    def warped(self, room: Tensor | None) -> Tensor:
         return sampling.warp(self.values, self.displacement, self.matrix, out=room)
 
     def warped_mask(self) -> Tensor | None:
         return None if self.trusted is None else sampling.warp(self.trusted, self.displacement, self.matrix)
 
-    def move(self, step: Tensor, scale: Tensor, level: Level, room: Tensor) -> None:
-        """The displacement's own memory takes the one that follows it."""
+    def move(self, step: Tensor, scale: Tensor, level: Level, room: Tensor | None) -> Tensor:
+        """The displacement's own memory takes the one that follows it. Returns what is not needed any more."""
         moved = sampling.compose_step(self.displacement, step, scale, level.step, out=room)
         smoothing.gaussian(moved, level.smooth_field, out=self.displacement)
+        return moved
 
     def mend(self, smallest: float) -> None:
         assert self.field is not None
         self.field = DisplacementField(mended(self.displacement, smallest).contiguous(), self.field.grid)
 
 
+@dataclass
 class _Rooms:
-    """Memory of one side that every iteration of a level uses again."""
+    """Memory of one side that every iteration of a level uses again: as the back end allots it in the first one."""
 
-    def __init__(self, displacement: Tensor) -> None:
-        self.image = torch.empty_like(displacement[:, :1])
-        self.force, self.step = torch.empty_like(displacement), torch.empty_like(displacement)
+    image: Tensor | None = None
+    force: Tensor | None = None
+    step: Tensor | None = None
+    moved: Tensor | None = None
 
 
 def optimise(
@@ -216,7 +219,7 @@ def _run_level(
 ) -> list[float]:
     """Iterate on one level until it no longer pays; the loss of every iteration."""
     losses: list[float] = []
-    rooms = [_Rooms(side.displacement) for side in sides]
+    rooms = _Rooms(), _Rooms()
     for n in range(level.iterations):
         if is_over(deadline) or _settled(losses, settings):
             break
@@ -246,22 +249,29 @@ def _settled(losses: list[float], settings: DeformableSettings) -> bool:
 
 
 def _iterate(
-    level: Level, sides: tuple[_Side, _Side], rooms: list[_Rooms], similarity: Similarity, settings: DeformableSettings
+    level: Level,
+    sides: tuple[_Side, _Side],
+    rooms: tuple[_Rooms, _Rooms],
+    similarity: Similarity,
+    settings: DeformableSettings,
 ) -> Tensor:
     """One step of both fields; the loss before it, which nothing here waits for."""
-    fixed, moved = (side.warped(room.image) for side, room in zip(sides, rooms, strict=True))
+    one, other = rooms
+    one.image, other.image = fixed, moved = [side.warped(room.image) for side, room in zip(sides, rooms, strict=True)]
     masks = [mask for side in sides if (mask := side.warped_mask()) is not None]
     weight = masks[0] * masks[-1] if len(masks) == 2 else masks[0] if masks else None
-    loss, *forces = similarity.forces(fixed, moved, weight, (rooms[0].force, rooms[1].force))
+    loss, *forces = similarity.forces(fixed, moved, weight, (one.force, other.force))
+    one.force, other.force = forces
     steps = []
     for side, room, force in zip(sides, rooms, forces, strict=True):
         if settings.regularity != "none":
             force = force + settings.regularity_weight * regularity.gradient(settings.regularity, side.displacement)
         steps.append(smoothing.gaussian(force, level.smooth_update, out=room.step))
+    one.step, other.step = steps
     longest = torch.maximum(*[_typical_length(step) for step in steps])
     scale = torch.where(longest > 0, -level.step / longest, 0)
     for side, room, step in zip(sides, rooms, steps, strict=True):
-        side.move(step, scale, level, room.force)
+        room.moved = side.move(step, scale, level, room.moved)
     return loss
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stepwarp.config import DeformableSettings
-from stepwarp.kernels.correlation import correlation, forces, of_fixed
+from stepwarp.kernels.correlation import Rooms, correlation, forces, of_fixed
 from stepwarp.losses.similarity import Positive, Similarity
 
 
@@ -49,6 +49,6 @@ class LNCC(Similarity):
         return dissimilarity
 
     def forces(
-        self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None, out: tuple[Tensor, Tensor] | None = None
+        self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None, out: Rooms = (None, None)
     ) -> tuple[Tensor, Tensor, Tensor]:
         return forces(fixed, moved, weight, self.radius, self.epsilon, out=out)
