@@ -129,8 +129,7 @@ def test_the_command_that_converts_a_matrix_of_afni_does_it(tmp_path, end):
         ("a.1D", "# 3dAllineate matrices\n1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "awk")),
         ("a.1D", "1 0 0 0\n0 1 0 0\n0 0 1 0\n", ("AFNI", "awk")),
         ("a+tlrc.HEAD", "type = string-attribute\n", ("AFNI", "3dcopy", "nifti_tool -rm_ext", "intent_code 1007")),
-        ("a.1D", "# 3dAllineate matrices\n1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "LPS")),
-        ("a.aff12.1D", "1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "LPS")),
+        ("a.aff12.1D", "1 0 0 0 0 1 0 0 0 0 1 0\n", ("AFNI", "awk")),
         ("a.mat", "MATLAB 5.0 MAT-file, written by SPM", ("SPM", "y_")),
     ],
 )

@@ -179,7 +179,7 @@ def test_malformed_fcsv(tmp_path):
     unstated = "\n".join(line for line in FCSV.splitlines() if "System" not in line)
     refused(written(tmp_path, unstated, "a.fcsv"), "which world")
     np.testing.assert_array_equal(read_landmarks(tmp_path / "a.fcsv", space="ras").points, [[1, 2, 3]])
-    refused(written(tmp_path, FCSV.format("RAS")[:-40] + "\n", "a.fcsv"), "line 4", "cells")
+    refused(written(tmp_path, FCSV.format("RAS")[:-40] + "\n", "a.fcsv"), "line 4", "1 cell where 14")
     refused(written(tmp_path, FCSV.format("RAS").replace(",1,2,3", ",1,?,3"), "a.fcsv"), "line 4", "y", "'?'")
 
 

@@ -538,7 +538,7 @@ def test_output_of_another_kind_is_refused(folder, tmp_path):
 
 
 def test_inputs_and_outputs_pair_up(folder, tmp_path):
-    with pytest.raises(InputError, match="2 inputs and 1 outputs"):
+    with pytest.raises(InputError, match="2 inputs and 1 output do not pair up"):
         apply([folder.path], [folder.moving, folder.fixed], [tmp_path / "a.nii.gz"])
 
 
