@@ -19,7 +19,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from stepwarp.losses.similarity import Similarity, mean
+from stepwarp.kernels.means import mean
+from stepwarp.losses.similarity import Similarity
 
 
 class Cubed(Similarity):
