@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from stepwarp.registrar.steps.config import build, read_step
-from stepwarp.registrar.weights import Card, InputRecipe, save_native_weights
+from stepwarp.registrar.weights import Card, Recipe, save_native_weights
 from stepwarp.registrar.weights.recipe import Spacing, Tissue
 
 RECIPE = {
@@ -46,7 +46,7 @@ def weights(tmp_path, recipe):
 
     settings = read_config(recipe).model_dump(mode="json")
     card = Card(name="small", data="none", licence="none", training={"settings": settings})
-    wants = InputRecipe(intensities=Tissue(), grid=Spacing(mm=8))
+    wants = Recipe(intensities=Tissue(), grid=Spacing(mm=8))
     save_native_weights(tmp_path / "small.safetensors", config, build(config, 3).state_dict(), wants, card)
     return tmp_path / "small.safetensors"
 
@@ -126,7 +126,7 @@ def test_finetune_goes_on_with_the_recipe_of_the_weights(run, weights, manifest,
 def test_weights_that_do_not_say_how_they_were_trained_cannot_be_finetuned(run, weights, manifest, tmp_path):
     config = read_step(RECIPE["steps"])
     bare = tmp_path / "bare.safetensors"
-    wants = InputRecipe(intensities=Tissue(), grid=Spacing(mm=8))
+    wants = Recipe(intensities=Tissue(), grid=Spacing(mm=8))
     card = Card(name="bare", data="none", licence="none")
     save_native_weights(bare, config, build(config, 3).state_dict(), wants, card)
     result = run("finetune", manifest, "--weights", bare, "--out", tmp_path / "run")

@@ -14,7 +14,7 @@ from stepwarp.data.scans import About, BoxScan, HeldScans
 from stepwarp.data.settings import box_grid
 from stepwarp.files import write_volume
 from stepwarp.geometry import Grid, Image, LabelMap
-from stepwarp.registrar.weights.recipe import InputRecipe, Spacing, Tissue
+from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 
 #: World points (mm) of two round structures, in the scan.
 LANDMARKS = {3: np.array([4.0, -6.0, 5.0]), 7: np.array([-9.0, 3.0, -2.0])}
@@ -32,8 +32,8 @@ def box() -> Grid:
 
 
 @pytest.fixture
-def recipe() -> InputRecipe:
-    return InputRecipe(intensities=Tissue(), grid=Spacing(mm=2))
+def recipe() -> Recipe:
+    return Recipe(intensities=Tissue(), grid=Spacing(mm=2))
 
 
 def structures(grid: Grid) -> tuple[Image, LabelMap]:

@@ -16,7 +16,7 @@ from stepwarp.data.scans import CachedScans, hold, pack, read_packed
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import read_image, read_labels
 from stepwarp.geometry import Affine, Grid
-from stepwarp.registrar.weights.recipe import InputRecipe, Spacing, Tissue, Window
+from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue, Window
 
 from .conftest import LANDMARKS
 
@@ -148,7 +148,7 @@ def test_what_was_made_is_kept_and_a_renamed_file_is_the_same(open_cached, scan,
 def test_a_changed_file_alignment_or_setting_is_made_anew(open_cached, scan, reads):
     first = open_cached()
     assert not same(first, open_cached(shift=4))
-    other = InputRecipe(intensities=Window(low=0, high=500), grid=Spacing(mm=2))
+    other = Recipe(intensities=Window(low=0, high=500), grid=Spacing(mm=2))
     assert not same(first, open_cached(recipe=other))
     assert open_cached(image_type="float16").image.dtype == torch.float16
     assert open_cached(labels=True).index is not None
@@ -263,7 +263,7 @@ def test_a_damaged_pack_is_refused(held, tmp_path):
 def test_a_real_brain_keeps_its_regions(data_folder, tmp_path):
     """The mean intensity of each tissue in the box is that in the file, in the recipe's unit."""
     scan = Scan("1000", data_folder / "oasis/1000_SS.nii.gz", data_folder / "oasis/1000_glm.nii.gz")
-    recipe = InputRecipe(intensities=Tissue(), grid=Spacing(mm=2))
+    recipe = Recipe(intensities=Tissue(), grid=Spacing(mm=2))
     full, labels = recipe.intensities.scale(read_image(scan.image)), read_labels(scan.labels)
     box = around(full.grid.centre, (2, 2, 2), shape=(90, 112, 90))
     prepared = CachedScans([scan], {"1000": np.eye(4)}, box, recipe, labels=True)["1000"]

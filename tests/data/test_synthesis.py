@@ -10,7 +10,7 @@ from stepwarp.data.synthesis import FREESURFER_BRAIN, FREESURFER_PARTNERS, Synth
 from stepwarp.errors import InputError
 from stepwarp.files import read_labels
 from stepwarp.geometry import LabelMap
-from stepwarp.registrar.weights.recipe import InputRecipe, Spacing, Tissue
+from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 
 FLAT = {"texture": (0, 0), "blur_voxels": (0, 0)}
 
@@ -129,7 +129,7 @@ def test_real_label_maps_become_brains(data_folder):
     brain = torch.isin(labels.data, torch.tensor(FREESURFER_BRAIN))
     index = brain.nonzero().double().mean(0).numpy()
     centre = labels.grid.linear @ index + labels.grid.affine[:3, 3]
-    recipe = InputRecipe(intensities=Tissue(), grid=Spacing(mm=4))
+    recipe = Recipe(intensities=Tissue(), grid=Spacing(mm=4))
     scan = Scan("01", path, path)
     box = box_grid(tuple(centre), (160, 192, 160), 4)
     labelled = CachedScans([scan], {"01": np.eye(4)}, box, recipe, labels=True)["01"].labelled()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -174,6 +175,19 @@ def test_the_same_voxels_twice_whatever_the_file(brain):
     linked = brain.with_name("linked.nii.gz")
     linked.symlink_to(brain)
     assert found(brain, linked) == {("warning", "duplicate")}
+
+
+def test_a_file_named_twice_is_one_file_and_what_the_manifest_says_of_it_holds(brain, monkeypatch):
+    monkeypatch.chdir(brain.parent)
+    manifest = brain.with_name("study.json")
+    entry = {"image": brain.name, "sha256": {"image": "0" * 64}}
+    manifest.write_text(json.dumps({"name": "study", "images": {"one": entry}}))
+    plain = Path(brain.name)
+    assert found(plain, brain.parent) == set()
+    for sources in ((manifest, plain), (plain, manifest)):
+        report = examine(sources)
+        assert len(report.files) == 1
+        assert {finding.check for finding in report.findings} == {"changed"}
 
 
 def test_label_maps_are_known_as_such_and_belong_on_a_grid(brain, brains, tmp_path):

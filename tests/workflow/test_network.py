@@ -15,7 +15,7 @@ from stepwarp.kernels import jacobian
 from stepwarp.registrar.deformable import as_deformation
 from stepwarp.registrar.steps import FieldMap, Repeat, Step
 from stepwarp.registrar.steps.config import build, read_step
-from stepwarp.registrar.weights import SHIPPED, Card, InputRecipe, Registrar, save_native_weights
+from stepwarp.registrar.weights import SHIPPED, Card, Recipe, Registrar, save_native_weights
 from stepwarp.registrar.weights.recipe import Spacing, Tissue
 from stepwarp.workflow import search
 from stepwarp.workflow import trace as trace_module
@@ -23,7 +23,7 @@ from stepwarp.workflow.network import attempt, read_network
 from stepwarp.workflow.register import register
 
 LPS = np.array([-1.0, -1.0, 1.0])
-RECIPE = InputRecipe(intensities=Tissue(), grid=Spacing(mm=8, multiple=4))
+RECIPE = Recipe(intensities=Tissue(), grid=Spacing(mm=8, multiple=4))
 #: Untrained, each of its steps is an iteration of descent: a network that helps.
 DESCENT = {"step": "repeat", "n": 4, "inner": {"step": "guided", "net": {"kind": "unet", "channels": [4, 4]}}}
 
@@ -103,7 +103,7 @@ def test_levels_coarser_than_its_grid_are_left_out(helped):
 
 
 def test_without_a_level_as_fine_as_its_grid_the_network_has_the_last_word(tmp_path, run):
-    fine = write(tmp_path / "fine.safetensors", recipe=InputRecipe(intensities=Tissue(), grid=Spacing(mm=6)))
+    fine = write(tmp_path / "fine.safetensors", recipe=Recipe(intensities=Tissue(), grid=Spacing(mm=6)))
     record = run(weights=fine).record
     assert record["loss"] == []
     assert record["stopped"] == "no level of the preset is as fine as the network's grid"

@@ -12,7 +12,7 @@ from stepwarp.files import write_volume
 from stepwarp.networks.config import UNetConfig
 from stepwarp.registrar.steps.config import build
 from stepwarp.registrar.steps.types.velocity import VelocityConfig
-from stepwarp.registrar.weights import Card, InputRecipe, save_native_weights
+from stepwarp.registrar.weights import Card, Recipe, save_native_weights
 from stepwarp.registrar.weights.recipe import Spacing, Tissue
 
 _SCRIPT = """
@@ -61,7 +61,7 @@ def twice(tmp_path_factory, brains, recipe):
     torch.manual_seed(0)
     state = {name: tensor + 0.05 * torch.randn(tensor.shape) for name, tensor in build(config, 3).state_dict().items()}
     card = Card(name="at random", data="none", licence="none")
-    wants = InputRecipe(intensities=Tissue(), grid=Spacing(mm=6, multiple=4))
+    wants = Recipe(intensities=Tissue(), grid=Spacing(mm=6, multiple=4))
     save_native_weights(folder / "w.safetensors", config, state, wants, card)
     said = []
     for name in ("first", "second"):

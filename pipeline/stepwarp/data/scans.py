@@ -47,7 +47,7 @@ class Reading(Protocol):
 
 
 class ScanRecipe(Protocol):
-    """What a checkpoint says about preprocessing, as `registrar.weights.InputRecipe` does: the same in training."""
+    """What a checkpoint says about preprocessing, as `registrar.weights.Recipe` does: the same in training."""
 
     @property
     def intensities(self) -> Scaling: ...

@@ -51,7 +51,7 @@ def examine(sources: Sequence[str | Path], data: Path | None = None, progress: P
             findings += lost
         else:
             tasks.append(_Task(Path(source)))
-    tasks = list(dict.fromkeys(tasks))
+    tasks = _once(tasks)
     examined: dict[Path, Examined] = {}
     for number, task in enumerate(tasks):
         progress(ProgressReport("files", number, len(tasks)))
@@ -62,6 +62,21 @@ def examine(sources: Sequence[str | Path], data: Path | None = None, progress: P
     findings += [*_duplicates(files), *_mixed_subjects(files), *_mixed_orientations(files)]
     findings += _labels_elsewhere([file for file in files if file.path not in stated], files)
     return DoctorReport(tuple(files), tuple(findings))
+
+
+def _once(tasks: Sequence[_Task]) -> list[_Task]:
+    """Each file once, however its path is written: as a manifest describes it, if one does."""
+    described = {_place(task.path) for task in tasks if task.kind is not None}
+    kept: dict[tuple[Path, Path | None], _Task] = {}
+    for task in tasks:
+        if task.kind is not None or _place(task.path) not in described:
+            kept.setdefault((_place(task.path), task.image), task)
+    return list(kept.values())
+
+
+def _place(path: Path) -> Path:
+    """The path in one spelling; a link to another file is a file of its own."""
+    return path.parent.resolve() / path.name
 
 
 def _in_folder(folder: Path) -> list[Path]:

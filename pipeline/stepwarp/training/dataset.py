@@ -21,7 +21,7 @@ from stepwarp.data.synthesis import FREESURFER_PARTNERS, Synthesis
 from stepwarp.data.teachers import Teachers
 from stepwarp.errors import InputError
 from stepwarp.progress import Progress, ProgressReport, silent
-from stepwarp.registrar.weights.recipe import InputRecipe, Spacing, Tissue
+from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 from stepwarp.training.config import TrainingConfig
 from stepwarp.training.prepare import align
 
@@ -40,7 +40,7 @@ class Dataset:
     manifest: Manifest
     training: VariedPairs
     validation: list[dict[str, Any]]
-    recipe: InputRecipe
+    recipe: Recipe
     structures: dict[int, int]
 
 
@@ -103,10 +103,10 @@ def open_dataset(
     )
 
 
-def network_recipe(config: TrainingConfig) -> InputRecipe:
+def network_recipe(config: TrainingConfig) -> Recipe:
     """What is done to an image before a network that is trained by this recipe sees it."""
     grid = Spacing(mm=config.data.spacing_mm, margin_mm=_MARGIN_MM)
-    return InputRecipe(intensities=Tissue(), grid=grid, precision=config.precision)
+    return Recipe(intensities=Tissue(), grid=grid, precision=config.precision)
 
 
 def structures_of(config: TrainingConfig, manifest: Manifest, root: Path) -> dict[int, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stepwarp.data.manifest import Manifest
 from stepwarp.printable import counted
-from stepwarp.registrar.weights import Card, InputRecipe, save_native_weights
+from stepwarp.registrar.weights import Card, Recipe, save_native_weights
 from stepwarp.registrar.weights.card import Expected
 from stepwarp.training.config import TrainingConfig
 
@@ -25,7 +25,7 @@ def export(
     state: Mapping[str, Tensor],
     config: TrainingConfig,
     manifest: Manifest,
-    recipe: InputRecipe,
+    recipe: Recipe,
     *,
     labels_used: bool,
     metrics: Mapping[str, float],

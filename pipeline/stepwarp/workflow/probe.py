@@ -35,7 +35,7 @@ from stepwarp.probes.study import ProbedSubject
 from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.registrar.steps import FieldMap, Images, describe
 from stepwarp.registrar.steps.structure import steps_run
-from stepwarp.registrar.weights import InputRecipe, Registrar, load_weights, weights_path
+from stepwarp.registrar.weights import Recipe, Registrar, load_weights, weights_path
 from stepwarp.report.probes import render
 from stepwarp.training.config import TrainingConfig
 from stepwarp.training.dataset import listed_pairs
@@ -182,7 +182,7 @@ def _in_words(config: TrainingConfig) -> str:
 
 def _read(
     config: TrainingConfig,
-    recipe: InputRecipe,
+    recipe: Recipe,
     source: str | Path,
     root: Path | None,
     count: int,

@@ -12,7 +12,7 @@ from torch import nn
 
 from stepwarp.errors import InputError
 from stepwarp.geometry import Affine, DisplacementField, Image
-from stepwarp.registrar.weights import InputRecipe, load_icon_weights, load_weights, named_recipe
+from stepwarp.registrar.weights import Recipe, load_icon_weights, load_weights, named_recipe
 from stepwarp.registrar.weights.recipe import FullExtent, Modality
 
 icon = pytest.importorskip("icon_registration")
@@ -20,7 +20,7 @@ networks = pytest.importorskip("icon_registration.networks")
 
 #: What a network of two small levels, twice pooled, can still work on; like the published ones: (z, y, x).
 SHAPE = (14, 17, 15)
-RECIPE = InputRecipe(intensities=Modality(), grid=FullExtent(shape=SHAPE))
+RECIPE = Recipe(intensities=Modality(), grid=FullExtent(shape=SHAPE))
 
 
 def their_network(unet=lambda: networks.UNet2(2, [[2, 4, 6], [4, 6]], 3)) -> nn.Module:

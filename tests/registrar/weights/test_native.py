@@ -12,10 +12,10 @@ import torch
 from stepwarp.errors import InputError, OutputError
 from stepwarp.geometry import Affine
 from stepwarp.registrar.steps.config import build
-from stepwarp.registrar.weights import Card, InputRecipe, Registrar, load_weights, save_native_weights
+from stepwarp.registrar.weights import Card, Recipe, Registrar, load_weights, save_native_weights
 from stepwarp.registrar.weights.recipe import Spacing, Tissue
 
-RECIPE = InputRecipe(intensities=Tissue(), grid=Spacing(mm=2, multiple=4))
+RECIPE = Recipe(intensities=Tissue(), grid=Spacing(mm=2, multiple=4))
 CARD = Card(name="toy", data="none", licence="Apache-2.0", seed=3, metrics={"dice": 0.5}, training={"lr": 1e-3})
 
 

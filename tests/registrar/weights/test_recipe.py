@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from stepwarp.errors import InputError
 from stepwarp.geometry import Affine, Grid, Image
-from stepwarp.registrar.weights.recipe import FullExtent, InputRecipe, Maximum, Modality, Quantiles, Spacing, Window
+from stepwarp.registrar.weights.recipe import FullExtent, Maximum, Modality, Quantiles, Recipe, Spacing, Window
 
 
 def volume(values: torch.Tensor) -> Image:
@@ -41,7 +41,7 @@ def test_an_image_of_nothing(recipe):
 def test_the_full_extent_is_what_interpolate_makes_of_it(pair):
     """F.interpolate of ITK's array (z, y, x), as icon_registration calls it; also where voxels are left out."""
     shape = (30, 9, 20)
-    recipe = InputRecipe(intensities=Window(low=0, high=1000), grid=FullExtent(shape=shape, axes="SAR"))
+    recipe = Recipe(intensities=Window(low=0, high=1000), grid=FullExtent(shape=shape, axes="SAR"))
     prepared = recipe.prepare(*pair)
     for image, prepared_image in zip(pair, (prepared.fixed, prepared.moving), strict=True):
         array = (image.data / 1000).permute(2, 1, 0)[None, None]
@@ -83,7 +83,7 @@ def test_a_grid_of_a_spacing_covers_the_image(mm, multiple, pair):
 
 def test_both_images_in_one_world_unless_there_is_a_start(pair):
     fixed = pair[0]
-    recipe = InputRecipe(intensities=Window(low=0, high=300), grid=Spacing(mm=1.5))
+    recipe = Recipe(intensities=Window(low=0, high=300), grid=Spacing(mm=1.5))
     prepared = recipe.prepare(fixed, fixed)
     torch.testing.assert_close(prepared.fixed.data, prepared.moving.data)
     start = Affine(np.array([[1, 0, 0, 2.0], [0, 1, 0, -1], [0, 0, 1, 3], [0, 0, 0, 1]]) @ np.eye(4))
@@ -119,10 +119,10 @@ def test_the_grid_can_leave_out_the_empty_space():
 def test_images_of_other_dimensions(pair):
     flat = volume(torch.rand(9, 9))
     with pytest.raises(InputError, match="2 axes"):
-        InputRecipe(intensities=Quantiles(), grid=FullExtent(shape=(8, 8, 8))).prepare(flat, flat)
+        Recipe(intensities=Quantiles(), grid=FullExtent(shape=(8, 8, 8))).prepare(flat, flat)
     with pytest.raises(InputError, match="2 axes"):
-        InputRecipe(intensities=Quantiles(), grid=Spacing(mm=2)).prepare(pair[0], flat)
-    still = InputRecipe(intensities=Quantiles(), grid=FullExtent(shape=(7, 8))).prepare(flat, flat)
+        Recipe(intensities=Quantiles(), grid=Spacing(mm=2)).prepare(pair[0], flat)
+    still = Recipe(intensities=Quantiles(), grid=FullExtent(shape=(7, 8))).prepare(flat, flat)
     assert still.moving.data.shape == (7, 8)
 
 

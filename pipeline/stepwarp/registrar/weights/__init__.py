@@ -8,14 +8,14 @@ from stepwarp.errors import InputError
 from stepwarp.registrar.weights.card import Card
 from stepwarp.registrar.weights.icon import load_icon_weights, named_recipe
 from stepwarp.registrar.weights.native import load_native_weights, save_native_weights
-from stepwarp.registrar.weights.recipe import InputRecipe
+from stepwarp.registrar.weights.recipe import Recipe
 from stepwarp.registrar.weights.registrar import Registrar
 from stepwarp.registrar.weights.shipped import SHIPPED, weights_path
 
 __all__ = [
     "SHIPPED",
     "Card",
-    "InputRecipe",
+    "Recipe",
     "Registrar",
     "load_icon_weights",
     "load_native_weights",

@@ -27,17 +27,17 @@ from stepwarp.registrar.steps.types.two_step import TwoStepConfig
 from stepwarp.registrar.steps.types.vector_field import VectorFieldConfig
 from stepwarp.registrar.weights.assemble import assemble
 from stepwarp.registrar.weights.card import Card
-from stepwarp.registrar.weights.recipe import FullExtent, InputRecipe, Maximum, Modality, Quantiles, Window
+from stepwarp.registrar.weights.recipe import FullExtent, Maximum, Modality, Quantiles, Recipe, Window
 from stepwarp.registrar.weights.registrar import Registrar
 
 _UNIGRADICON = FullExtent(shape=(175, 175, 175))
 #: How images are prepared, by the names under which the weights were published. "unigradicon" serves multiGradICON
 #: too, and knows CT by its values; the two after it are for images where that may go wrong.
 RECIPES = {
-    "unigradicon": InputRecipe(intensities=Modality(), grid=_UNIGRADICON),
-    "unigradicon-mri": InputRecipe(intensities=Quantiles(), grid=_UNIGRADICON),
-    "unigradicon-ct": InputRecipe(intensities=Window(low=-1000, high=1000), grid=_UNIGRADICON),
-    "gradicon-brain": InputRecipe(intensities=Maximum(to=0.9), grid=FullExtent(shape=(130, 155, 130))),
+    "unigradicon": Recipe(intensities=Modality(), grid=_UNIGRADICON),
+    "unigradicon-mri": Recipe(intensities=Quantiles(), grid=_UNIGRADICON),
+    "unigradicon-ct": Recipe(intensities=Window(low=-1000, high=1000), grid=_UNIGRADICON),
+    "gradicon-brain": Recipe(intensities=Maximum(to=0.9), grid=FullExtent(shape=(130, 155, 130))),
 }
 #: What wraps a registration network there: the loss, and data parallel training.
 _WRAPPERS = ("module.", "regis_net.")
@@ -49,12 +49,12 @@ _LONGEST_NAME, _PICKLES = 1000, 5
 _DEEPEST = 16
 
 
-def load_icon_weights(path: str | Path, recipe: str | InputRecipe = "unigradicon") -> Registrar:
+def load_icon_weights(path: str | Path, recipe: str | Recipe = "unigradicon") -> Registrar:
     """The network in a checkpoint of icon_registration or uniGradICON, with the recipe given or named.
 
     Nothing is executed that the file may contain. Raises InputError for a file that is damaged or of something else."""
     path = Path(path)
-    chosen = recipe if isinstance(recipe, InputRecipe) else named_recipe(recipe)
+    chosen = recipe if isinstance(recipe, Recipe) else named_recipe(recipe)
     state = {_unwrapped(name): tensor for name, tensor in _read(path).items()}
     state = {name: tensor for name, tensor in state.items() if name.split(".")[-1] != _COORDINATES}
     config, weights = _tree(state, path, 0)
@@ -65,7 +65,7 @@ def load_icon_weights(path: str | Path, recipe: str | InputRecipe = "unigradicon
     return Registrar(assemble(config, dims, weights, path), chosen, card, config)
 
 
-def named_recipe(name: str) -> InputRecipe:
+def named_recipe(name: str) -> Recipe:
     """The recipe of published weights. Raises InputError, with the nearest name, where there is none of that name."""
     if name in RECIPES:
         return RECIPES[name]

@@ -19,7 +19,7 @@ from stepwarp.recipes import Strict
 from stepwarp.registrar.steps.config import StepConfig
 from stepwarp.registrar.weights.assemble import assemble
 from stepwarp.registrar.weights.card import Card
-from stepwarp.registrar.weights.recipe import InputRecipe
+from stepwarp.registrar.weights.recipe import Recipe
 from stepwarp.registrar.weights.registrar import Registrar
 
 #: The entry of the safetensors' metadata that holds the header as JSON.
@@ -32,7 +32,7 @@ class Header(Strict):
     version: Literal[1] = 1
     dims: Literal[1, 2, 3]
     step: StepConfig
-    recipe: InputRecipe
+    recipe: Recipe
     card: Card
 
 
@@ -40,7 +40,7 @@ def save_native_weights(
     path: str | Path,
     config: StepConfig,
     state: Mapping[str, Tensor],
-    recipe: InputRecipe,
+    recipe: Recipe,
     card: Card,
     dims: Literal[1, 2, 3] = 3,
     overwrite: bool = False,

@@ -163,7 +163,7 @@ class Prepared:
     start: Transform
 
 
-class InputRecipe(Strict):
+class Recipe(Strict):
     """All that happens to a pair of images before a network sees it, and the precision of what happens then.
 
     precision: bf16 computes convolutions in half precision where the processor is made for it, which is two to three

@@ -12,7 +12,7 @@ from stepwarp.geometry import Composition, DisplacementField, Grid, Image, Trans
 from stepwarp.registrar.steps import Images, Map, Step, describe
 from stepwarp.registrar.steps.config import StepConfig
 from stepwarp.registrar.weights.card import Card
-from stepwarp.registrar.weights.recipe import InputRecipe, Prepared
+from stepwarp.registrar.weights.recipe import Prepared, Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Registrar:
     config: the settings that `step` was built from, None for one built by hand."""
 
     step: Step
-    recipe: InputRecipe
+    recipe: Recipe
     card: Card
     config: StepConfig | None = None
 
