@@ -32,6 +32,7 @@ else:
 for _each in _ALL:
     _each.model_rebuild(_types_namespace={"StepConfig": StepConfig})
 
+_BY_NAME = {each.__name__: each for each in _ALL}
 _ADAPTER: TypeAdapter[StepConfig] = TypeAdapter(StepConfig)
 
 
@@ -43,3 +44,10 @@ def read_step(values: object) -> StepConfig:
 def build(config: StepConfig, dims: int) -> Step:
     """The step that the settings describe, for images of `dims` axes; untrained it finds the identity."""
     return config.build(dims)
+
+
+def __getattr__(name: str) -> type[StepSettings]:
+    """The settings of every type by the name of their class, such as `VectorFieldConfig`."""
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
