@@ -13,7 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 
 import stepwarp  # noqa: F401  # before torch: it sets how idle threads wait
@@ -22,11 +22,11 @@ import stepwarp  # noqa: F401  # before torch: it sets how idle threads wait
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import Grid
+from stepwarp.geometry import Composition, DisplacementField, Grid, Transform
 from stepwarp.kernels import sampling
 from stepwarp.kernels.smoothing import gaussian
 from stepwarp.machine import load, machine
-from stepwarp.registrar.steps import FieldMap, Images, Map, Repeat, Step
+from stepwarp.registrar.steps import Images, Repeat, Step
 
 RESULT = Path(__file__).parent / "results" / "composition.json"
 SHAPE, MM = (80, 96, 80), 2.0
@@ -39,12 +39,12 @@ REPEATS = 3
 class Given(Step):
     """Finds one given field after the other."""
 
-    def __init__(self, fields: list[FieldMap]) -> None:
+    def __init__(self, fields: list[DisplacementField]) -> None:
         super().__init__()
         self.fields = fields
         self.found = 0
 
-    def forward(self, fixed: Images, moving: Images) -> FieldMap:
+    def forward(self, fixed: Images, moving: Images) -> DisplacementField:
         self.found += 1
         return self.fields[(self.found - 1) % len(self.fields)]
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 def measure(n: int, grid: Grid, image: Images) -> dict[str, object]:
     fields = [random_field(grid, seed, LENGTH / n**0.5) for seed in range(n)]
-    maps: dict[str, Map] = {}
+    maps: dict[str, Transform] = {}
     row: dict[str, object] = {"n": n}
     for name in ("collapsed", "lazy"):
         registrar = Repeat(Given(fields), n, lazy=name == "lazy")
@@ -74,8 +74,9 @@ def measure(n: int, grid: Grid, image: Images) -> dict[str, object]:
         maps[name], seconds = timed(register, image)
         row[name] = seconds | counted(lambda register=register: image.warp(register()))
     inside = (..., *(slice(8, -8) for _ in SHAPE))
-    truth = reduce(lambda a, b: a @ b, [FieldMap(field.displacement.double(), grid) for field in fields]).on(grid)
-    displacements = {name: each.on(grid).double() for name, each in maps.items()}
+    exact = [DisplacementField(field.displacement.double(), grid) for field in fields]
+    truth = Composition.of(*exact).on(grid).displacement
+    displacements = {name: each.on(grid).displacement.double() for name, each in maps.items()}
     row["difference_mm"] = spread(displacements["collapsed"] - displacements["lazy"])
     row["difference_mm_inside"] = spread((displacements["collapsed"] - displacements["lazy"])[inside])
     row["lazy_rounding_mm"] = spread(displacements["lazy"] - truth)
@@ -83,17 +84,17 @@ def measure(n: int, grid: Grid, image: Images) -> dict[str, object]:
     return row
 
 
-def random_field(grid: Grid, seed: int, length: float) -> FieldMap:
+def random_field(grid: Grid, seed: int, length: float) -> DisplacementField:
     """Gaussian noise smoothed, with that root mean square length in voxels."""
     margin = round(3 * SIGMA)
     shape = [n + 2 * margin for n in grid.shape]
     noise = torch.randn(1, grid.ndim, *shape, generator=torch.Generator().manual_seed(seed))
     # Without the margin, where repeated border values make larger waves.
     smooth = gaussian(noise, SIGMA)[(..., *[slice(margin, -margin)] * grid.ndim)].contiguous()
-    return FieldMap(smooth * (length / smooth.square().sum(1).mean().sqrt()), grid)
+    return DisplacementField(smooth * (length / smooth.square().sum(1).mean().sqrt()), grid)
 
 
-def timed(register: Callable[[], Map], image: Images) -> tuple[Map, dict[str, float]]:
+def timed(register: Callable[[], Transform], image: Images) -> tuple[Transform, dict[str, float]]:
     """A registration and the last warp, and its seconds: on the clock and of all processors, medians."""
     seconds, cpu_seconds = [], []
     for _ in range(REPEATS + 1):

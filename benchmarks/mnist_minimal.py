@@ -38,7 +38,7 @@ def main(folder: Path | None) -> None:
         fixed, moving = (Images(fives[torch.randint(len(fives), (BATCH,))], GRID) for _ in range(2))
         found = step(fixed, moving)
         moved = moving.warp(found, "border")
-        loss = SSD()(fixed.data, moved.data) + WEIGHT * diffusion(found.on(GRID))
+        loss = SSD()(fixed.data, moved.data) + WEIGHT * diffusion(found.on(GRID).displacement)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -104,6 +104,8 @@ def test_beyond_its_grid_a_field_has_its_border_value_or_none(outside: str, grid
     np.testing.assert_allclose(field(beyond) - beyond, expected * (outside == "border"), atol=1e-5)
     wide = Grid(tuple(n + 4 for n in grid.shape), grid.affine)
     np.testing.assert_allclose(field.on(wide)(beyond) - beyond, expected * (outside == "border"), atol=1e-5)
+    lazily = field @ Affine.identity(3)
+    np.testing.assert_allclose(lazily.on(wide)(beyond) - beyond, expected * (outside == "border"), atol=1e-5)
     assert field.on(wide).outside == field.inverse().outside == outside
 
 
@@ -149,6 +151,7 @@ def test_a_field_on_another_grid_is_the_same_field(grid: Grid, affine: Affine, p
     [
         (np.eye(4)[0], "square"),
         (np.eye(4)[:2], "square"),
+        (torch.zeros(1, 2, 4), "square"),
         (np.diag([1, 0, 1, 1]), "invertible"),
         (np.diag([1, 1, np.inf, 1]), "finite"),
         (np.eye(4) + np.eye(4, k=-3), "last row"),

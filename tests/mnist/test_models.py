@@ -16,7 +16,7 @@ def test_every_network_takes_the_same_number_of_steps_and_begins_with_the_identi
     step = model.as_used(model.untrained(settings, 0), settings)
     assert steps_run(step) == settings.steps
     found = step(*pairs(digits.test, 2))
-    assert found.on(found.grid).abs().max() == 0
+    assert found.on(found.grid).displacement.abs().max() == 0
 
 
 def test_only_separate_weights_are_more_of_them(settings):

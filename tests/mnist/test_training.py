@@ -62,7 +62,7 @@ def test_collapsing_the_maps_changes_the_loss_by_less_than_a_hundredth(digits):
 def test_the_objective_of_the_probes_is_the_loss_of_the_training(digits):
     fixed, moving = pairs(digits.train, 6)
     step = shaken(3)
-    values = objective(LAMBDA).values(fixed, moving, step(fixed, moving).on(GRID))
+    values = objective(LAMBDA).values(fixed, moving, step(fixed, moving).on(GRID).displacement)
     assert values.mean().item() == pytest.approx(sum(loss(step, fixed, moving, LAMBDA)).item(), rel=1e-5)
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 import stepwarp
-from stepwarp.geometry import Grid
+from stepwarp.geometry import DisplacementField, Grid
 from stepwarp.kernels import sampling, smoothing
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import PairObjective
-from stepwarp.registrar.steps import FieldMap, Images, Repeat, Step
+from stepwarp.registrar.steps import Images, Repeat, Step
 
 assert stepwarp  # before torch computes
 
@@ -41,10 +41,10 @@ class Descent(Step):
         self.rate = rate
         self.sigma = sigma
 
-    def forward(self, fixed: Images, moving: Images) -> FieldMap:
+    def forward(self, fixed: Images, moving: Images) -> DisplacementField:
         slope = 2 * (moving.data - fixed.data) / fixed.data[0].numel()
         psi = -self.rate * sampling.scaled_gradient(slope, moving.data)
-        return FieldMap(smoothing.gaussian(psi, self.sigma), fixed.grid)
+        return DisplacementField(smoothing.gaussian(psi, self.sigma), fixed.grid)
 
 
 class Ignorant(Step):
@@ -54,14 +54,14 @@ class Ignorant(Step):
         super().__init__()
         self.register_buffer("field", field)
 
-    def forward(self, fixed: Images, moving: Images) -> FieldMap:
+    def forward(self, fixed: Images, moving: Images) -> DisplacementField:
         batch = len(moving.data)
-        return FieldMap(self.field.expand(batch, *self.field.shape[1:]).contiguous(), fixed.grid)
+        return DisplacementField(self.field.expand(batch, *self.field.shape[1:]).contiguous(), fixed.grid)
 
 
 class Halving(Step):
-    def forward(self, fixed: Images, moving: Images) -> FieldMap:
-        return FieldMap(0.5 * (fixed.data - moving.data), fixed.grid)
+    def forward(self, fixed: Images, moving: Images) -> DisplacementField:
+        return DisplacementField(0.5 * (fixed.data - moving.data), fixed.grid)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def pairs(grid: Grid) -> tuple[Images, Images]:
     field = smoothing.gaussian(noise, 3)
     field = 2.5 * field / field.square().sum(1).amax((1, 2)).sqrt().view(-1, 1, 1, 1)
     images = Images(fixed, grid)
-    return images, images.warp(FieldMap(field, grid))
+    return images, images.warp(DisplacementField(field, grid))
 
 
 @pytest.fixture

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.networks import Segmenter, UNet
 from stepwarp.probes.direction import FINAL, NEWTON, OF_ANOTHER, RAW, direction, smooth
 from stepwarp.probes.objective import PairObjective, State
 from stepwarp.probes.trajectory import Taken, trajectory, walk
-from stepwarp.registrar.steps import FieldMap, Guided, Images, Repeat, Segmented
+from stepwarp.registrar.steps import Guided, Images, Repeat, Segmented
 
 SSD_ALONE = PairObjective(SSD())
 
@@ -53,7 +54,7 @@ def test_steps_that_are_shown_a_segmentation_are_probed_on_the_images(pairs):
 def test_no_step_and_no_other_pair_have_no_direction(pairs):
     fixed, moving = (Images(images.data[:1], images.grid) for images in pairs)
     still = torch.zeros(1, 2, *fixed.grid.shape)
-    taken = Taken(State(fixed, moving, still), still, FieldMap(still, fixed.grid))
-    found = direction([taken], SSD_ALONE, FieldMap(still, fixed.grid))
+    taken = Taken(State(fixed, moving, still), still, DisplacementField(still, fixed.grid))
+    found = direction([taken], SSD_ALONE, DisplacementField(still, fixed.grid))
     assert np.isnan(found[RAW]).all()
     assert np.isnan(found[RAW + OF_ANOTHER]).all()

@@ -2,18 +2,18 @@ import numpy as np
 import pytest
 import torch
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.fixed_point import disturbed, path_independence, random_start, stays
 from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.optimisers import lbfgs
 from stepwarp.probes.trajectory import identity, rms
-from stepwarp.registrar.steps import FieldMap
 
 
 def test_a_contraction_has_one_end_and_an_ignorant_step_keeps_its_distance(contraction, ignorant, ramps):
     # Beyond the border nothing can be seen: the starts fade out there.
     fades = torch.hann_window(20)[:, None] * torch.hann_window(24)
-    starts = {"random": FieldMap(fades * random_start(ramps, 1.0, 3.0, seed=1).displacement, ramps.grid)}
+    starts = {"random": DisplacementField(fades * random_start(ramps, 1.0, 3.0, seed=1).displacement, ramps.grid)}
     objective = PairObjective(SSD(), outside="border")
     contraction.outside = "border"
     found = path_independence(contraction, ramps, ramps, starts, objective)

@@ -2,18 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.geometry import Grid
+from stepwarp.geometry import DisplacementField, Grid
 from stepwarp.kernels import sampling, smoothing
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.mind import MIND
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import PairObjective, State, gauss_newton, inner, of_moved, of_regularity
-from stepwarp.registrar.steps import FieldMap, Images
+from stepwarp.registrar.steps import Images
 
 
 def state(fixed, moving, u):
-    return State(fixed, moving.warp(FieldMap(u, fixed.grid)), u)
+    return State(fixed, moving.warp(DisplacementField(u, fixed.grid)), u)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])
@@ -68,7 +68,7 @@ def test_gauss_newton_lowers_the_objective_in_3d():
     fixed = Images(image, grid)
     shift = torch.zeros(2, 3, *grid.shape)
     shift[:, 1] = 0.4
-    moving = fixed.warp(FieldMap(shift, grid))
+    moving = fixed.warp(DisplacementField(shift, grid))
     for similarity in (SSD(), NCC(), LNCC(epsilon=1e-3)):
         objective = PairObjective(similarity, "diffusion", 0.05)
         still = torch.zeros_like(shift)

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.geometry import Grid
+from stepwarp.geometry import DisplacementField, Grid
 from stepwarp.kernels import smoothing
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.optimisers import OPTIMISERS, compare
-from stepwarp.registrar.steps import FieldMap, Images
+from stepwarp.registrar.steps import Images
 
 
 class Counted(PairObjective):
@@ -79,7 +79,7 @@ def test_volumes_too():
     fixed = Images(image / image.std(), grid)
     shift = torch.zeros(1, 3, *grid.shape)
     shift[:, 2] = 1.0
-    moving = fixed.warp(FieldMap(shift, grid))
+    moving = fixed.warp(DisplacementField(shift, grid))
     for run in OPTIMISERS.values():
         values = run(PairObjective(LNCC(epsilon=1e-3), "diffusion", 0.01), fixed, moving, 15).values
         assert values[-1] < 0.5 * values[0]

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.geometry import Grid
+from stepwarp.geometry import DisplacementField, Grid
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes import fixed_point, study
 from stepwarp.probes.fixed_point import stays
 from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.study import START_MM, START_WIDTH_MM, ProbedSubject
 from stepwarp.probes.trajectory import identity
-from stepwarp.registrar.steps import Downsampled, FieldMap, Images, Step
+from stepwarp.registrar.steps import Downsampled, Images, Step
 
 #: Without a regularity, which counts in mm, a descent is the same in voxels of any size.
 OBJECTIVE = PairObjective(SSD())
@@ -45,7 +45,7 @@ def test_in_voxels_four_times_as_large_all_lengths_are_four_times_as_long(in_vox
         np.testing.assert_allclose(large[name]["values"], 4 * small[name]["values"], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def smoothness_mm(field: FieldMap) -> float:
+def smoothness_mm(field: DisplacementField) -> float:
     """The sigma of the Gaussian by which white noise became as smooth as a field."""
     u = field.displacement
     slope = u.diff(dim=2).square().mean() / field.grid.spacing[0] ** 2
@@ -64,7 +64,7 @@ def test_starts_are_as_far_away_and_as_smooth_in_any_voxels(descent, mm, monkeyp
 
     def disturbed(start, *arguments):
         found = fixed_point.disturbed(start, *arguments)
-        directions.append(FieldMap(found.displacement - start.displacement, grid))
+        directions.append(DisplacementField(found.displacement - start.displacement, grid))
         return found
 
     monkeypatch.setattr(study, "random_start", random_start)
@@ -81,8 +81,8 @@ def test_starts_are_as_far_away_and_as_smooth_in_any_voxels(descent, mm, monkeyp
 class Shift(Step):
     """Half a voxel of whatever grid it is given."""
 
-    def forward(self, fixed: Images, moving: Images) -> FieldMap:
-        return FieldMap(torch.full((len(moving.data), 2, *fixed.grid.shape), 0.5), fixed.grid)
+    def forward(self, fixed: Images, moving: Images) -> DisplacementField:
+        return DisplacementField(torch.full((len(moving.data), 2, *fixed.grid.shape), 0.5), fixed.grid)
 
 
 @pytest.mark.parametrize("factor", [1, 2])

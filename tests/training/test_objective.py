@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.losses.consistency import inverse_consistency
 from stepwarp.losses.regularity import diffusion, folding
 from stepwarp.losses.similarities.ssd import SSD
-from stepwarp.registrar.steps import FieldMap, Images
+from stepwarp.registrar.steps import Images
 from stepwarp.registrar.steps.config import build
 from stepwarp.training.objective import TrainingObjective, first_steps, train_only
 
@@ -20,7 +21,7 @@ class Known(torch.nn.Module):
         self.first = first
 
     def forward(self, fixed, moving):
-        return FieldMap(self.fields[0 if torch.equal(fixed.data, self.first) else 1], fixed.grid)
+        return DisplacementField(self.fields[0 if torch.equal(fixed.data, self.first) else 1], fixed.grid)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_terms_are_those_of_the_losses_both_ways(recipe, batch, fields):
     grid = config.data.grid()
     terms = terms_of(config, batch, fields)
     fixed, moving = Images(batch["fixed"], grid), Images(batch["moving"], grid)
-    there, back = (FieldMap(field, grid) for field in fields)
+    there, back = (DisplacementField(field, grid) for field in fields)
     similarity = (SSD()(fixed.data, moving.warp(there).data) + SSD()(moving.data, fixed.warp(back).data)) / 2
     assert torch.allclose(terms["similarity"], similarity)
     assert torch.allclose(terms["regularity"], 0.5 * (diffusion(fields[0], grid) + diffusion(fields[1], grid)) / 2)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from stepwarp.data.settings import box_grid
+from stepwarp.geometry import DisplacementField
 from stepwarp.losses.similarities.ssd import SSD
-from stepwarp.registrar.steps import FieldMap
 from stepwarp.training.validation import picture_strip, validate
 
 GRID = box_grid((0, 0, 0), (24, 20, 16), 1)
@@ -19,7 +19,7 @@ class Shift(torch.nn.Module):
     def forward(self, fixed, moving):
         field = torch.zeros(1, 3, *fixed.grid.shape)
         field[:, 0] = self.voxels
-        return FieldMap(field, fixed.grid)
+        return DisplacementField(field, fixed.grid)
 
 
 def sample(shift):

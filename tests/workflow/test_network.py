@@ -13,7 +13,7 @@ from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Lab
 from stepwarp.geometry.orientation import canonical
 from stepwarp.kernels import jacobian
 from stepwarp.registrar.deformable import as_deformation
-from stepwarp.registrar.steps import FieldMap, Repeat, Step
+from stepwarp.registrar.steps import Repeat, Step
 from stepwarp.registrar.steps.config import build, read_step
 from stepwarp.registrar.weights import SHIPPED, Card, Recipe, Registrar, save_native_weights
 from stepwarp.registrar.weights.recipe import Spacing, Tissue
@@ -34,14 +34,14 @@ class Shuffle(Step):
     def forward(self, fixed, moving):
         random = torch.Generator().manual_seed(0)
         noise = torch.randn(1, 3, *fixed.grid.shape, generator=random)
-        return FieldMap(4 * noise, fixed.grid)
+        return DisplacementField(4 * noise, fixed.grid)
 
 
 class Nonsense(Step):
     """Answers with what is no number."""
 
     def forward(self, fixed, moving):
-        return FieldMap(torch.full((1, 3, *fixed.grid.shape), float("nan")), fixed.grid)
+        return DisplacementField(torch.full((1, 3, *fixed.grid.shape), float("nan")), fixed.grid)
 
 
 def card(**changes):
@@ -187,10 +187,10 @@ def test_a_map_that_folds_is_dropped_even_where_images_grow_alike(run, brains):
         """Descends, but for a few voxels in the middle of the brain, which it throws over their neighbours."""
 
         def forward(self, fixed, moving):
-            field = descent(fixed, moving).on(fixed.grid).clone()
+            field = descent(fixed, moving).on(fixed.grid).displacement.clone()
             middle = [slice(n // 2 - 2, n // 2 + 2, 2) for n in fixed.grid.shape]
             field[(0, 0, *middle)] += 2.5
-            return FieldMap(field, fixed.grid)
+            return DisplacementField(field, fixed.grid)
 
     descent = build(read_step(DESCENT | {"n": 12}), 3)
     found = run(weights=Registrar(Torn(), RECIPE, card()), refine=False)
@@ -386,7 +386,7 @@ class Slow(Step):
 
     def forward(self, fixed, moving):
         Slow.now += 10
-        return FieldMap(torch.zeros(1, 3, *fixed.grid.shape), fixed.grid)
+        return DisplacementField(torch.zeros(1, 3, *fixed.grid.shape), fixed.grid)
 
 
 @pytest.mark.parametrize(("budget", "steps"), [(25, 3), (1000, 5), (-1, 0)])
@@ -411,7 +411,7 @@ def test_more_steps_than_anything_takes_are_refused(weights):
 def test_a_map_that_leads_out_of_the_images_is_dropped(brains):
     class Throw(Step):
         def forward(self, fixed, moving):
-            return FieldMap(torch.full((1, 3, *fixed.grid.shape), 1e30), fixed.grid)
+            return DisplacementField(torch.full((1, 3, *fixed.grid.shape), 1e30), fixed.grid)
 
     network = read_network(Registrar(Throw(), RECIPE, card()), None, torch.device("cpu"))
     tried = attempt(network, brains.fixed, brains.moving, Affine.identity(3), "lncc")

@@ -72,7 +72,7 @@ def grid(step: Step, pairs: tuple[Images, Images], source: str) -> Figure:
     """Moving, fixed, moved, difference before and after, and the deformed grid, a column for each held-out pair."""
     fixed, moving = (_first(images, _GRID) for images in pairs)
     found = step(fixed, moving)
-    moved, u = moving.warp(found, OUTSIDE).data, found.on(fixed.grid)
+    moved, u = moving.warp(found, OUTSIDE).data, found.on(fixed.grid).displacement
     rows: dict[str, Tensor] = {
         "moving": moving.data,
         "fixed": fixed.data,

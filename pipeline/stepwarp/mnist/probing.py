@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.mnist.classifier import Instruments
 from stepwarp.mnist.config import Settings
 from stepwarp.mnist.models import MODELS, TIED
@@ -21,7 +22,7 @@ from stepwarp.probes.objective import PairObjective, smoothed
 from stepwarp.probes.optimisers import OPTIMISERS, compare, lbfgs
 from stepwarp.probes.retarget import retarget
 from stepwarp.probes.trajectory import apply_to_others, identity, others, per_step, rms, trajectory, walk
-from stepwarp.registrar.steps import FieldMap, Images, Step
+from stepwarp.registrar.steps import Images, Step
 
 Pairs = tuple[Images, Images]
 #: Nested names -> arrays whose last axis is the pairs.
@@ -116,7 +117,7 @@ def paths(bench: Bench) -> Found:
     fixed, moving = bench.fives
     solutions = trajectory(bench.tied, fixed, moving, bench.count)[-1]
     starts = {f"random {size:g}": random_start(fixed, size, WIDTH, bench.seed) for size in STARTS}
-    starts["another's solution"] = FieldMap(others(solutions.displacement), fixed.grid)
+    starts["another's solution"] = DisplacementField(others(solutions.displacement), fixed.grid)
     count = bench.settings.later * bench.count
     return dict(path_independence(bench.tied, fixed, moving, starts, bench.objective, count))
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.mnist.classifier import Instruments
 from stepwarp.mnist.models import TRAINED
 from stepwarp.mnist.training import OUTSIDE
 from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.optimisers import gradient_descent
 from stepwarp.probes.trajectory import identity, trajectory
-from stepwarp.registrar.steps import FieldMap, Images, Step
+from stepwarp.registrar.steps import Images, Step
 
 CLAIM, DIRECT, OWN, EVERY, ONES, FIVES = (
     "7 to 7, trained on 5s",
@@ -64,7 +65,7 @@ def pull(
     return found | {DIRECT: matched(path, found[CLAIM]["loss"])}
 
 
-def descent(objective: PairObjective, fixed: Images, moving: Images, looks: int = _LOOKS) -> list[FieldMap]:
+def descent(objective: PairObjective, fixed: Images, moving: Images, looks: int = _LOOKS) -> list[DisplacementField]:
     """The way of direct optimisation from the identity, looked at every few evaluations."""
     path = [identity(fixed)]
     for _ in range(looks):
@@ -82,7 +83,7 @@ def matched(path: dict[str, np.ndarray], losses: np.ndarray) -> dict[str, np.nda
 
 @torch.no_grad()
 def _seen(
-    maps: list[FieldMap], pairs: Pairs, instruments: Instruments, objective: PairObjective
+    maps: list[DisplacementField], pairs: Pairs, instruments: Instruments, objective: PairObjective
 ) -> dict[str, np.ndarray]:
     fixed, moving = pairs
     rows: dict[str, list[np.ndarray]] = {"probability": [], "distance": [], "loss": []}

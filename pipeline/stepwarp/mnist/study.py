@@ -204,7 +204,7 @@ def measures(step: Step, fixed: Images, moving: Images) -> dict[str, Any]:
     found = step(fixed, moving)
     before = SSD().values(fixed.data, moving.data).double().numpy()
     after = SSD().values(fixed.data, moving.warp(found, OUTSIDE).data).double().numpy()
-    folds = torch.cat([jacobian.determinant(each) for each in found.on(fixed.grid).split(1)]) <= 0
+    folds = torch.cat([jacobian.determinant(each) for each in found.on(fixed.grid).displacement.split(1)]) <= 0
     draws = np.random.default_rng(0).integers(len(before), size=(2000, len(before)))
     reductions = 1 - after[draws].mean(1) / before[draws].mean(1)
     return {

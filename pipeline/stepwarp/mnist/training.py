@@ -69,7 +69,7 @@ def loss(step: Step, fixed: Images, moving: Images, weight: float) -> tuple[Tens
     """(SSD, weighted diffusion), means over the batch; twice their sum is icon_registration's loss."""
     found = step(fixed, moving)
     moved = moving.warp(found, OUTSIDE)
-    energy = diffusion(found.on(fixed.grid))
+    energy = diffusion(found.on(fixed.grid).displacement)
     return SSD()(fixed.data, moved.data), icon_weight(weight, fixed.grid) * energy
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.kernels import jacobian, sampling, smoothing
 from stepwarp.probes.objective import PairObjective, gauss_newton, inner
 from stepwarp.probes.trajectory import Taken, others
-from stepwarp.registrar.steps import FieldMap
 
 #: Gaussian sigmas, in voxels of the step's grid, with which gradients are smoothed.
 WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -24,7 +24,7 @@ OF_ANOTHER = " of another pair"
 
 
 def direction(
-    steps: Iterable[Taken], objective: PairObjective, final: FieldMap, widths: Sequence[float] = WIDTHS
+    steps: Iterable[Taken], objective: PairObjective, final: DisplacementField, widths: Sequence[float] = WIDTHS
 ) -> dict[str, np.ndarray]:
     """The cosine, per pair over all voxels and components, of each step's own displacement psi with directions that
     it may follow: name -> (steps, pairs). 0 is what unrelated directions have, 1 is the same.
@@ -50,7 +50,7 @@ def direction(
 
 @torch.no_grad()
 def directions(
-    taken: Taken, objective: PairObjective, final: FieldMap, widths: Sequence[float] = WIDTHS
+    taken: Taken, objective: PairObjective, final: DisplacementField, widths: Sequence[float] = WIDTHS
 ) -> dict[str, Tensor]:
     """What `direction` compares a step with, (B, D, *grid of the step) each."""
     downhill = -objective.gradient(taken.state)
@@ -76,9 +76,9 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return (inner(a, b) / (inner(a, a) * inner(b, b)).sqrt()).flatten()
 
 
-def towards(final: FieldMap, taken: Taken) -> Tensor:
+def towards(final: DisplacementField, taken: Taken) -> Tensor:
     """The psi that would lead from a step's state to `final` at once, (B, D, *grid of the step)."""
-    so_far, target = taken.state.displacement, final.on(taken.state.grid)
+    so_far, target = taken.state.displacement, final.on(taken.state.grid).displacement
     back = torch.cat([jacobian.invert(each) for each in so_far.split(1)])
     found = sampling.compose(back, target)
     missing = target - sampling.compose(so_far, found)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwarp.geometry import Grid
+from stepwarp.geometry import DisplacementField, Grid, Transform
 from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.trajectory import again, identity, others, trajectory, walk
-from stepwarp.registrar.steps import Downsampled, FieldMap, Images, Map, Step
+from stepwarp.registrar.steps import Downsampled, Images, Step
 from stepwarp.registrar.steps.sequences import Chain
 from stepwarp.registrar.steps.structure import steps_run
 
@@ -36,17 +36,17 @@ def feedback(
     batch. Control: "first step only". Null: "steps of another pair". Those that need other pairs are left out where
     the batch has one pair. NaN where the full run gains nothing."""
     count = steps_run(step) if count is None else count
-    taken = [FieldMap(each.psi, each.state.grid) for each in walk(step, fixed, moving, count)]
+    taken = [DisplacementField(each.psi, each.state.grid) for each in walk(step, fixed, moving, count)]
     still = identity(fixed)
     runs = {FULL: trajectory(step, fixed, moving, count), BLIND: _composed(blind(step, fixed, moving, count), fixed)}
     runs[ONCE] = [runs[FULL][0]] * count
     if calibration is not None:
-        known = [FieldMap(each.psi, each.state.grid) for each in walk(step, *calibration, count)]
+        known = [DisplacementField(each.psi, each.state.grid) for each in walk(step, *calibration, count)]
         runs[MEAN] = _composed((_mean_of(each, len(fixed.data)) for each in known), fixed)
     elif len(fixed.data) > 1:
         runs[MEAN] = _composed((_mean_of_rest(each) for each in taken), fixed)
     if len(fixed.data) > 1:
-        runs[OTHERS] = _composed((FieldMap(others(each.displacement), each.grid) for each in taken), fixed)
+        runs[OTHERS] = _composed((DisplacementField(others(each.displacement), each.grid) for each in taken), fixed)
     loss = {
         name: np.stack([_numpy(objective.values(fixed, moving, found.displacement)) for found in [still, *run]])
         for name, run in runs.items()
@@ -60,14 +60,14 @@ def feedback(
     }
 
 
-def blind(step: Step, fixed: Images, moving: Images, count: int) -> Iterator[Map]:
+def blind(step: Step, fixed: Images, moving: Images, count: int) -> Iterator[Transform]:
     """What each of `count` steps finds where the moving image stays unwarped."""
     found = _blind(again(step, -(-count // steps_run(step))), fixed, moving)
     for _ in range(count):
         yield next(found)
 
 
-def _blind(step: Step, fixed: Images, moving: Images) -> Iterator[Map]:
+def _blind(step: Step, fixed: Images, moving: Images) -> Iterator[Transform]:
     if isinstance(step, Chain):
         for part in step.parts():
             yield from _blind(part, fixed, moving)
@@ -78,28 +78,28 @@ def _blind(step: Step, fixed: Images, moving: Images) -> Iterator[Map]:
         yield step(fixed, moving)
 
 
-def _composed(steps: Iterator[Map], images: Images) -> list[FieldMap]:
+def _composed(steps: Iterator[Transform], images: Images) -> list[DisplacementField]:
     """The maps after each of some steps, on the images' grid."""
-    maps: list[FieldMap] = []
-    found: Map = identity(images)
+    maps: list[DisplacementField] = []
+    found: Transform = identity(images)
     for psi in steps:
         found = (found @ psi).collapsed(images.grid)
-        maps.append(FieldMap(found.on(images.grid), images.grid))
+        maps.append(found.on(images.grid))
     return maps
 
 
-def _mean_of(psi: FieldMap, batch: int) -> FieldMap:
+def _mean_of(psi: DisplacementField, batch: int) -> DisplacementField:
     return _field(psi.displacement.mean(0, keepdim=True).expand(batch, *psi.displacement.shape[1:]), psi.grid)
 
 
-def _mean_of_rest(psi: FieldMap) -> FieldMap:
+def _mean_of_rest(psi: DisplacementField) -> DisplacementField:
     """For each pair the mean of all others, so that none is told its own answer."""
     u = psi.displacement
     return _field((u.sum(0, keepdim=True) - u) / (len(u) - 1), psi.grid)
 
 
-def _field(displacement: Tensor, grid: Grid) -> FieldMap:
-    return FieldMap(displacement.contiguous(), grid)
+def _field(displacement: Tensor, grid: Grid) -> DisplacementField:
+    return DisplacementField(displacement.contiguous(), grid)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -9,19 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.kernels import smoothing
 from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.trajectory import identity, others, rms, trajectory, walk
-from stepwarp.registrar.steps import FieldMap, Images, Step
+from stepwarp.registrar.steps import Images, Step
 
 
-def random_start(like: Images, size: float, width: float, seed: int) -> FieldMap:
+def random_start(like: Images, size: float, width: float, seed: int) -> DisplacementField:
     """A smooth random map for each pair: white noise after a Gaussian of `width` voxels, scaled to a root mean square
     length of `size` voxels."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(identity(like).displacement.shape, generator=generator).to(like.data)
     noise = smoothing.gaussian(noise, width)
-    return FieldMap(noise * (size / rms(noise).view(-1, *[1] * (noise.ndim - 1))), like.grid)
+    return DisplacementField(noise * (size / rms(noise).view(-1, *[1] * (noise.ndim - 1))), like.grid)
 
 
 @torch.no_grad()
@@ -29,7 +30,7 @@ def path_independence(
     step: Step,
     fixed: Images,
     moving: Images,
-    starts: Mapping[str, FieldMap],
+    starts: Mapping[str, DisplacementField],
     objective: PairObjective,
     count: int | None = None,
     inside: Tensor | None = None,
@@ -61,7 +62,7 @@ def stays(
     step: Step,
     fixed: Images,
     moving: Images,
-    start: FieldMap,
+    start: DisplacementField,
     objective: PairObjective,
     count: int | None = None,
     inside: Tensor | None = None,
@@ -84,15 +85,15 @@ def stays(
     return {"drift": _rows(drift), "loss": _rows(loss), "step": _rows(lengths)}
 
 
-def disturbed(start: FieldMap, like: Images, size: Tensor, width: float, seed: int) -> FieldMap:
+def disturbed(start: DisplacementField, like: Images, size: Tensor, width: float, seed: int) -> DisplacementField:
     """A map a root mean square of `size` (B,) voxels away from another one, in a smooth random direction."""
     noise = random_start(like, 1.0, width, seed).displacement
-    return FieldMap(start.displacement + noise * size.view(-1, *[1] * (noise.ndim - 1)), start.grid)
+    return DisplacementField(start.displacement + noise * size.view(-1, *[1] * (noise.ndim - 1)), start.grid)
 
 
 def _towards(
-    run: list[FieldMap],
-    end: FieldMap,
+    run: list[DisplacementField],
+    end: DisplacementField,
     fixed: Images,
     moving: Images,
     objective: PairObjective,

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.kernels import smoothing
 from stepwarp.probes.objective import PairObjective, inner
 from stepwarp.probes.trajectory import identity
-from stepwarp.registrar.steps import FieldMap, Images
+from stepwarp.registrar.steps import Images
 
 #: Of the expected decrease, what has to come for a move to be accepted (Armijo).
 _SUFFICIENT = 1e-4
@@ -31,7 +32,7 @@ class Optimised:
     evaluations and as many moves; row 0 at the start. The move after the last evaluation is judged by one more value,
     without its gradient, which is not counted. evaluations: of the value and its gradient."""
 
-    found: FieldMap
+    found: DisplacementField
     values: np.ndarray
     evaluations: int
 
@@ -41,7 +42,7 @@ def gradient_descent(
     fixed: Images,
     moving: Images,
     evaluations: int,
-    start: FieldMap | None = None,
+    start: DisplacementField | None = None,
     smooth: float = 0.0,
 ) -> Optimised:
     """Steepest descent; a move that does not pay is taken back and shortened, one that does is followed by a longer.
@@ -55,7 +56,7 @@ def lbfgs(
     fixed: Images,
     moving: Images,
     evaluations: int,
-    start: FieldMap | None = None,
+    start: DisplacementField | None = None,
     memory: int = 10,
 ) -> Optimised:
     """L-BFGS with backtracking (Nocedal & Wright, algorithm 7.4), every evaluation of the line search counted."""
@@ -67,7 +68,7 @@ def adam(
     fixed: Images,
     moving: Images,
     evaluations: int,
-    start: FieldMap | None = None,
+    start: DisplacementField | None = None,
     rate: float = 0.1,
 ) -> Optimised:
     """Adam (0.9, 0.999) on every component; rate: in voxels, about how far each moves at first."""
@@ -172,7 +173,7 @@ def _line_searched(
     fixed: Images,
     moving: Images,
     evaluations: int,
-    start: FieldMap | None,
+    start: DisplacementField | None,
     method: _Steepest | _TwoLoops,
 ) -> Optimised:
     """Trial points, one evaluation each; every pair accepts or shortens its own move.
@@ -207,7 +208,7 @@ def _line_searched(
     return _optimised(best, [*rows, lowest], fixed, evaluations)
 
 
-def _start(fixed: Images, start: FieldMap | None) -> Tensor:
+def _start(fixed: Images, start: DisplacementField | None) -> Tensor:
     return (identity(fixed) if start is None else start).displacement.detach().clone()
 
 
@@ -224,4 +225,4 @@ def _judged(objective: PairObjective, fixed: Images, moving: Images, x: Tensor) 
 
 
 def _optimised(best: Tensor, rows: list[Any], fixed: Images, evaluations: int) -> Optimised:
-    return Optimised(FieldMap(best, fixed.grid), torch.stack(rows).double().cpu().numpy(), evaluations)
+    return Optimised(DisplacementField(best, fixed.grid), torch.stack(rows).double().cpu().numpy(), evaluations)

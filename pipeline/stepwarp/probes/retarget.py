@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.trajectory import identity, trajectory
-from stepwarp.registrar.steps import FieldMap, Images, Step
+from stepwarp.registrar.steps import Images, Step
 from stepwarp.registrar.steps.structure import steps_run
 
 #: How much of the gain has to be reached for a target to count as found.
@@ -53,7 +54,7 @@ def retarget(
     return found
 
 
-def _losses(run: list[FieldMap], fixed: Images, moving: Images, objective: PairObjective) -> np.ndarray:
+def _losses(run: list[DisplacementField], fixed: Images, moving: Images, objective: PairObjective) -> np.ndarray:
     rows = [objective.values(fixed, moving, found.displacement) for found in run]
     return torch.stack(rows).double().cpu().numpy()
 

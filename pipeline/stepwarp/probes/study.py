@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.probes import direction as directions
 from stepwarp.probes.fixed_point import disturbed, path_independence, random_start, stays
 from stepwarp.probes.objective import PairObjective
@@ -20,7 +21,7 @@ from stepwarp.probes.optimisers import lbfgs
 from stepwarp.probes.retarget import retarget
 from stepwarp.probes.statistics import described, described_rows
 from stepwarp.probes.trajectory import apply_to_others, identity, lengthened, others, per_step, rms, trajectory, walk
-from stepwarp.registrar.steps import FieldMap, Images, Step
+from stepwarp.registrar.steps import Images, Step
 from stepwarp.registrar.steps.structure import repeats, steps_run
 
 #: How many times the trained number of steps is taken, at most.
@@ -47,7 +48,7 @@ class ProbedSubject:
     fixed: Images
     moving: Images
     objective: PairObjective
-    score: Callable[[FieldMap], np.ndarray] | None = None
+    score: Callable[[DisplacementField], np.ndarray] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,11 +73,11 @@ class ProbedSubject:
 def per_step_probe(subject: ProbedSubject) -> Numbers:
     """a: after each step, for once, twice and four times the trained number of repetitions of each of its steps."""
     found: Numbers = {}
-    null: list[FieldMap] = []
+    null: list[DisplacementField] = []
     for times in (1, 2, LONGEST) if repeats(subject.step) else (1,):
         with lengthened(subject.step, times):
             maps = (taken.after for taken in walk(subject.step, subject.fixed, subject.moving))
-            kept: list[FieldMap] = []
+            kept: list[DisplacementField] = []
             table = per_step(_last_kept(maps, kept), subject.fixed, subject.moving, subject.objective)
         null = null or kept
         table["rms"], table["step"] = subject.mm * table["rms"], subject.mm * table["step"]
@@ -111,7 +112,7 @@ def path_probe(subject: ProbedSubject) -> Numbers:
         for n in range(STARTS)
     }
     solution = trajectory(subject.step, fixed, subject.moving)[-1]
-    starts["another pair's solution"] = FieldMap(others(solution.displacement), solution.grid)
+    starts["another pair's solution"] = DisplacementField(others(solution.displacement), solution.grid)
     runs = path_independence(
         subject.step, fixed, subject.moving, starts, subject.objective, 2 * subject.steps, subject.inside
     )
@@ -188,7 +189,7 @@ def contrast_probe(subject: ProbedSubject) -> Numbers:
         changed = Images(change(moving.data), moving.grid)
         maps[f"moving image {name}"] = trajectory(subject.step, fixed, changed)[-1]
         maps[f"both images {name}"] = trajectory(subject.step, Images(change(fixed.data), fixed.grid), changed)[-1]
-    maps["map of another pair"] = FieldMap(others(usual.displacement), usual.grid)
+    maps["map of another pair"] = DisplacementField(others(usual.displacement), usual.grid)
     for name, each in maps.items():
         gain = np.where(start > gained, start - gained, np.nan)
         found[f"share, {name}"] = _value((start - _losses(subject, each)) / gain)
@@ -222,13 +223,13 @@ def contrasts(seed: int) -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
-def _losses(subject: ProbedSubject, found: FieldMap) -> np.ndarray:
+def _losses(subject: ProbedSubject, found: DisplacementField) -> np.ndarray:
     with torch.no_grad():
         values = subject.objective.values(subject.fixed, subject.moving, found.displacement)
     return np.asarray(values.double().cpu())
 
 
-def _last_kept(maps: Iterable[FieldMap], kept: list[FieldMap]) -> Iterator[FieldMap]:
+def _last_kept(maps: Iterable[DisplacementField], kept: list[DisplacementField]) -> Iterator[DisplacementField]:
     """The maps, of which the last one is left in `kept`: all of them at once would need gigabytes."""
     for found in maps:
         kept[:] = [found]

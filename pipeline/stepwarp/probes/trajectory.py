@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepwarp.geometry import DisplacementField, Transform
 from stepwarp.kernels import jacobian, sampling
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarities.ssd import SSD
 from stepwarp.probes.objective import PairObjective, State
-from stepwarp.registrar.steps import FieldMap, Images, Map, Repeat, Step, TwoStep
+from stepwarp.registrar.steps import Images, Repeat, Step, TwoStep
 from stepwarp.registrar.steps.sequences import Chain
 from stepwarp.registrar.steps.structure import repeats, steps_run
 
@@ -31,23 +32,23 @@ class Taken:
 
     state: State
     psi: Tensor
-    after: FieldMap
+    after: DisplacementField
 
 
 class Given(Step):
     """A map that is known, as a step: `TwoStep(Given(start), step)` goes on from it, the image interpolated once."""
 
-    def __init__(self, found: Map) -> None:
+    def __init__(self, found: Transform) -> None:
         super().__init__()
         self.found = found
 
-    def forward(self, fixed: Images, moving: Images) -> Map:
+    def forward(self, fixed: Images, moving: Images) -> Transform:
         return self.found
 
 
 def trajectory(
-    step: Step, fixed: Images, moving: Images, count: int | None = None, start: FieldMap | None = None
-) -> list[FieldMap]:
+    step: Step, fixed: Images, moving: Images, count: int | None = None, start: DisplacementField | None = None
+) -> list[DisplacementField]:
     """The maps after each of `count` steps, on the images' grid.
 
     count: as many as one pass of `step` takes by default. Beyond it the pass begins anew from where it ended: tied
@@ -58,16 +59,16 @@ def trajectory(
 
 @torch.no_grad()
 def walk(
-    step: Step, fixed: Images, moving: Images, count: int | None = None, start: FieldMap | None = None
+    step: Step, fixed: Images, moving: Images, count: int | None = None, start: DisplacementField | None = None
 ) -> Iterator[Taken]:
     """`trajectory` with all that each step was given and found, one at a time."""
     run = steps_run(step)
     count = run if count is None else count
     whole: Chain = again(step, -(-count // run))
-    so_far: Map | None = start
+    so_far: Transform | None = start
     if start is not None:
         whole = TwoStep(Given(start), whole, lazy=whole.lazy, outside=whole.outside)
-    calls: list[tuple[Images, Images, Map]] = []
+    calls: list[tuple[Images, Images, Transform]] = []
     hooks = [
         leaf.register_forward_hook(lambda _, seen, found: calls.append((seen[0], seen[1], found)))
         for leaf in _leaves(step)
@@ -81,10 +82,10 @@ def walk(
             # Of further channels, which `Segmented` adds, no objective knows.
             seen, moved = (Images(each.data[:, :1], each.grid) for each in (seen, moved))
             grid = seen.grid
-            before = torch.zeros_like(psi.on(grid)) if so_far is None else so_far.on(grid)
+            before = torch.zeros_like(psi.on(grid).displacement) if so_far is None else so_far.on(grid).displacement
             before = before.expand(len(moved.data), *before.shape[1:])
-            so_far = FieldMap(found.on(fixed.grid), fixed.grid)
-            yield Taken(State(seen, moved, before), psi.on(grid), so_far)
+            so_far = found.on(fixed.grid)
+            yield Taken(State(seen, moved, before), psi.on(grid).displacement, so_far)
     finally:
         for hook in hooks:
             hook.remove()
@@ -113,7 +114,7 @@ def lengthened(step: Step, factor: int) -> Iterator[Step]:
 
 @torch.no_grad()
 def per_step(
-    maps: Iterable[FieldMap], fixed: Images, moving: Images, objective: PairObjective
+    maps: Iterable[DisplacementField], fixed: Images, moving: Images, objective: PairObjective
 ) -> dict[str, np.ndarray]:
     """Probe a: how good and how smooth the map is after each step, (1 + steps, pairs) each; row 0 is the identity.
 
@@ -142,9 +143,9 @@ def per_step(
     return {name: np.stack([row[name].double().cpu().numpy() for row in rows]) for name in rows[0]}
 
 
-def apply_to_others(maps: Sequence[FieldMap]) -> list[FieldMap]:
+def apply_to_others(maps: Sequence[DisplacementField]) -> list[DisplacementField]:
     """The null of `per_step`: each pair is given the maps of the next one. Needs two pairs or more."""
-    return [FieldMap(others(found.displacement), found.grid) for found in maps]
+    return [DisplacementField(others(found.displacement), found.grid) for found in maps]
 
 
 def others(batch: Any) -> Any:
@@ -154,10 +155,10 @@ def others(batch: Any) -> Any:
     return torch.roll(batch, 1, 0) if isinstance(batch, Tensor) else np.roll(batch, 1, 0)
 
 
-def identity(images: Images) -> FieldMap:
+def identity(images: Images) -> DisplacementField:
     """For each pair of a batch the map that moves nothing."""
     batch, _, *shape = images.data.shape
-    return FieldMap(images.data.new_zeros(batch, len(shape), *shape), images.grid)
+    return DisplacementField(images.data.new_zeros(batch, len(shape), *shape), images.grid)
 
 
 def rms(vectors: Tensor, inside: Tensor | None = None) -> Tensor:

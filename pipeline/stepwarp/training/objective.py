@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from stepwarp.data.structures import as_classes
-from stepwarp.geometry import Grid
+from stepwarp.geometry import Grid, Transform
 from stepwarp.losses.consistency import gradicon, inverse_consistency, scattered
 from stepwarp.losses.overlap import soft_dice
 from stepwarp.losses.regularity import REGULARITIES, folding
 from stepwarp.losses.segmentation import segmentation_loss
 from stepwarp.losses.supervision import field_distance
-from stepwarp.registrar.steps import Images, Map, Segmented, Step, TwoStep
+from stepwarp.registrar.steps import Images, Segmented, Step, TwoStep
 from stepwarp.registrar.steps.segmented import BRAIN
 from stepwarp.training.config import LossGrid, LossSettings, Stage, TrainingConfig, pooling
 
@@ -64,14 +64,14 @@ class TrainingObjective(nn.Module):
         self,
         batch: Mapping[str, Tensor],
         images: tuple[Images, Images],
-        found: list[Map],
+        found: list[Transform],
         grids: tuple[LossGrid, ...],
         seed: int,
     ) -> dict[str, Tensor]:
         """found: the map fixed -> moving and, if both directions are trained on, the one back."""
         loss = self.config.loss
         finest = self.grid.coarser(_pooling(self.grid, min(grid.mm for grid in grids)))
-        fields = [each.on(finest) for each in found]
+        fields = [each.on(finest).displacement for each in found]
         terms = {}
         if loss.similarity_weight:
             ends = (images, images[::-1])
@@ -87,7 +87,7 @@ class TrainingObjective(nn.Module):
         if loss.dice:
             terms["dice"] = loss.dice * self._dice(batch, found[0])
         if loss.supervision:
-            own = found[0].on(self.grid)
+            own = found[0].on(self.grid).displacement
             weight = (batch["fixed"] > 0).float()
             terms["supervision"] = loss.supervision * field_distance(own, batch["teacher"], self.grid, weight)
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
@@ -108,7 +108,7 @@ class TrainingObjective(nn.Module):
             each.append(segmentation_loss(logits, wanted, image > BRAIN))
         return _mean(each)
 
-    def _similarity(self, fixed: Images, moving: Images, found: Map, grids: tuple[LossGrid, ...]) -> Tensor:
+    def _similarity(self, fixed: Images, moving: Images, found: Transform, grids: tuple[LossGrid, ...]) -> Tensor:
         """The mean over the batch of the weighted dissimilarities on each grid."""
         total = fixed.data.new_zeros(())
         for grid in grids:
@@ -118,10 +118,10 @@ class TrainingObjective(nn.Module):
             total = total + grid.weight * _mean(each)
         return total / sum(grid.weight for grid in grids)
 
-    def _dice(self, batch: Mapping[str, Tensor], found: Map) -> Tensor:
+    def _dice(self, batch: Mapping[str, Tensor], found: Transform) -> Tensor:
         same_grid = torch.eye(self.grid.ndim + 1, dtype=torch.float64)
         labels = batch["fixed_labels"], batch["moving_labels"]
-        return soft_dice(*labels, found.on(self.grid), same_grid, self.ignore_labels)
+        return soft_dice(*labels, found.on(self.grid).displacement, same_grid, self.ignore_labels)
 
 
 def first_steps(step: Step, config: TrainingConfig, stage: Stage) -> Step:

@@ -58,7 +58,7 @@ def validate(
         found = step(fixed, moving)
         moved = moving.warp(found)
         row = {"loss": float(similarity(fixed.data, moved.data))}
-        field = DisplacementField(found.on(grid)[:1].float().cpu(), grid)
+        field = found[0].on(grid).to("cpu")
         row |= _regularity(field, fixed)
         seen.append(_seen(field, fixed, moving, moved))
         if "fixed_labels" in sample:

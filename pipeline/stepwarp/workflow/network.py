@@ -149,7 +149,7 @@ def attempt(
         return Attempt(warp, finest, record).dropped("its map holds values that are not numbers")
     if float(warp.displacement.abs().max()) > _FURTHEST * max(grid.shape):
         return Attempt(warp, finest, record).dropped("its map leads far out of the images")
-    judged = _judged(Attempt(warp, finest, record), network.card, prepared, similarity)
+    judged = _judged(Attempt(warp.to("cpu"), finest, record), network.card, prepared, similarity)
     return replace(judged, checks=(*judged.checks, cut)) if cut else judged
 
 
@@ -168,7 +168,7 @@ def _run(
     fields: Iterator[DisplacementField] = registrar.found_by_step(prepared)
     for steps, warp in enumerate(fields, 1):  # noqa: B007  # both are what is returned
         if recorder is not None:
-            recorder.add("network", warp)
+            recorder.add("network", warp.to("cpu"))
         if is_over(deadline):
             break
     return warp, steps

@@ -24,7 +24,7 @@ from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import check_file_target
 from stepwarp.files.json import refuse_foreign_json, write_json
 from stepwarp.files.lock import refuse_links
-from stepwarp.geometry import LabelMap
+from stepwarp.geometry import DisplacementField, LabelMap
 from stepwarp.kernels import sampling
 from stepwarp.machine import device_name
 from stepwarp.probes import study
@@ -33,7 +33,7 @@ from stepwarp.probes.objective import PairObjective
 from stepwarp.probes.statistics import jsonable
 from stepwarp.probes.study import ProbedSubject
 from stepwarp.progress import Progress, ProgressReport, silent
-from stepwarp.registrar.steps import FieldMap, Images, describe
+from stepwarp.registrar.steps import Images, describe
 from stepwarp.registrar.steps.structure import steps_run
 from stepwarp.registrar.weights import Recipe, Registrar, load_weights, weights_path
 from stepwarp.report.probes import render
@@ -252,7 +252,7 @@ class _Overlap:
         assert probed.labels is not None
         self.labels, self.grid, self.ignore = probed.labels, probed.fixed.grid, ignore
 
-    def __call__(self, found: FieldMap) -> np.ndarray:
+    def __call__(self, found: DisplacementField) -> np.ndarray:
         return np.array([self._dice(*labels, u) for labels, u in zip(self.labels, found.displacement, strict=True)])
 
     def _dice(self, fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor) -> float:

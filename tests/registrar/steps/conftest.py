@@ -8,8 +8,8 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from stepwarp.geometry import Grid
-from stepwarp.registrar.steps import FieldMap, Images, MatrixMap, Step
+from stepwarp.geometry import Affine, DisplacementField, Grid
+from stepwarp.registrar.steps import Images, Step
 
 SHAPES = {1: (19,), 2: (14, 11), 3: (9, 12, 7)}
 
@@ -31,15 +31,15 @@ def grid(dims: int) -> Grid:
 
 
 @pytest.fixture
-def smooth() -> Callable[..., FieldMap]:
+def smooth() -> Callable[..., DisplacementField]:
     """grid, voxels, seed, batch -> a batch of fields of slow waves of that amplitude."""
 
-    def make(grid: Grid, voxels: float = 0.8, seed: int = 0, batch: int = 2) -> FieldMap:
+    def make(grid: Grid, voxels: float = 0.8, seed: int = 0, batch: int = 2) -> DisplacementField:
         random = torch.Generator().manual_seed(seed)
         share = grid.indices() / (torch.tensor(grid.shape).view(1, -1, *[1] * grid.ndim) - 1)
         waves = torch.rand(batch, grid.ndim, grid.ndim, generator=random) * 4 - 2
         phase = torch.rand(batch, grid.ndim, *[1] * grid.ndim, generator=random) * 6
-        return FieldMap(
+        return DisplacementField(
             voxels * torch.sin(torch.einsum("nab,nb...->na...", waves, share.expand(batch, -1, *grid.shape)) + phase),
             grid,
         )
@@ -48,16 +48,16 @@ def smooth() -> Callable[..., FieldMap]:
 
 
 @pytest.fixture
-def matrices() -> Callable[..., MatrixMap]:
+def matrices() -> Callable[..., Affine]:
     """grid, seed, batch -> matrices near the identity, about the grid's centre."""
 
-    def make(grid: Grid, seed: int = 0, batch: int = 2) -> MatrixMap:
+    def make(grid: Grid, seed: int = 0, batch: int = 2) -> Affine:
         random = torch.Generator().manual_seed(seed)
         linear = torch.eye(grid.ndim).double() + 0.1 * torch.randn(
             batch, grid.ndim, grid.ndim, generator=random, dtype=torch.float64
         )
         centre = torch.from_numpy(grid.centre)[:, None]
-        return MatrixMap(torch.cat([linear, centre - linear @ centre + 0.3], -1))
+        return Affine(torch.cat([linear, centre - linear @ centre + 0.3], -1))
 
     return make
 
@@ -125,12 +125,12 @@ class Constant(nn.Module):
 class Known(Step):
     """Finds the map that a function of the images' grid gives."""
 
-    def __init__(self, find: Callable[[Grid], FieldMap | MatrixMap]) -> None:
+    def __init__(self, find: Callable[[Grid], DisplacementField | Affine]) -> None:
         super().__init__()
         self.find = find
         self.seen: list[Images] = []
 
-    def forward(self, fixed: Images, moving: Images) -> FieldMap | MatrixMap:
+    def forward(self, fixed: Images, moving: Images) -> DisplacementField | Affine:
         self.seen.append(moving)
         return self.find(fixed.grid)
 
@@ -142,10 +142,10 @@ class CentreOfMass(Step):
         super().__init__()
         self.share = share
 
-    def forward(self, fixed: Images, moving: Images) -> MatrixMap:
+    def forward(self, fixed: Images, moving: Images) -> Affine:
         way = self.share * (_centre(moving) - _centre(fixed))
         still = torch.eye(fixed.grid.ndim).double().expand(len(way), -1, -1)
-        return MatrixMap(torch.cat([still, way[..., None]], -1))
+        return Affine(torch.cat([still, way[..., None]], -1))
 
 
 def _centre(images: Images) -> Tensor:

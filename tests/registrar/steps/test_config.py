@@ -26,7 +26,7 @@ def test_every_kind_of_step_can_be_built_and_runs(shape):
     assert isinstance(step.second, Velocity)
     assert isinstance(step.first.first, Repeat)
     images = Images(torch.rand(1, 1, *shape), Grid.isotropic(shape))
-    assert step(images, images).on(images.grid).abs().max() < 1e-5
+    assert step(images, images).on(images.grid).displacement.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("shape", [(20,), (12, 15), (12, 8, 10)], ids=str)
@@ -35,7 +35,7 @@ def test_segmented_steps_can_be_built_and_run(shape):
     inner = {"step": "two_step", "steps": [{"step": "downsampled", "inner": guided}, guided]}
     config = read_step({"step": "segmented", "segmenter": {"classes": 3, "channels": [8]}, "codes": 2, "inner": inner})
     images = Images(torch.rand(1, 1, *shape), Grid.isotropic(shape))
-    assert build(config, len(shape))(images, images).on(images.grid).abs().max() < 0.1
+    assert build(config, len(shape))(images, images).on(images.grid).displacement.abs().max() < 0.1
 
 
 def test_settings_survive_the_way_to_a_file_and_back():

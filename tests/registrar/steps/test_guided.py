@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from stepwarp.geometry import Grid
+from stepwarp.geometry import DisplacementField, Grid
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.networks import UNet
-from stepwarp.registrar.steps import FieldMap, Guided, Images, Repeat
+from stepwarp.registrar.steps import Guided, Images, Repeat
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_untrained_it_is_an_iteration_of_descent(dims: int, pair: tuple[Images, 
 def test_equal_images_stay(dims: int, pair: tuple[Images, Images]) -> None:
     fixed, moving = pair
     still, moved = (_guided(dims)(fixed, other) for other in (fixed, moving))
-    assert isinstance(still, FieldMap)
-    assert isinstance(moved, FieldMap)
+    assert isinstance(still, DisplacementField)
+    assert isinstance(moved, DisplacementField)
     assert still.displacement.abs().mean() < 0.1 * moved.displacement.abs().mean()
 
 

@@ -87,7 +87,7 @@ def test_each_image_is_segmented_once_whatever_follows():
 def test_the_last_of_a_trace_is_what_is_found():
     step = Segmented(Bands(), Repeat(guided(), 3))
     *_, last = step.trace(bands(), bands(2))
-    torch.testing.assert_close(last.on(GRID), step(bands(), bands(2)).on(GRID))
+    torch.testing.assert_close(last.on(GRID).displacement, step(bands(), bands(2)).on(GRID).displacement)
 
 
 def test_the_network_within_sees_images_and_forces_alone():
@@ -126,7 +126,7 @@ def test_structures_lead_where_brightness_does_not():
 def test_no_gradient_reaches_the_segmenter_through_the_steps():
     step = Segmented(Segmenter(2, 3, (8,)), guided())
     found = step(bands(), bands(2))
-    found.on(GRID).square().sum().backward()
+    found.on(GRID).displacement.square().sum().backward()
     assert all(weights.grad is None for weights in step.segmenter.parameters())
     assert step.step.gain.grad is not None
 

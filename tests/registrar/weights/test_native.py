@@ -61,7 +61,7 @@ def test_half_precision_in_use_changes_little_and_only_where_asked_for(saved, pa
 def test_weights_can_be_trained_on(saved, pair):
     registrar = load_weights(saved)
     prepared = registrar.recipe.prepare(*pair)
-    found = registrar.step(*registrar._images(prepared)).on(prepared.fixed.grid)
+    found = registrar.step(*registrar._images(prepared)).on(prepared.fixed.grid).displacement
     found.square().mean().backward()
     assert all(weights.grad is not None for weights in registrar.step.parameters())
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stepwarp.geometry import DisplacementField
 from stepwarp.kernels import sampling, smoothing
 from stepwarp.losses.similarities.lncc import LNCC
-from stepwarp.registrar.steps.maps import FieldMap, Images
+from stepwarp.registrar.steps.images import Images
 from stepwarp.registrar.steps.step import Step
 
 #: Forces, in units where strong edges far from their match have about 2, are limited smoothly to this length.
@@ -38,14 +39,14 @@ class Guided(Step):
         self.smooth_force = smooth_force
         self.smooth_step = smooth_step
 
-    def forward(self, fixed: Images, moving: Images) -> FieldMap:
+    def forward(self, fixed: Images, moving: Images) -> DisplacementField:
         if fixed.grid != moving.grid:
             raise ValueError(f"a step needs both images on one grid, not on {fixed.grid} and {moving.grid}")
         of_fixed, of_moving = forces(self.similarity, fixed.data, moving.data)
         found = self.net(torch.cat([fixed.data[:, :1], of_fixed], 1), torch.cat([moving.data[:, :1], of_moving], 1))
         with torch.autocast(found.device.type, enabled=False):
             step = found.float() + self.gain * smoothing.gaussian(of_moving, self.smooth_force)
-            return FieldMap(smoothing.gaussian(step, self.smooth_step), fixed.grid)
+            return DisplacementField(smoothing.gaussian(step, self.smooth_step), fixed.grid)
 
     @property
     def title(self) -> str:

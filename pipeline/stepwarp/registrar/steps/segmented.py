@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from stepwarp.geometry import Transform
 from stepwarp.networks.segmenter import Segmenter
-from stepwarp.registrar.steps.maps import Images, Map
+from stepwarp.registrar.steps.images import Images
 from stepwarp.registrar.steps.step import Step
 
 #: Brighter than this, in units of bright tissue, is what has structures; the rest is background cut away.
@@ -41,10 +42,10 @@ class Segmented(Step):
         directions[1:] /= directions[1:].norm(dim=1, keepdim=True)
         self.register_buffer("codes", directions)
 
-    def forward(self, fixed: Images, moving: Images) -> Map:
+    def forward(self, fixed: Images, moving: Images) -> Transform:
         return self.step(self.informed(fixed), self.informed(moving))
 
-    def trace(self, fixed: Images, moving: Images) -> Iterator[Map]:
+    def trace(self, fixed: Images, moving: Images) -> Iterator[Transform]:
         yield from self.step.trace(self.informed(fixed), self.informed(moving))
 
     def around(self, step: Step) -> Segmented:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stepwarp.geometry import Grid
+from stepwarp.geometry import Grid, Transform
 from stepwarp.kernels.sampling import Outside
-from stepwarp.registrar.steps.maps import Images, Map, corner_aligned_grid
+from stepwarp.registrar.steps.images import Images, corner_aligned_grid
 from stepwarp.registrar.steps.step import Step
 
 
@@ -29,14 +29,14 @@ class Chain(Step):
         """The steps in their order, chains within dissolved into theirs."""
         raise NotImplementedError
 
-    def forward(self, fixed: Images, moving: Images) -> Map:
+    def forward(self, fixed: Images, moving: Images) -> Transform:
         found = None
         for step in self.parts():
             found = self._after(found, step(fixed, self._moved(moving, found)), fixed.grid)
         assert found is not None
         return found
 
-    def trace(self, fixed: Images, moving: Images) -> Iterator[Map]:
+    def trace(self, fixed: Images, moving: Images) -> Iterator[Transform]:
         found = None
         for step in self.parts():
             for psi in step.trace(fixed, self._moved(moving, found)):
@@ -44,10 +44,10 @@ class Chain(Step):
                 yield so_far
             found = so_far
 
-    def _moved(self, moving: Images, found: Map | None) -> Images:
+    def _moved(self, moving: Images, found: Transform | None) -> Images:
         return moving if found is None else moving.warp(found, self.outside)
 
-    def _after(self, found: Map | None, psi: Map, grid: Grid) -> Map:
+    def _after(self, found: Transform | None, psi: Transform, grid: Grid) -> Transform:
         whole = psi if found is None else found @ psi
         return whole if self.lazy else whole.collapsed(grid)
 
@@ -107,10 +107,10 @@ class Downsampled(Step):
         self.factor = factor
         self.corner_aligned = corner_aligned
 
-    def forward(self, fixed: Images, moving: Images) -> Map:
+    def forward(self, fixed: Images, moving: Images) -> Transform:
         return self.step(*self._pooled(fixed, moving))
 
-    def trace(self, fixed: Images, moving: Images) -> Iterator[Map]:
+    def trace(self, fixed: Images, moving: Images) -> Iterator[Transform]:
         yield from self.step.trace(*self._pooled(fixed, moving))
 
     def inner_grid(self, grid: Grid) -> Grid:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from stepwarp.geometry import Grid
-from stepwarp.registrar.steps.maps import Images, Map
+from stepwarp.geometry import Grid, Transform
+from stepwarp.registrar.steps.images import Images
 
 
 class Step(nn.Module):
@@ -15,10 +15,10 @@ class Step(nn.Module):
 
     Keeps nothing of what it has seen: no image, shape, device or coordinates."""
 
-    def forward(self, fixed: Images, moving: Images) -> Map:
+    def forward(self, fixed: Images, moving: Images) -> Transform:
         raise NotImplementedError
 
-    def trace(self, fixed: Images, moving: Images) -> Iterator[Map]:
+    def trace(self, fixed: Images, moving: Images) -> Iterator[Transform]:
         """The map after each of the steps within, the last of them what `forward` returns.
 
         For looking on and for losses on the way; costs compositions that `forward` saves."""

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stepwarp.geometry import Affine, DisplacementField
 from stepwarp.geometry.grid import float64
 from stepwarp.kernels import sampling
-from stepwarp.registrar.steps.maps import FieldMap, Images, MatrixMap
+from stepwarp.registrar.steps.images import Images
 from stepwarp.registrar.steps.step import Step
 
 #: What a network's output of 1 means: one voxel, or the way from the first voxel's centre to the last one's.
@@ -28,8 +29,8 @@ class VectorField(Step):
         self.scale = scale
         self.unit: Unit = unit
 
-    def forward(self, fixed: Images, moving: Images) -> FieldMap:
-        return FieldMap(_vectors(self.net, fixed, moving, self.scale, self.unit), fixed.grid)
+    def forward(self, fixed: Images, moving: Images) -> DisplacementField:
+        return DisplacementField(_vectors(self.net, fixed, moving, self.scale, self.unit), fixed.grid)
 
     @property
     def title(self) -> str:
@@ -49,10 +50,10 @@ class Velocity(Step):
         self.scale = scale
         self.unit: Unit = unit
 
-    def forward(self, fixed: Images, moving: Images) -> FieldMap:
+    def forward(self, fixed: Images, moving: Images) -> DisplacementField:
         velocity = _vectors(self.net, fixed, moving, self.scale, self.unit)
         with torch.autocast(velocity.device.type, enabled=False):
-            return FieldMap(exponential(velocity, self.squarings), fixed.grid)
+            return DisplacementField(exponential(velocity, self.squarings), fixed.grid)
 
     @property
     def title(self) -> str:
@@ -70,7 +71,7 @@ class Matrix(Step):
         super().__init__()
         self.net = net
 
-    def forward(self, fixed: Images, moving: Images) -> MatrixMap:
+    def forward(self, fixed: Images, moving: Images) -> Affine:
         _check_one_grid(fixed, moving)
         output = self.net(fixed.data, moving.data).double()
         grid = fixed.grid
@@ -80,7 +81,7 @@ class Matrix(Step):
             change = axes @ output[..., :-1] @ torch.linalg.inv(axes)
             shift = radius * (axes @ output[..., -1:]) - change @ centre[:, None]
             linear = change + torch.eye(grid.ndim, device=output.device, dtype=output.dtype)
-            return MatrixMap(torch.cat([linear, shift], -1))
+            return Affine(torch.cat([linear, shift], -1))
 
     @property
     def title(self) -> str:

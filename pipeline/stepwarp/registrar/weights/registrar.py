@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import llvmlite.binding
 import torch
 
-from stepwarp.geometry import Composition, DisplacementField, Grid, Image, Transform
-from stepwarp.registrar.steps import Images, Map, Step, describe
+from stepwarp.geometry import Composition, DisplacementField, Image, Transform
+from stepwarp.registrar.steps import Images, Step, describe
 from stepwarp.registrar.steps.config import StepConfig
 from stepwarp.registrar.weights.card import Card
 from stepwarp.registrar.weights.recipe import Prepared, Recipe
@@ -39,9 +39,9 @@ class Registrar:
     @torch.no_grad()
     def found(self, prepared: Prepared) -> DisplacementField:
         """What one pass of the network finds for a pair as its recipe prepares it: on the pair's grid, to be followed
-        by the pair's start. Raises InputError for images that are too small."""
+        by the pair's start, on the device of the weights. Raises InputError for images that are too small."""
         with self._precision():
-            return _field(self.step(*self._images(prepared)), prepared.fixed.grid)
+            return self.step(*self._images(prepared)).on(prepared.fixed.grid)
 
     @torch.no_grad()
     def trace(self, fixed: Image, moving: Image, start: Transform | None = None) -> Iterator[Transform]:
@@ -59,7 +59,7 @@ class Registrar:
                 found = next(steps, None)
             if found is None:
                 return
-            yield _field(found, prepared.fixed.grid)
+            yield found.on(prepared.fixed.grid)
 
     def _images(self, prepared: Prepared) -> tuple[Images, Images]:
         return Images.stack([prepared.fixed], self._device), Images.stack([prepared.moving], self._device)
@@ -82,7 +82,3 @@ def _fast_in_half(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = llvmlite.binding.get_host_cpu_features()
     return any(features.get(name, False) for name in ("avx512bf16", "amx-bf16", "bf16"))
-
-
-def _field(found: Map, grid: Grid) -> DisplacementField:
-    return DisplacementField(found.on(grid).float().cpu(), grid)
