@@ -1,7 +1,8 @@
 """Grids, volumes and transforms: the conventions of the whole package, each implemented once.
 
 World is RAS+ millimetres; a transform maps points of the fixed world to points of the moving world; a displacement is
-(1, D, *grid) float32 in voxels of its own grid."""
+(B, D, *grid) float32 in voxels of its own grid. A transform is a batch, of one where a file or a registration is
+meant, on its device and differentiable."""
 
 from stepwarp.geometry.grid import Grid
 from stepwarp.geometry.transform import Affine, Composition, DisplacementField, Transform, inverse_residual
