@@ -180,12 +180,12 @@ def test_labels_that_the_manifest_ignores_are_neither_trained_on_nor_judged(reci
     ignoring.write_text(json.dumps(listed))
     trained_on = []
 
-    class Watched(loop.Objective):
+    class Watched(loop.TrainingObjective):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             trained_on.append(self.ignore_labels)
 
-    monkeypatch.setattr(loop, "Objective", Watched)
+    monkeypatch.setattr(loop, "TrainingObjective", Watched)
     changes = {"curriculum": [{"iterations": 1}], "loss": {"dice": 1}}
     ended = train(recipe(**changes, data={"manifest": str(ignoring)}), tmp_path / "run")
     assert trained_on == [{0, 1, 3}]

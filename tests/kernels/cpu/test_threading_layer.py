@@ -42,7 +42,7 @@ def test_where_torch_had_computed_before_a_fork_one_thread_is_left(computes_befo
 import multiprocessing, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 import torch
-from stepwarp.geometry import threading_layer
+from stepwarp.kernels.cpu import threading_layer
 from stepwarp.workflow.device import use_threads
 from test_threading_layer import constant_volume_read
 torch.set_num_threads(2)
