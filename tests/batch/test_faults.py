@@ -52,7 +52,7 @@ def test_killed_and_started_again(study, out, start, look):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments(study, out, start, look, seed):
     """Workers and whole runs, again and again, until all of the work is done or six lives are over."""
     command = (study, "--out", out, "--workers", "2", "--preset", "fast", "--threads", "1", "--device", "cpu")
