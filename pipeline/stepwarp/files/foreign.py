@@ -149,14 +149,9 @@ def refuse_foreign(path: Path) -> None:
     if '(Transform "' in text:
         command = f"transformix -def all -tp {path} -out FOLDER"
         raise InputError(f"{path}: is of elastix. Convert it: {command}, and give FOLDER/deformationField.nii.gz.")
-    if "3dAllineate" in text or path.suffix.lower() == ".1d":
+    if "3dAllineate" in text or "3dvolreg" in text or path.suffix.lower() == ".1d":
         command = _AFNI_MATRIX.format(path=shlex.quote(str(path)))
         raise InputError(f"{path}: is a matrix of AFNI. Convert it: {command}")
-    if "3dAllineate" in text or "3dvolreg" in text or path.suffix.lower() == ".1d":
-        raise InputError(
-            f"{path}: is of AFNI. Its 3 x 4 numbers map LPS mm, as ITK's do: write the nine of the matrix, then the "
-            "shift, as Parameters of an ITK transform file."
-        )
     if "MNI Transform File" in text:
         raise InputError(f"{path}: is of MINC. Convert it: {_BY_NAME['.xfm'][1].format(path=path)}.")
     rows = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]

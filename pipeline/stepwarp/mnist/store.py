@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import atomic_path, write_text
+from stepwarp.files import atomic_path
+from stepwarp.files.json import write_json as write_plain
 from stepwarp.files.lock import refuse_links
 from stepwarp.probes.statistics import jsonable
 
@@ -31,7 +32,7 @@ def claim(out: Path, about: Mapping[str, Any], force: bool) -> None:
     wanted = json.loads(json.dumps(jsonable(about)))
     path = out / STUDY
     if path.exists():
-        if _read(path) == wanted:
+        if read_json(path) == wanted:
             return
         if not _is_study(path):
             raise OutputError(f"{path}: is not that of a study of digits. Choose another --out, or move it away.")
@@ -63,18 +64,21 @@ def _refuse_foreign(part: Path) -> None:
 
 
 def _is_study(path: Path) -> bool:
-    content = _read(path)
+    content = read_json(path)
     return isinstance(content, dict) and {"settings", "scale", "digits"} <= content.keys()
 
 
 def write_json(path: Path, values: Any) -> None:
     """Plain data, arrays among it, in place of an older file; what is not finite becomes null."""
-    write_text(path, json.dumps(jsonable(values), indent=1) + "\n", overwrite=True)
+    write_plain(path, jsonable(values), overwrite=True)
 
 
 def read_json(path: Path) -> Any:
     """What `write_json` wrote. InputError for a file that is damaged."""
-    return _read(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). Delete it, and it is made again.") from error
 
 
 def write_arrays(path: Path, found: Mapping[str, Any]) -> None:
@@ -108,10 +112,3 @@ def _flat(found: Mapping[str, Any], before: str) -> list[tuple[str, np.ndarray]]
             array = np.asarray(value)
             rows.append((before + name, array.astype(np.float32) if array.dtype.kind == "f" else array))
     return rows
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}). Delete it, and it is made again.") from error

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from stepwarp.data.manifest import Manifest
+from stepwarp.machine import device_name, versions
 from stepwarp.printable import counted
 from stepwarp.registrar.weights import Card, Recipe, save_native_weights
 from stepwarp.registrar.weights.card import Expected
@@ -53,7 +53,7 @@ def export(
         training={
             "settings": settings,
             "iteration": iteration,
-            "versions": {"python": platform.python_version(), **_versions()},
+            "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
         },
         seed=config.seed,
         seconds=round(seconds, 1),
@@ -68,11 +68,7 @@ def export(
 def machine_name(device: torch.device, processes: int) -> str:
     """The kind of processor that a training ran on."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+        name = device_name(device)
     else:
         name = f"{platform.processor() or platform.machine()} CPU, {counted(torch.get_num_threads(), 'thread')}"
     return f"{processes} x {name}" if processes > 1 else name
-
-
-def _versions() -> dict[str, str]:
-    return {package: metadata.version(package) for package in _PACKAGES}
