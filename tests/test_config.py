@@ -12,7 +12,7 @@ from stepwarp.errors import InputError
 from stepwarp.options import RegisterOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-LEVELS = [{"mm": 4, "iterations": 10}]
+LEVELS = [{"across": 40, "iterations": 10}]
 
 
 def refused(settings):
@@ -25,10 +25,10 @@ def refused(settings):
 def test_every_preset_loads(name):
     recipe = preset(name)
     assert recipe.deformable.levels
-    sizes = [level.mm for level in recipe.deformable.levels]
-    assert sizes == sorted(sizes, reverse=True)
-    refinements = list(recipe.affine.refine_mm)
-    assert refinements == sorted(refinements, reverse=True)
+    sizes = [level.across for level in recipe.deformable.levels]
+    assert sizes == sorted(sizes)
+    refinements = list(recipe.affine.refine_across)
+    assert refinements == sorted(refinements)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -48,10 +48,10 @@ def test_the_names_are_those_of_the_files():
         ({"deformabel": {"levels": LEVELS}}, "unknown key 'deformabel'; did you mean 'deformable'?"),
         ({"deformable": {"levels": LEVELS, "radios": 3}}, "unknown key 'radios'; did you mean 'radius'?"),
         (
-            {"deformable": {"levels": [{"mm": 4, "iteration": 3}]}},
+            {"deformable": {"levels": [{"across": 40, "iteration": 3}]}},
             "unknown key 'iteration'; did you mean 'iterations'?",
         ),
-        ({"deformable": {"levels": LEVELS}, "affine": {"xyz": 1}}, "known keys: coarse_mm, refine_mm, candidates"),
+        ({"deformable": {"levels": LEVELS}, "affine": {"xyz": 1}}, "known keys: across, refine_across, candidates"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(settings, hint):
@@ -69,8 +69,8 @@ def test_an_unknown_key_names_the_nearest(settings, hint):
         ({"deformable": {"levels": LEVELS, "patience": 1}}, "deformable.patience"),
         ({"deformable": {"levels": LEVELS, "smallest_jacobian": 1}}, "deformable.smallest_jacobian"),
         ({"deformable": {"levels": LEVELS, "regularity": "tv"}}, "deformable.regularity"),
-        ({"deformable": {"levels": [{"mm": 0, "iterations": 1}]}}, "deformable.levels.0.mm"),
-        ({"deformable": {"levels": [*LEVELS, {"mm": 2, "iterations": "many"}]}}, "deformable.levels.1.iterations"),
+        ({"deformable": {"levels": [{"across": 0, "iterations": 1}]}}, "deformable.levels.0.across"),
+        ({"deformable": {"levels": [*LEVELS, {"across": 2, "iterations": "many"}]}}, "deformable.levels.1.iterations"),
         ({"deformable": {"levels": LEVELS}, "affine": {"candidates": 0}}, "affine.candidates"),
     ],
 )
@@ -82,13 +82,14 @@ def test_a_recipe_without_levels_is_refused():
     assert "deformable.levels" in refused({"deformable": {"levels": []}})
 
 
-@pytest.mark.parametrize("mm", [0, -2])
-def test_a_refinement_at_no_distance_is_refused(mm):
-    assert "affine.refine_mm" in refused({"deformable": {"levels": LEVELS}, "affine": {"refine_mm": [mm]}})
+@pytest.mark.parametrize("across", [0, -2])
+def test_a_refinement_on_no_voxels_is_refused(across):
+    assert "affine.refine_across" in refused({"deformable": {"levels": LEVELS}, "affine": {"refine_across": [across]}})
 
 
 @pytest.mark.parametrize(
-    "settings", [AffineSettings(), Level(mm=4, iterations=1), DeformableSettings(levels=(Level(mm=4, iterations=1),))]
+    "settings",
+    [AffineSettings(), Level(across=4, iterations=1), DeformableSettings(levels=(Level(across=4, iterations=1),))],
 )
 def test_settings_cannot_be_changed_behind_one_s_back(settings):
     with pytest.raises(ValidationError, match="frozen"):
@@ -104,7 +105,7 @@ def test_a_preset_that_does_not_exist_is_refused_with_a_hint(name, hint):
     assert str(caught.value) == f"preset '{name}' does not exist; {hint}"
 
 
-@pytest.mark.parametrize("text", ["deformable: {levels: [{mm: -1, iterations: 3}]}", "a: [", "", "- 3"])
+@pytest.mark.parametrize("text", ["deformable: {levels: [{across: -1, iterations: 3}]}", "a: [", "", "- 3"])
 def test_a_broken_preset_names_its_file(tmp_path, text):
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(InputError, match=r"own\.yaml: "):
@@ -114,7 +115,7 @@ def test_a_broken_preset_names_its_file(tmp_path, text):
 def test_a_preset_of_ones_own_is_a_file_that_is_read_each_time(tmp_path):
     path = tmp_path / "own.yaml"
     for radius in (1, 3):
-        path.write_text(f"deformable: {{radius: {radius}, epsilon: 1e-5, levels: [{{mm: 4, iterations: 10}}]}}")
+        path.write_text(f"deformable: {{radius: {radius}, epsilon: 1e-5, levels: [{{across: 40, iterations: 10}}]}}")
         assert preset(str(path)).deformable.radius == radius
         assert preset(path, ["epsilon=2e-5"]).deformable.epsilon == 2e-5
 
@@ -130,7 +131,7 @@ def test_one_value_is_changed_and_no_other(place):
 def test_options_that_were_made_know_their_preset_whatever_becomes_of_the_file(tmp_path):
     """A batch hands them to workers elsewhere, where there is no such file."""
     path = tmp_path / "own.yaml"
-    path.write_text("deformable: {levels: [{mm: 4, iterations: 10}]}")
+    path.write_text("deformable: {levels: [{across: 40, iterations: 10}]}")
     options = RegisterOptions.of(preset=path, set="radius=3", similarity="ssd")
     path.unlink()
     recipe = pickle.loads(pickle.dumps(options)).recipe

@@ -84,7 +84,7 @@ class AgainConfig(StepSettings):
 deformable:
   similarity: cubed
   levels:
-    - {mm: 8, iterations: 2}
+    - {across: 20, iterations: 2}
 """,
 }
 

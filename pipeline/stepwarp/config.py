@@ -26,22 +26,25 @@ LinearKind = Literal["rigid", "similarity", "affine"]
 class AffineSettings(Strict):
     """The linear stage.
 
-    coarse_mm: grid spacing of the search among the starts. refine_mm: of the fits that follow, one after the other.
-    candidates: how many of the scored starts are optimised. multimodal: compare by mutual information, whatever the
-    deformable stage compares by."""
+    across: how many voxels the subject is across on the grid where starts are optimised; see `Level`. refine_across: on
+    those of the fits that follow, one after the other. candidates: how many of the scored starts are optimised.
+    multimodal: compare by mutual information, whatever the deformable stage compares by."""
 
-    coarse_mm: float = Field(8, gt=0)
-    refine_mm: tuple[PositiveFloat, ...] = (4, 2)
+    across: float = Field(22, gt=0)
+    refine_across: tuple[PositiveFloat, ...] = (44, 88)
     candidates: int = Field(4, ge=1)
     multimodal: bool = False
 
 
 class Level(Strict):
-    """One level of the deformable pyramid: voxels of about `mm`, at most `iterations` steps.
+    """One level of the deformable pyramid: at most `iterations` steps.
 
-    step: length in voxels of the 98th percentile step; smooth_update, smooth_field: Gaussian sigmas in voxels."""
+    across: how many of the level's voxels the subject is across, about, so that a preset says the same of a mouse and
+    of a man. They are the image's own voxels or 2, 4, 8, ... of them along each axis; a level that would be no finer
+    than the one before is left out. step: length in voxels of a long step, which all but a tenth of the subject's do
+    not exceed; smooth_update, smooth_field: Gaussian sigmas in voxels."""
 
-    mm: float = Field(gt=0)
+    across: float = Field(gt=0)
     iterations: int = Field(ge=1)
     step: float = Field(0.25, gt=0, le=1)
     smooth_update: float = Field(1.2, ge=0)

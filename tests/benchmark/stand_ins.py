@@ -45,8 +45,8 @@ class StandIn:
 
     def _tiny(self, fixed, moving, threads, seed) -> Outcome:
         recipe = Preset(
-            affine=AffineSettings(coarse_mm=8, refine_mm=(4,), candidates=1),
-            deformable=DeformableSettings(levels=(Level(mm=4, iterations=3),)),
+            affine=AffineSettings(across=20, refine_across=(40,), candidates=1),
+            deformable=DeformableSettings(levels=(Level(across=40, iterations=3),)),
         )
         told = [threads, torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS]
         told += [int(os.environ[name]) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")]

@@ -87,9 +87,9 @@ def test_a_former_name_of_an_option_is_understood_and_said(run, fake_register, t
         (("--preset", "fats"), "preset 'fats' does not exist; did you mean 'fast'?"),
         (("--preset", "absent.yaml"), "absent.yaml: does not exist"),
         (("--preset", "{other}"), "other.yaml: unknown key 'levles'; did you mean 'deformable.levels'?"),
-        (("--set", "levles.0.mm=3"), "unknown key 'levles'; did you mean 'deformable.levels'?"),
+        (("--set", "levles.0.step=1"), "unknown key 'levles'; did you mean 'deformable.levels'?"),
         (("--set", "deformable.levels.0.iteration=3"), "unknown key 'iteration'; did you mean 'iterations'?"),
-        (("--set", "levels.9.mm=3"), "'9' is no place in a list of 4"),
+        (("--set", "levels.9.step=1"), "'9' is no place in a list of 4"),
         (("--set", "radius=99"), "deformable.radius: Input should be less than or equal to 8"),
     ],
 )

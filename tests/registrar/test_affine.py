@@ -13,9 +13,11 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.losses.similarities.mi import MutualInformation
 from stepwarp.losses.similarities.ncc import NCC
-from stepwarp.registrar.affine import _is_cut, register_linear
+from stepwarp.registrar.affine import register_linear
+from stepwarp.registrar.subject import ImagedSubject
 
-SETTINGS = AffineSettings(coarse_mm=12, refine_mm=(6,), candidates=4)
+#: For brains, of about 150 mm: voxels of 12 mm, then of 6.
+SETTINGS = AffineSettings(across=12.5, refine_across=(25,), candidates=4)
 AXIS = np.array([0.6, -0.5, 0.62]) / np.linalg.norm([0.6, -0.5, 0.62])
 #: What each kind may find, on top of a turn and a shift.
 STRETCH = {"rigid": np.eye(3), "similarity": 1.12 * np.eye(3), "affine": np.diag([1.1, 0.92, 1.05])}
@@ -62,7 +64,7 @@ def test_a_large_turn_is_recovered_from_headers_300_mm_apart(moved_by, kind):
 def test_a_deadline_ends_the_search_with_the_best_found_so_far(known, monkeypatch):
     whole = run(known.fixed, known.moving)
     fits, steps = [], []
-    for looks in (0, 310, 420):
+    for looks in (0, 310, 480):
         fits.append(run(known.fixed, known.moving, deadline=clock_of(monkeypatch, looks), progress=steps.append))
         assert steps[-1].done == steps[-1].total
     assert [fit.stopped for fit in fits] == ["at start 1 of 1", "at start 1 of 4", "while it was refined at 12 mm"]
@@ -114,12 +116,14 @@ def test_a_subject_that_goes_on_beyond_any_one_face_is_cut(template, axis, end):
     """By how much of its own largest slice shows on the face."""
     brain = template.brain
     slices = (brain.data > 0.1 * brain.data.max()).movedim(axis, 0).flatten(1).sum(1)
-    assert not _is_cut(brain)
+    assert not ImagedSubject(brain).cut.any()
     for share, cut in ((0.1, False), (0.4, True), (0.9, True)):
         reached = (slices > share * slices.max()).nonzero()[:, 0]
         first, last = (int(reached[0]), None) if end == "low" else (0, int(reached[-1]) + 1)
         part = cropped(brain, axis, first, last)
-        assert _is_cut(part) == cut
+        found = ImagedSubject(part).cut
+        assert found[axis, ("low", "high").index(end)] == cut
+        assert found.sum() == cut
 
 
 def overlapping(share):
@@ -139,7 +143,7 @@ def overlapping(share):
 @pytest.mark.parametrize(("share", "counts"), [(0.4, True), (0.25, False)])
 def test_a_match_of_a_small_part_is_no_match_however_good(share, counts):
     fixed, moving = overlapping(share)
-    settings = AffineSettings(coarse_mm=1, refine_mm=(1,), candidates=4)
+    settings = AffineSettings(across=60, refine_across=(60,), candidates=4)
     matched = abs(float(run(fixed, moving, "rigid", settings=settings).transform.matrix[0, 1])) < 1
     assert matched == counts
 
@@ -161,7 +165,7 @@ def test_voxels_outside_the_mask_have_no_influence(moved_by, which):
 
 
 def test_of_two_masks_only_what_both_trust_counts(quarters):
-    settings = AffineSettings(coarse_mm=4, refine_mm=(2,), candidates=4)
+    settings = AffineSettings(across=10, refine_across=(20,), candidates=4)
     fit = run(quarters.fixed, quarters.moving, "rigid", settings=settings, **quarters.masks)
     np.testing.assert_allclose(fit.transform.matrix[:2, 2], quarters.truth["low left"], atol=0.3)
     np.testing.assert_allclose(fit.transform.matrix[:2, :2], np.eye(2), atol=0.02)
@@ -182,7 +186,7 @@ def test_mutual_information_aligns_an_inverted_contrast(moved_by):
     case = moved_by(turned(20, shift=(15.0, 0.0, 5.0)))
     inverted = Image(torch.where(case.moving.data > 0.05, 1.1 - case.moving.data, 0), case.moving.grid)
     # On coarser grids, voxels that hold two tissues bias the information that is shared.
-    fine = AffineSettings(coarse_mm=9, refine_mm=(3,))
+    fine = AffineSettings(across=17, refine_across=(50,))
     assert case.error(run(case.fixed, inverted, similarity=MutualInformation(), settings=fine).transform) < 0.6
 
 
@@ -250,7 +254,7 @@ def test_unrelated_noise_still_ends_in_a_usable_transform():
 def test_it_never_mirrors():
     """Noise, which a mirrored image matches as well as any: with these seeds it did."""
     grid = Grid.isotropic((16,), 6)
-    settings = AffineSettings(coarse_mm=6, refine_mm=(3,), candidates=1)
+    settings = AffineSettings(across=16, refine_across=(16,), candidates=1)
     for seed in (38, 40, 42):
         noise = [np.random.default_rng(each).random(grid.shape) for each in (seed, seed + 1)]
         fit = run(*(Image(torch.from_numpy(values).float(), grid) for values in noise), settings=settings)

@@ -27,7 +27,7 @@ def brain():
 @pytest.fixture
 def quick(monkeypatch, brain):
     """Aligns to the brain at 4 mm, and not finely, so that it is quick."""
-    affine = AffineSettings(coarse_mm=16, refine_mm=(8,), candidates=1)
+    affine = AffineSettings(across=10, refine_across=(20,), candidates=1)
     monkeypatch.setattr(prepare, "_reference", lambda: brain)
     monkeypatch.setattr(prepare, "preset", lambda name: Preset(affine=affine, deformable=preset(name).deformable))
 

@@ -15,8 +15,8 @@ def _one_thread(one_thread: None) -> None:
 @pytest.fixture(scope="session")
 def recipe() -> Preset:
     """Good for a brain of 4 mm, in a fraction of a second."""
-    affine = AffineSettings(coarse_mm=16, refine_mm=(8,), candidates=2)
-    levels = (Level(mm=16, iterations=10), Level(mm=8, iterations=10))
+    affine = AffineSettings(across=10, refine_across=(20,), candidates=2)
+    levels = (Level(across=10, iterations=10), Level(across=20, iterations=10))
     return Preset(affine=affine, deformable=DeformableSettings(levels=levels))
 
 

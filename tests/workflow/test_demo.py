@@ -17,8 +17,8 @@ from stepwarp.workflow.demo import demo, make_pair, measured
 
 #: A recipe that is done in seconds, and good enough to tell better from worse.
 QUICK = Preset(
-    affine=AffineSettings(coarse_mm=16, refine_mm=(8,), candidates=1),
-    deformable=DeformableSettings(levels=(Level(mm=8, iterations=40),)),
+    affine=AffineSettings(across=10, refine_across=(20,), candidates=1),
+    deformable=DeformableSettings(levels=(Level(across=20, iterations=40),)),
 )
 
 

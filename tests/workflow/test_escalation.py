@@ -14,8 +14,8 @@ from stepwarp.workflow.register import register
 from stepwarp.workflow.registration import Registration
 
 HASTY = Preset(
-    affine=AffineSettings(coarse_mm=24, refine_mm=(), candidates=1),
-    deformable=DeformableSettings(levels=(Level(mm=24, iterations=2),)),
+    affine=AffineSettings(across=6.66667, refine_across=(), candidates=1),
+    deformable=DeformableSettings(levels=(Level(across=6.66667, iterations=2),)),
 )
 
 
@@ -80,7 +80,7 @@ def test_thorough_means_more_starts_more_iterations_and_mutual_information(recip
     assert more.affine.multimodal
     for level, before in zip(more.deformable.levels, recipe.deformable.levels, strict=True):
         assert level.iterations > before.iterations
-        assert level.mm == before.mm
+        assert level.across == before.across
     assert more.deformable.similarity == recipe.deformable.similarity
 
 

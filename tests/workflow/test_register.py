@@ -31,8 +31,8 @@ ORIENTATIONS = [
 ]
 #: Enough to tell whether two registrations are the same.
 HASTY = Preset(
-    affine=AffineSettings(coarse_mm=16, refine_mm=(), candidates=1),
-    deformable=DeformableSettings(levels=(Level(mm=16, iterations=5),)),
+    affine=AffineSettings(across=10, refine_across=(), candidates=1),
+    deformable=DeformableSettings(levels=(Level(across=10, iterations=5),)),
 )
 
 

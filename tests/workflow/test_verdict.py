@@ -18,6 +18,7 @@ GOOD = {
     "overlap": 1.0,
     "volume_ratio": 1.1,
     "stretch": 1.1,
+    "subject_mm": 150.0,
     "information": {"mm": 4.0, "affine": 0.14, "final": 0.4},
     "similarity_affine": {"ncc": 0.9, "lncc": 0.4, "mutual_information": 0.3},
     "similarity": {"ncc": 0.95, "lncc": 0.6, "mutual_information": 0.4},

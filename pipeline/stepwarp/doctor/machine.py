@@ -34,8 +34,8 @@ _VOXELS, _TURN, _SCALE, _SHIFT = 40, 0.15, 1.05, (3.0, -2.0, 1.0)
 _ACCURATE_MM = 0.5
 _RECIPE = Preset.model_validate(
     {
-        "affine": {"coarse_mm": 4, "refine_mm": (2,), "candidates": 2},
-        "deformable": {"levels": [{"mm": 4, "iterations": 5}, {"mm": 2, "iterations": 5}]},
+        "affine": {"across": 8, "refine_across": (16,), "candidates": 2},
+        "deformable": {"levels": [{"across": 8, "iterations": 5}, {"across": 16, "iterations": 5}]},
     }
 )
 

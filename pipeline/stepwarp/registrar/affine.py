@@ -2,10 +2,14 @@
 
 Hundreds of rotations about the centres of mass are scored on a very coarse grid, the best few are optimised, and the
 best of these is refined on finer grids. Nothing is taken from the headers but the voxels' sizes and, as starts among
-others, the orientations and positions they claim; so images whose headers put them far apart register as well."""
+others, the orientations and positions they claim; so images whose headers put them far apart register as well.
+
+The refinement compares the moving image with the fixed one on the fixed one's grid, and the fixed image with the moving
+one on the moving one's, so that it makes no difference which is which."""
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -20,16 +24,16 @@ from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.kernels import sampling
 from stepwarp.losses.similarity import Similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
-from stepwarp.registrar.masks import pooled, trusted_part
+from stepwarp.registrar.subject import Blocks, ImagedSubject, voxel_edge
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
 _ROTATIONS = 300
 #: A start whose rotation is within this angle of a better one leads to the same place.
 _SAME_START_DEGREES = 15
-#: Millimetres to which the matrix's entries are as sensitive as the translation: about the radius of a head.
-_RADIUS_MM = 60.0
-#: An image with so much of the subject's largest slice on one face of its box goes on there: outside is unknown, not 0.
-_CUT_FACE = 0.25
+#: Of the subject's size, the length to which the matrix's entries are as sensitive as the translation: its radius.
+_RADIUS = 0.4
+#: Voxels around the fixed subject that are compared as well.
+_MARGIN = 3
 #: L-BFGS iterations for each start, and for each refinement.
 _SEARCH_ITERATIONS, _REFINE_ITERATIONS = 25, 60
 #: Of what the smaller of the two images (or masks) could match, the share that must be matched for a start to count.
@@ -57,25 +61,52 @@ class LinearFit:
     stopped: str | None = None
 
 
+class _LinearPair:
+    """What every level shares: the images, and their centres of mass.
+
+    A candidate maps a fixed world point x to moving centre + radius t + A (x - fixed centre)."""
+
+    def __init__(self, fixed: ImagedSubject, moving: ImagedSubject, device: torch.device | str) -> None:
+        self.fixed, self.moving, self.device = fixed, moving, device
+        self.fixed_centre, self.moving_centre = fixed.centre_of_mass(), moving.centre_of_mass()
+        self.size = max(fixed.size, moving.size)
+        self.finest = float(min(fixed.grid.spacing.min(), moving.grid.spacing.min()))
+
+    @property
+    def radius(self) -> float:
+        return _RADIUS * self.size
+
+    def swapped(self) -> _LinearPair:
+        """The same pair the other way round."""
+        other = copy.copy(self)
+        other.fixed, other.moving = self.moving, self.fixed
+        other.fixed_centre, other.moving_centre = self.moving_centre, self.fixed_centre
+        return other
+
+
 class _Level:
-    """Both images at one resolution, with what is needed to score a matrix and a translation.
+    """Both images at one resolution, with what is needed to score a matrix and a translation on the fixed one's grid.
 
-    A candidate maps a fixed world point x to moving centre + t + A (x - fixed centre)."""
+    across: how many of its voxels the subject is across. share: what the loss counts for."""
 
-    def __init__(self, pair: _LinearPair, mm: float, similarity: Similarity) -> None:
-        self.similarity = similarity
-        fixed, self.fixed, self.fixed_weight = _coarsened(pair.fixed, pair.fixed_mask, mm, pair.device)
-        moving, self.moving, self.moving_weight = _coarsened(pair.moving, pair.moving_mask, mm, pair.device)
-        self.before, self.after = _moved_to(fixed, pair.fixed_centre), _moved_to(moving, pair.moving_centre)
-        volumes = _volume(fixed, self.fixed_weight), _volume(moving, self.moving_weight)
-        self.most = min(volumes) / abs(np.linalg.det(fixed.linear))
-        self.box = torch.ones_like(self.moving) if pair.unknown_outside else None
+    def __init__(self, pair: _LinearPair, across: float, similarity: Similarity, share: float = 1) -> None:
+        self.similarity, self.share, self.radius = similarity, share, pair.radius
+        self.edge = voxel_edge(pair.size, across, pair.finest)
+        fixed, moving = pair.fixed, pair.moving
+        box = fixed.blocks(fixed.factors(self.edge), _MARGIN)
+        everything = moving.all_blocks(moving.factors(self.edge))
+        self.fixed, self.fixed_weight = fixed.pooled(box, pair.device)
+        self.moving, self.moving_weight = moving.pooled(everything, pair.device)
+        self.before, self.after = _moved_to(box, pair.fixed_centre), _moved_to(everything, pair.moving_centre)
+        there = moving.blocks(moving.factors(self.edge), _MARGIN)
+        volumes = _volume(box, self.fixed_weight), _volume(there, moving.pooled(there, pair.device)[1])
+        self.most = min(volumes) / abs(np.linalg.det(box.grid.linear))
 
     def loss(self, matrix: Tensor, translation: Tensor) -> float:
         """Dissimilarity under A = matrix (D, D) and t = translation (D,) in units of the radius, on the CPU.
 
         Where these want a gradient, it is added to theirs. The weights count as constant in it."""
-        world = torch.cat([torch.cat([matrix, _RADIUS_MM * translation[:, None]], 1), self.before[-1:]])
+        world = torch.cat([torch.cat([matrix, self.radius * translation[:, None]], 1), self.before[-1:]])
         to_index = torch.linalg.solve(self.after, world @ self.before)
         shape = tuple(self.fixed.shape[2:])
         moved = sampling.warp_linear(self.moving, to_index, shape)
@@ -88,43 +119,37 @@ class _Level:
             found, _, to_moved = self.similarity.value_and_gradients(self.fixed, moved.detach(), weight)
             value = float(found)
         if moved.requires_grad:
-            moved.backward(to_moved)
-        return value
+            moved.backward(self.share * to_moved, retain_graph=True)  # the way back shares the matrix
+        return self.share * value
 
     def _weight(self, to_index: Tensor, shape: tuple[int, ...]) -> tuple[Tensor | None, float]:
         """Which voxels count under a map of indices, and their share of those that at best could."""
         weight = self.fixed_weight
-        for values in (self.box, self.moving_weight):
-            if values is not None:
-                moved = sampling.warp_linear(values, to_index, shape)
-                weight = moved if weight is None else weight * moved
+        if self.moving_weight is not None:
+            still = torch.zeros(1, len(shape), *shape, device=self.moving.device)
+            moved = sampling.warp(self.moving_weight, still, to_index, outside="border")
+            weight = moved if weight is None else weight * moved
         return weight, 1.0 if weight is None else float(weight.sum()) / self.most
 
 
-def _moved_to(grid: Grid, centre: np.ndarray) -> Tensor:
-    """(D+1, D+1): an index of the grid -> world mm from `centre`."""
-    matrix = grid.affine.copy()
+class _BothWays:
+    """A level as the mean of the two losses that it has from the one image to the other and back."""
+
+    def __init__(self, pair: _LinearPair, across: float, similarity: Similarity) -> None:
+        self.there = _Level(pair, across, similarity, share=0.5)
+        self.back = _Level(pair.swapped(), across, similarity, share=0.5)
+        self.edge = self.there.edge
+
+    def loss(self, matrix: Tensor, translation: Tensor) -> float:
+        inverse = torch.linalg.inv(matrix)
+        return self.there.loss(matrix, translation) + self.back.loss(inverse, -inverse @ translation)
+
+
+def _moved_to(blocks: Blocks, centre: np.ndarray) -> Tensor:
+    """(D+1, D+1): an index of the blocks -> world mm from `centre`."""
+    matrix = blocks.grid.affine.copy()
     matrix[:-1, -1] -= centre
     return torch.from_numpy(matrix)
-
-
-class _LinearPair:
-    """What every level shares: the images, their centres of mass, and where they may be trusted."""
-
-    def __init__(
-        self,
-        fixed: Image,
-        moving: Image,
-        fixed_mask: Image | None,
-        moving_mask: Image | None,
-        device: torch.device | str,
-    ) -> None:
-        self.fixed, self.moving = fixed, moving
-        self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
-        self.device = device
-        inside = trusted_part(fixed, fixed_mask), trusted_part(moving, moving_mask)
-        self.fixed_centre, self.moving_centre = (_centre_of_mass(image) for image in inside)
-        self.unknown_outside = any(_is_cut(image) for image in inside)
 
 
 def register_linear(
@@ -149,10 +174,10 @@ def register_linear(
     exactly. deadline: a `time.monotonic()` after which the best found so far is taken.
 
     Raises RegistrationError where no start leads to a usable transform."""
-    pair = _LinearPair(fixed, moving, fixed_mask, moving_mask, device)
-    starts = _scored_starts(pair, _Level(pair, 2 * settings.coarse_mm, search), settings.candidates, deadline)
-    total = len(starts) + 1 + len(settings.refine_mm)
-    coarse = _Level(pair, settings.coarse_mm, search)
+    pair = _LinearPair(ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask), device)
+    starts = _scored_starts(pair, _Level(pair, settings.across / 2, search), settings.candidates, deadline)
+    total = len(starts) + 1 + len(settings.refine_across)
+    coarse = _Level(pair, settings.across, search)
     fits = []
     for start, matrix, translation in starts:
         model = _Model("rigid" if kind == "rigid" else "similarity", matrix, translation)
@@ -164,14 +189,14 @@ def register_linear(
     stopped = None if ended else f"at start {len(fits)} of {len(starts)}"
     fits.sort(key=lambda fit: fit[0])
     loss, _, model = fits[0]
-    for n, mm in enumerate((settings.coarse_mm, *settings.refine_mm), len(starts) + 1):
+    for n, across in enumerate((settings.across, *settings.refine_across), len(starts) + 1):
         if stopped:
             progress(ProgressReport("affine", total, total, loss))
             break
         model = model.as_kind(kind)
-        level = coarse if n == len(starts) + 1 else _Level(pair, mm, refine)
+        level = _BothWays(pair, across, search if n == len(starts) + 1 else refine)
         loss, ended = _minimise(level, model, _REFINE_ITERATIONS, deadline)
-        stopped = None if ended else f"while it was refined at {mm:g} mm"
+        stopped = None if ended else f"while it was refined at {level.edge:g} mm"
         progress(ProgressReport("affine", n, total, loss))
     tried = tuple(LinearStart(start.name, start.degrees, start.scored, round(value, 5)) for value, start, _ in fits)
     return LinearFit(_to_world(model, pair), loss, tried, stopped)
@@ -207,7 +232,7 @@ class _TimeUpError(Exception):
     """No further evaluation starts."""
 
 
-def _minimise(level: _Level, model: _Model, iterations: int, deadline: float | None) -> tuple[float, bool]:
+def _minimise(level: _Level | _BothWays, model: _Model, iterations: int, deadline: float | None) -> tuple[float, bool]:
     """L-BFGS on the model's free parameters, in place; the loss at the end, and whether it came to an end.
 
     After the deadline, of which the first evaluation takes no notice, the best so far is kept."""
@@ -250,7 +275,7 @@ def _scored_starts(
     scored = []
     with torch.no_grad():
         for name, turn, shift in _starts(pair):
-            matrix, translation = torch.tensor(turn), torch.tensor(shift / _RADIUS_MM)
+            matrix, translation = torch.tensor(turn), torch.tensor(shift / pair.radius)
             loss = level.loss(matrix, translation)
             scored.append((LinearStart(name, round(_angle(turn), 1), round(loss, 5)), matrix, translation))
             if is_over(deadline):
@@ -270,7 +295,7 @@ def _starts(pair: _LinearPair) -> list[tuple[str, np.ndarray, np.ndarray]]:
     d = pair.fixed.grid.ndim
     still = np.zeros(d)
     # Along the voxel axes, whatever directions the headers give them.
-    axes = _directions(pair.moving) @ _directions(pair.fixed).T
+    axes = _directions(pair.moving.grid) @ _directions(pair.fixed.grid).T
     starts = [
         ("voxel axes", axes, still),
         ("header orientation", np.eye(d), still),
@@ -284,9 +309,9 @@ def _starts(pair: _LinearPair) -> list[tuple[str, np.ndarray, np.ndarray]]:
     return starts + [("rotation", axes @ turn, still) for turn in _rotations(d)]
 
 
-def _directions(image: Image) -> np.ndarray:
+def _directions(grid: Grid) -> np.ndarray:
     """The voxel axes as orthonormal world vectors (D, D), the nearest to the affine's columns."""
-    u, _, v = np.linalg.svd(image.grid.linear / image.grid.spacing)
+    u, _, v = np.linalg.svd(grid.linear / grid.spacing)
     return u @ v
 
 
@@ -324,49 +349,16 @@ def _angle(turn: np.ndarray) -> float:
     return math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
 
 
-def _coarsened(
-    image: Image, mask: Image | None, mm: float, device: torch.device | str
-) -> tuple[Grid, Tensor, Tensor | None]:
-    """A grid of about `mm`, with the image and its mask on it, (1, 1, *grid)."""
-    factors = tuple(max(1, round(mm / spacing)) for spacing in image.grid.spacing)
-    return image.grid.coarser(factors), *pooled(image, mask, factors, device)
-
-
-def _volume(grid: Grid, weight: Tensor | None) -> float:
-    """Cubic mm of a grid, or of the part of it that counts."""
-    voxels = math.prod(grid.shape) if weight is None else float(weight.sum())
-    return voxels * abs(float(np.linalg.det(grid.linear)))
-
-
-def _centre_of_mass(image: Image) -> np.ndarray:
-    """World mm of the intensities' centre of mass."""
-    mass = image.data.double().clamp_min(0)
-    total = float(mass.sum())
-    if total <= 0:
-        raise RegistrationError(f"{image.name}: there is nothing above the background")
-    means = []
-    for axis, n in enumerate(image.grid.shape):
-        profile = mass.movedim(axis, 0).reshape(n, -1).sum(1)
-        means.append(float((profile * torch.arange(n, dtype=torch.float64)).sum()) / total)
-    return image.grid.affine[:-1] @ np.append(means, 1)
-
-
-def _is_cut(image: Image) -> bool:
-    """Whether the subject runs on beyond the image's box: a face of it shows much of the subject's own largest slice.
-
-    Not a share of the face itself: how much empty space a file keeps around the subject says nothing."""
-    subject = image.data > 0.1 * float(image.data.max())
-    for axis in range(image.grid.ndim):
-        slices = subject.movedim(axis, 0).flatten(1).sum(1) if image.grid.ndim > 1 else subject.long()
-        if int(slices[[0, -1]].max()) > _CUT_FACE * int(slices.max()):
-            return True
-    return False
+def _volume(blocks: Blocks, weight: Tensor | None) -> float:
+    """Cubic mm of blocks, or of the part of them that counts."""
+    voxels = math.prod(blocks.shape) if weight is None else float(weight.sum())
+    return voxels * abs(float(np.linalg.det(blocks.grid.linear)))
 
 
 def _to_world(model: _Model, pair: _LinearPair) -> Affine:
     """From the model's centred coordinates to a world matrix."""
     linear = model.matrix().detach().numpy()
-    shift = _RADIUS_MM * model.translation.detach().numpy()
+    shift = pair.radius * model.translation.detach().numpy()
     offset = pair.moving_centre + shift - linear @ pair.fixed_centre
     if not np.isfinite(linear).all() or abs(np.linalg.det(linear)) < 1e-3:
         raise RegistrationError("the linear stage ended in a singular transform: the images may have nothing in common")

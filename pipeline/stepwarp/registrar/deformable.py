@@ -5,8 +5,11 @@ the dissimilarity of the two warped images at once, so neither image is preferre
 halved: each field stays further from folding than one field that goes the whole way (after SyN, Avants et al. 2008,
 but with the full gradient of the windowed correlation and greedy composition).
 
-A step is the gradient smoothed by a Gaussian (what makes it a flow of smooth maps), scaled so that its 98th percentile
-has a set length; it is composed into the field, and the field is smoothed a little in turn."""
+A step is the gradient smoothed by a Gaussian (what makes it a flow of smooth maps), scaled so that a long vector of it
+has a set length; it is composed into the field, and the field is smoothed a little in turn.
+
+Each level works on the box of both subjects, whatever surrounds them in the files, and beyond a face that cuts its
+subject an image has no say. Fields continue as they end where a box ends."""
 
 from __future__ import annotations
 
@@ -25,16 +28,18 @@ from stepwarp.kernels import jacobian, sampling, smoothing
 from stepwarp.losses import regularity
 from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
-from stepwarp.registrar.masks import pooled
+from stepwarp.registrar.subject import ImagedSubject, voxel_edge
 
-#: The step's length is set by this quantile, so that a few strong edges do not slow down all the rest.
-_QUANTILE = 0.98
-#: Quantiles are taken over every third voxel along each axis.
+#: The step's length is set by a vector than which so many are longer, as a share of the subject's voxels: so that a few
+#: strong edges do not slow down all the rest, and what surrounds the subject has no influence.
+_LONGER = 0.09
+_END = 1.0
+#: Vectors are looked at every third voxel along each axis.
 _STRIDE = 3
-
-
-#: The least voxels along an axis that a level is worth running on.
+#: The least voxels that the subject is across along an axis on a level that is worth running.
 _SMALLEST_LEVEL = 8
+#: Voxels around both subjects in which the field can settle.
+_MARGIN = 4
 #: The field is checked for approaching folds once in so many iterations.
 _MEND_EVERY = 5
 #: The whole map, composed of two halves that each keep their distance from folding, is mended below this.
@@ -59,27 +64,32 @@ class Deformation:
     stopped: str
 
 
+@dataclass(frozen=True)
+class _UsefulLevel:
+    """A level as it is run: its settings, the length of its voxels in mm, and of how many of the fixed image they are
+    made."""
+
+    settings: Level
+    edge: float
+    factors: tuple[int, ...]
+
+
 class _Side:
     """One of the two images with the field that leads to it from the middle space."""
 
     def __init__(
-        self,
-        image: Image,
-        world: np.ndarray,
-        mask: Image | None,
-        device: torch.device | str,
-        field: DisplacementField | None,
+        self, subject: ImagedSubject, world: np.ndarray, device: torch.device | str, field: DisplacementField | None
     ) -> None:
-        self.image = image
-        self.mask = mask
+        self.subject = subject
         self.world = world  # (D+1, D+1), from the middle space's world to the image's
         self.device = device
         self.field = field
 
-    def enter(self, grid: Grid, factors: tuple[int, ...]) -> None:
+    def enter(self, grid: Grid, edge: float) -> None:
         """Prepare a level: image and mask pooled, and the field brought onto the level's grid."""
-        self.matrix = torch.from_numpy(grid.index_map_to(self.image.grid.coarser(factors), self.world))
-        self.values, self.trusted = pooled(self.image, self.mask, factors, self.device)
+        blocks = self.subject.all_blocks(self.subject.factors(edge))
+        self.matrix = torch.from_numpy(grid.index_map_to(blocks.grid, self.world))
+        self.values, self.trusted = self.subject.pooled(blocks, self.device)
         if self.field is None:
             self.field = DisplacementField(torch.zeros(1, grid.ndim, *grid.shape, device=self.device), grid)
         else:
@@ -94,7 +104,10 @@ class _Side:
         return sampling.warp(self.values, self.displacement, self.matrix, out=room)
 
     def warped_mask(self) -> Tensor | None:
-        return None if self.trusted is None else sampling.warp(self.trusted, self.displacement, self.matrix)
+        """What is known of the outermost voxels is known of all beyond them."""
+        if self.trusted is None:
+            return None
+        return sampling.warp(self.trusted, self.displacement, self.matrix, outside="border")
 
     def move(self, step: Tensor, scale: Tensor, level: Level, room: Tensor | None) -> Tensor:
         """The displacement's own memory takes the one that follows it. Returns what is not needed any more."""
@@ -140,35 +153,40 @@ def optimise(
 
     Raises RegistrationError when the loss stops being a number."""
     towards_fixed, towards_moving = (None, None) if start is None else _halves(start, settings, device)
+    subjects = ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask)
     sides = (
-        _Side(fixed, np.eye(fixed.grid.ndim + 1), fixed_mask, device, towards_fixed),
-        _Side(moving, affine.matrix, moving_mask, device, towards_moving),
+        _Side(subjects[0], np.eye(fixed.grid.ndim + 1), device, towards_fixed),
+        _Side(subjects[1], affine.matrix, device, towards_moving),
     )
+    around = affine.inverse()(subjects[1].outline())
+    voxels = _mean_volume(subjects, affine) / abs(float(np.linalg.det(fixed.grid.linear)))
     similarity = make_similarity(settings)
     trace: list[dict[str, float]] = []
     stopped = "every level was run"
-    for level in _useful_levels(settings, fixed.grid):
+    for level in _useful_levels(settings, *subjects):
         if is_over(deadline):  # a level that does nothing would still take its time, and make a start coarser
-            stopped = f"the time budget was spent at {level.mm:g} mm"
+            stopped = f"the time budget was spent at {level.edge:g} mm"
             break
-        grid = fixed.grid.coarser(_factors(fixed.grid, level))
+        grid = subjects[0].blocks(level.factors, _MARGIN, around).grid
         for side in sides:
-            side.enter(grid, _factors(side.image.grid, level))
-        losses = _run_level(level, sides, similarity, settings, deadline, progress)
+            side.enter(grid, level.edge)
+        losses = _run_level(level, sides, voxels / math.prod(level.factors), similarity, settings, deadline, progress)
         if watch is not None:
             so_far = _forward(*_fields(grid, sides), settings.smallest_jacobian)
-            watch(level.mm, DisplacementField(so_far, grid))
-        trace += [{"level_mm": level.mm, "iteration": n, "loss": loss} for n, loss in enumerate(losses)]
+            watch(level.edge, DisplacementField(so_far, grid))
+        trace += [{"level_mm": level.edge, "iteration": n, "loss": loss} for n, loss in enumerate(losses)]
         if is_over(deadline):
-            stopped = f"the time budget was spent at {level.mm:g} mm"
+            stopped = f"the time budget was spent at {level.edge:g} mm"
             break
     if all(side.field is None for side in sides):
         still = DisplacementField.identity(fixed.grid)
         return Deformation(still, still, trace, stopped)
-    to_fixed, to_moving = _fields(fixed.grid, sides)
+    box = subjects[0].blocks([1] * fixed.grid.ndim, _MARGIN, around).grid
+    to_fixed, to_moving = _fields(box, sides)
     forward = _forward(to_fixed, to_moving, settings.smallest_jacobian)
     backward = _balanced(forward, sampling.compose(to_fixed, jacobian.invert(to_moving)))
-    return Deformation(DisplacementField(forward, fixed.grid), DisplacementField(backward, fixed.grid), trace, stopped)
+    warp, inverse_warp = (DisplacementField(field, box).on(fixed.grid) for field in (forward, backward))
+    return Deformation(warp, inverse_warp, trace, stopped)
 
 
 def as_deformation(warp: DisplacementField, grid: Grid, settings: DeformableSettings, stopped: str) -> Deformation:
@@ -197,47 +215,70 @@ def mended(displacement: Tensor, smallest: float) -> Tensor:
     return torch.lerp(displacement, smoothing.gaussian(displacement, 1.0), weight)
 
 
-def _useful_levels(settings: DeformableSettings, grid: Grid) -> list[Level]:
-    """The levels with enough voxels; the last one always."""
-    sizes = [min(grid.coarser(_factors(grid, level)).shape) for level in settings.levels]
-    kept = [lv for lv, size in zip(settings.levels, sizes, strict=True) if size >= _SMALLEST_LEVEL]
-    return kept or [settings.levels[-1]]
+def level_edges(settings: DeformableSettings, fixed: ImagedSubject, moving: ImagedSubject) -> list[float]:
+    """The length in mm of the voxels of each level."""
+    size = max(fixed.size, moving.size)
+    return [voxel_edge(size, level.across, float(fixed.grid.spacing.min())) for level in settings.levels]
 
 
-def _factors(grid: Grid, level: Level) -> tuple[int, ...]:
-    """How many voxels of the grid make one of the level, along each axis."""
-    return tuple(max(1, round(level.mm / spacing)) for spacing in grid.spacing)
+def _useful_levels(settings: DeformableSettings, fixed: ImagedSubject, moving: ImagedSubject) -> list[_UsefulLevel]:
+    """The levels that are finer than the one before and have enough voxels; one at least."""
+    levels: list[_UsefulLevel] = []
+    for level, edge in zip(settings.levels, level_edges(settings, fixed, moving), strict=True):
+        useful = _UsefulLevel(level, edge, fixed.factors(edge))
+        if not levels or useful.factors != levels[-1].factors:
+            levels.append(useful)
+    box = fixed.high - fixed.low
+    return [level for level in levels if (-(-box // level.factors)).min() >= _SMALLEST_LEVEL] or levels[-1:]
+
+
+def _mean_volume(subjects: tuple[ImagedSubject, ImagedSubject], affine: Affine) -> float:
+    """Cubic mm of a subject in the fixed world: the mean of both."""
+    return (subjects[0].volume + subjects[1].volume / abs(float(np.linalg.det(affine.matrix[:-1, :-1])))) / 2
 
 
 def _run_level(
-    level: Level,
+    level: _UsefulLevel,
     sides: tuple[_Side, _Side],
+    voxels: float,
     similarity: Similarity,
     settings: DeformableSettings,
     deadline: float | None,
     progress: Progress,
 ) -> list[float]:
-    """Iterate on one level until it no longer pays; the loss of every iteration."""
+    """Iterate on one level until it no longer pays; the loss before every iteration and after the last.
+
+    voxels: of the level, that the subject has. A level that ends worse than it began leaves the fields as they were."""
     losses: list[float] = []
     rooms = _Rooms(), _Rooms()
-    for n in range(level.iterations):
+    before = [side.displacement.clone() for side in sides]
+    stage, most = f"deformable {level.edge:g} mm", level.settings.iterations
+    for n in range(most):
         if is_over(deadline) or _settled(losses, settings):
             break
-        losses.append(float(_iterate(level, sides, rooms, similarity, settings)))
-        if not math.isfinite(losses[-1]):
-            raise RegistrationError(
-                f"the dissimilarity became {losses[-1]} at {level.mm:g} mm: check the intensities of both images"
-            )
+        settings_n = level.settings.model_copy(
+            update={"step": level.settings.step * (1 - (1 - _END) * n / max(1, most - 1))}
+        )
+        losses.append(_checked(_iterate(settings_n, sides, voxels, rooms, similarity, settings), level))
         if n % _MEND_EVERY == _MEND_EVERY - 1:
             for side in sides:
                 side.mend(settings.smallest_jacobian)
-        progress(ProgressReport(f"deformable {level.mm:g} mm", n + 1, level.iterations, losses[-1]))
-    progress(
-        ProgressReport(
-            f"deformable {level.mm:g} mm", level.iterations, level.iterations, losses[-1] if losses else None
-        )
-    )
+        progress(ProgressReport(stage, n + 1, most, losses[-1]))
+    if losses:
+        losses.append(_checked(similarity(*_compared(sides, rooms)), level))
+        if losses[-1] > losses[0]:
+            for side, displacement in zip(sides, before, strict=True):
+                side.displacement.copy_(displacement)
+    progress(ProgressReport(stage, most, most, losses[-1] if losses else None))
     return losses
+
+
+def _checked(loss: Tensor, level: _UsefulLevel) -> float:
+    if not math.isfinite(value := float(loss)):
+        raise RegistrationError(
+            f"the dissimilarity became {value} at {level.edge:g} mm: check the intensities of both images"
+        )
+    return value
 
 
 def _settled(losses: list[float], settings: DeformableSettings) -> bool:
@@ -251,16 +292,14 @@ def _settled(losses: list[float], settings: DeformableSettings) -> bool:
 def _iterate(
     level: Level,
     sides: tuple[_Side, _Side],
+    voxels: float,
     rooms: tuple[_Rooms, _Rooms],
     similarity: Similarity,
     settings: DeformableSettings,
 ) -> Tensor:
     """One step of both fields; the loss before it, which nothing here waits for."""
     one, other = rooms
-    one.image, other.image = fixed, moved = [side.warped(room.image) for side, room in zip(sides, rooms, strict=True)]
-    masks = [mask for side in sides if (mask := side.warped_mask()) is not None]
-    weight = masks[0] * masks[-1] if len(masks) == 2 else masks[0] if masks else None
-    loss, *forces = similarity.forces(fixed, moved, weight, (one.force, other.force))
+    loss, *forces = similarity.forces(*_compared(sides, rooms), (one.force, other.force))
     one.force, other.force = forces
     steps = []
     for side, room, force in zip(sides, rooms, forces, strict=True):
@@ -268,19 +307,28 @@ def _iterate(
             force = force + settings.regularity_weight * regularity.gradient(settings.regularity, side.displacement)
         steps.append(smoothing.gaussian(force, level.smooth_update, out=room.step))
     one.step, other.step = steps
-    longest = torch.maximum(*[_typical_length(step) for step in steps])
+    longest = torch.maximum(*[_typical_length(step, voxels) for step in steps])
     scale = torch.where(longest > 0, -level.step / longest, 0)
     for side, room, step in zip(sides, rooms, steps, strict=True):
         room.moved = side.move(step, scale, level, room.moved)
     return loss
 
 
-def _typical_length(step: Tensor) -> Tensor:
-    """The length in voxels that `_QUANTILE` of the vectors do not exceed; the longest, where most are zero. ()"""
+def _compared(sides: tuple[_Side, _Side], rooms: tuple[_Rooms, _Rooms]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Both images in the middle space, and what is to be trusted there, None for all."""
+    one, other = rooms
+    one.image, other.image = fixed, moved = [side.warped(room.image) for side, room in zip(sides, rooms, strict=True)]
+    masks = [mask for side in sides if (mask := side.warped_mask()) is not None]
+    return fixed, moved, masks[0] * masks[-1] if len(masks) == 2 else masks[0] if masks else None
+
+
+def _typical_length(step: Tensor, voxels: float) -> Tensor:
+    """The length in voxels that all but a share of the subject's vectors do not exceed; the longest, where that is
+    zero. voxels: of the subject. ()"""
     some = step[(slice(None), slice(None)) + (slice(None, None, _STRIDE),) * (step.ndim - 2)]
     lengths = some.square().sum(1).sqrt().flatten()
-    rank = max(1, round(_QUANTILE * lengths.numel()))
-    typical = lengths.kthvalue(rank).values
+    longer = round(_LONGER * voxels / _STRIDE ** (step.ndim - 2))
+    typical = lengths.kthvalue(max(1, lengths.numel() - longer)).values
     return torch.where(typical > 0, typical, lengths.max()).double()
 
 

@@ -19,17 +19,15 @@ def trusted_part(image: Image, mask: Image | None) -> Image:
     return Image(torch.where(mask.data > 0, image.data, 0), image.grid, image.name)
 
 
-def pooled(
-    image: Image, mask: Image | None, factors: tuple[int, ...], device: torch.device | str
-) -> tuple[Tensor, Tensor | None]:
-    """The image averaged over blocks of voxels, and the share of each block that may be trusted, (1, 1, *grid).
+def pooled(values: Tensor, mask: Tensor | None, factors: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    """An image (*grid) averaged over blocks of voxels, and the share of each block that may be trusted: (1, 1, *grid).
 
-    mask: 0 to 1 on the image's grid. A block's value comes from its trusted voxels alone; blocks without any continue
+    mask: 0 to 1, of the image's shape. A block's value comes from its trusted voxels alone; blocks without any continue
     their neighbours, and are 0 further away."""
-    values = image.data[None, None].to(device).float()
+    values = values[None, None].float()
     if mask is None:
         return sampling.average_pool(values, factors).contiguous(), None
-    weight = mask.data[None, None].to(device).float()
+    weight = mask[None, None].float()
     trusted = sampling.average_pool(weight, factors).contiguous()
     inside = sampling.average_pool(torch.where(weight > 0, weight * values, 0), factors).contiguous()
     around = smoothing.gaussian(inside, _REACH) / smoothing.gaussian(trusted, _REACH).clamp_min(1e-6)

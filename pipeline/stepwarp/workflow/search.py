@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from stepwarp.config import DeformableSettings, Preset
+from stepwarp.config import DeformableSettings, Level, Preset
 from stepwarp.geometry import Affine, DisplacementField
 from stepwarp.losses.similarities.mi import MutualInformation
 from stepwarp.losses.similarities.ncc import NCC
@@ -15,7 +15,8 @@ from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.options import RegisterOptions
 from stepwarp.progress import ProgressReport
 from stepwarp.registrar.affine import LinearFit, register_linear
-from stepwarp.registrar.deformable import Deformation, as_deformation, make_similarity, optimise
+from stepwarp.registrar.deformable import Deformation, as_deformation, level_edges, make_similarity, optimise
+from stepwarp.registrar.subject import ImagedSubject
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.network import Attempt, Network, attempt
 from stepwarp.workflow.subjects import PreparedImage, mask_remarks, outside_remarks
@@ -147,7 +148,7 @@ class _DeformablePair:
         with self.clock.stage("deformable", reports_itself=True):
             if start is None or start.warp is None:
                 return self._optimised(self.settings, None)
-            finer = tuple(level for level in self.settings.levels if level.mm <= start.finest_mm * _AS_FINE)
+            finer = self._as_fine_as(start.finest_mm)
             if self.plan.options.refine and finer:
                 return self._optimised(self.settings.model_copy(update={"levels": finer}), start.warp)
             unrefined = "no level of the preset is as fine as the network's grid"
@@ -156,6 +157,12 @@ class _DeformablePair:
             found = as_deformation(start.warp, self.fixed.scaled.grid, self.settings, reason)
             self.clock.progress(ProgressReport("deformable", 1, 1))
             return found
+
+    def _as_fine_as(self, mm: float) -> tuple[Level, ...]:
+        """The levels with voxels of no more than so many mm."""
+        subjects = (ImagedSubject(image.scaled, image.mask) for image in (self.fixed, self.moving))
+        edges = level_edges(self.settings, *subjects)
+        return tuple(lv for lv, edge in zip(self.settings.levels, edges, strict=True) if edge <= mm * _AS_FINE)
 
     def _optimised(self, settings: DeformableSettings, start: DisplacementField | None) -> Deformation:
         recorder = self.recorder

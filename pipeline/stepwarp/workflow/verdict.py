@@ -19,19 +19,22 @@ from stepwarp.losses.similarity import find_similarity
 from stepwarp.printable import counted
 from stepwarp.registrar.deformable import Deformation
 from stepwarp.registrar.masks import pooled
+from stepwarp.registrar.subject import ImagedSubject, voxel_edge
 
 #: Scaled intensities above this belong to the subject, not to the background.
 _FOREGROUND = 0.05
 
-#: The information that two images share is measured on voxels of about this size: nearly the same for every scanner's.
-_INFORMATION_MM = 4.0
+#: The information that two images share is measured on voxels so large that the subject is so many across: about 4 mm
+#: in a head, nearly the same for every scanner's.
+_INFORMATION_ACROSS = 44
 
 #: Limits of a result that needs no second look, and of one that must not be used. Folds are corner folds inside the
 #: subject. The limits of stretch, information and change of volume lie between the registered and the spoilt training
 #: pairs of benchmarks/verdicts.py.
 _OVERLAP_FAIL, _OVERLAP_CHECK = 0.5, 0.9
 _FOLD_SHARE_FAIL = 1e-3
-_RESIDUAL_CHECK_MM = 0.5
+#: Of the subject's size: half a millimetre in a head.
+_RESIDUAL_CHECK = 1 / 300
 _STD_LOG_JACOBIAN_CHECK = 0.6
 _VOLUME_CHECK = 2.0
 _STRETCH_FAIL, _STRETCH_CHECK = 1.5, 1.3
@@ -60,11 +63,14 @@ def measure(
     trusted = _trusted(fixed, fixed_mask, moving_mask, affine, transform)
     compared = inside if trusted is None else foreground(fixed, trusted)
     moved = moving.warp(affine, fixed.grid)
+    size = ImagedSubject(fixed, fixed_mask).size
+    edge = voxel_edge(size, _INFORMATION_ACROSS, float(fixed.grid.spacing.min()))
     stretches = np.linalg.svd(affine.matrix[:-1, :-1], compute_uv=False)
     result: dict[str, Any] = {
         "subject_voxels": int(inside.sum()),
+        "subject_mm": round(size, 4),
         "similarity_affine": similarities(fixed, moved, compared),
-        "information": {"mm": _INFORMATION_MM, "affine": _information(fixed, moved, trusted)},
+        "information": {"mm": round(edge, 4), "affine": _information(fixed, moved, trusted, edge)},
         "volume_ratio": round(float(np.linalg.det(affine.matrix[:-1, :-1])), 5),
         "stretch": round(float(stretches[0] / stretches[-1]), 5),
         "overlap": _overlap(fixed, moving, transform, inside),
@@ -73,7 +79,7 @@ def measure(
         warp, inverse_warp = deformation.warp, deformation.inverse_warp
         moved = moving.warp(transform, fixed.grid)
         result["similarity"] = similarities(fixed, moved, compared)
-        result["information"]["final"] = _information(fixed, moved, trusted)
+        result["information"]["final"] = _information(fixed, moved, trusted, edge)
         result["displacement_mm"] = _lengths(warp, inside)
         result["regularity"] = regularity(warp, inside).as_dict()
         result["inverse_residual"] = inverse_consistency(warp, inverse_warp, fixed.grid, inside).as_dict()
@@ -162,8 +168,8 @@ def _judge_deformation(
         amount = "not known" if spread is None else f"{spread:.2f}"
         checks.append(f"volumes change strongly (standard deviation of log J {amount})")
     residual = measures["inverse_residual"]["p95_mm"]
-    text = f"going there and back ends within {residual:.3f} mm for 95 % of the subject"
-    (checks if residual > _RESIDUAL_CHECK_MM else good).append(text)
+    text = f"going there and back ends within {residual:.2g} mm for 95 % of the subject"
+    (checks if residual > _RESIDUAL_CHECK * measures["subject_mm"] else good).append(text)
 
 
 def _overlap(fixed: Image, moving: Image, transform: Transform, inside: Tensor) -> float:
@@ -183,10 +189,11 @@ def _trusted(fixed: Image, fixed_mask: Image | None, moving_mask: Image | None, 
     return Image(trusted, fixed.grid)
 
 
-def _information(fixed: Image, moved: Image, trusted: Image | None) -> float:
-    """The share of their information that two images on one grid have in common, on coarse voxels of the subject."""
-    factors = tuple(max(1, round(_INFORMATION_MM / spacing)) for spacing in fixed.grid.spacing)
-    (f, weight), (m, _) = (pooled(image, trusted, factors, "cpu") for image in (fixed, moved))
+def _information(fixed: Image, moved: Image, trusted: Image | None, edge: float) -> float:
+    """The share of their information that two images on one grid have in common, on voxels of about `edge` mm."""
+    factors = tuple(max(1, round(edge / spacing)) for spacing in fixed.grid.spacing)
+    mask = None if trusted is None else trusted.data
+    (f, weight), (m, _) = (pooled(image.data, mask, factors) for image in (fixed, moved))
     inside = f > _FOREGROUND
     if weight is not None:
         inside &= weight > 0.5
