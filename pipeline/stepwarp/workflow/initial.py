@@ -30,6 +30,10 @@ from stepwarp.workflow.verdict import foreground
 _LEAST_OVERLAP = 0.3
 #: A start that folds in more of the subject than this is no start for anything.
 _FOLD_SHARE = 1e-3
+#: Of what the images share without a start's field, the least that they must share under it.
+_LEAST_KEPT = 0.8
+#: A field that is nowhere in the subject further from an affine than this part of a voxel is that affine.
+_STRAIGHT = 0.05
 #: So many times more of their information the images share under what was likely meant.
 _OTHERS_GAIN = 1.25
 #: Voxels of the subject that are looked at.
@@ -118,13 +122,13 @@ def begin(stated: Stated, fixed: PreparedImage, moving: PreparedImage, options: 
     to do with it."""
     subject = _Subject(fixed, moving)
     transform = subject.centred() if stated.transform is None else stated.transform
-    linear = isinstance(transform, Affine)
+    affine = transform if isinstance(transform, Affine) else subject.fitted(transform, stated.name)
+    linear = subject.is_straight(transform, affine)
     if not linear and options.weights is not None:
         raise InputError(f"{stated.name}: deforms, and so does the network of --weights. Leave one of them out.")
     if not linear and options.affine_only:
         raise InputError(f"{stated.name}: deforms, and --affine-only ends before that. Leave one of them out.")
     notes = [*stated.notes, *_other_pair(stated, fixed, moving)]
-    affine = transform if isinstance(transform, Affine) else subject.fitted(transform, stated.name)
     if np.linalg.det(affine.matrix[:-1, :-1]) <= 0:
         volume = float(np.linalg.det(affine.matrix[:-1, :-1]))
         raise InputError(f"{stated.name}: mirrors the subject (determinant {volume:.3g}). Compute it again.")
@@ -196,6 +200,11 @@ class _Subject:
                 f"{name}: sends the fixed subject into a plane, a line or a point. Compute it again."
             ) from error
 
+    def is_straight(self, transform: Transform, affine: Affine) -> bool:
+        """Whether a transform is an affine in the subject, though it may be stored as a field."""
+        away = np.linalg.norm(transform(self.points) - affine(self.points), axis=1)
+        return bool(away.max() <= _STRAIGHT * self.fixed.grid.spacing.min())
+
     def overlap(self, transform: Transform) -> float:
         """The share of the fixed subject that lands in the box of the moving one."""
         index = self.moving.grid.index(transform(self.points))
@@ -239,16 +248,9 @@ def _with_others_tried(initial: Initial, subject: _Subject) -> Initial:
 
 
 def _with_field(initial: Initial, transform: Transform, subject: _Subject) -> Initial:
-    """The start with what is left of it before its affine. InputError where it brings the images no nearer to each
-    other than it would to give none, or than its affine, and where it folds."""
+    """The start with what is left of it before its affine. InputError where it folds, and where the images are less
+    alike than with its affine alone, or with their centres on each other."""
     name, whole = initial.record["name"], initial.record["information"]
-    linear, centred = (subject.information(each) for each in (initial.affine, subject.centred()))
-    if whole < max(linear, centred):
-        raise InputError(
-            f"{name}: deforms, but not these two images into each other: they share {whole:.3f} of their information "
-            f"under it, {linear:.3f} under its affine alone and {centred:.3f} with their centres on each other. Check "
-            "the pair and the direction, or give an affine alone, which is refined."
-        )
     warp = Composition.of(initial.affine.inverse(), transform).on(subject.fixed.grid)
     folds = regularity(warp, subject.inside).corner_folds
     if folds.share > _FOLD_SHARE:
@@ -256,7 +258,19 @@ def _with_field(initial: Initial, transform: Transform, subject: _Subject) -> In
             f"{name}: folds in {folds.share:.2%} of the fixed subject ({counted(folds.count, 'voxel')}), and cannot be "
             "inverted there. Compute it again, smoother, or give an affine alone."
         )
-    notes = initial.notes
+    linear, centred = (subject.information(each) for each in (initial.affine, subject.centred()))
+    shared = (
+        f"they share {whole:.3f} of their information under it, {linear:.3f} under its affine alone and {centred:.3f} "
+        "with their centres on each other"
+    )
+    if whole < _LEAST_KEPT * max(linear, centred):
+        raise InputError(
+            f"{name}: deforms, but not these two images into each other: {shared}. Check the pair and the direction, "
+            "or give an affine alone, which is refined."
+        )
+    notes, checks = initial.notes, initial.checks
+    if whole < max(linear, centred):
+        checks = (*checks, f"the field of {name} makes the images less alike: {shared}")
     if folds.count:
         notes = (*notes, f"{name} folds in {counted(folds.count, 'voxel')}, and was smoothed there")
     fields = [part.grid for part in _parts(transform) if isinstance(part, DisplacementField)]
@@ -266,6 +280,7 @@ def _with_field(initial: Initial, transform: Transform, subject: _Subject) -> In
         finest_mm=min(float(grid.spacing.max()) for grid in fields),
         record=initial.record | {"information_affine": linear, "corner_folds": vars(folds)},
         notes=notes,
+        checks=checks,
     )
 
 

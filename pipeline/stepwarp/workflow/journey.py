@@ -108,6 +108,12 @@ def link_of(text: str) -> Link:
     return Link(Path(path), inverted)
 
 
+def absolute(text: str) -> str:
+    """The same entry of a chain from whatever folder."""
+    link = link_of(text)
+    return str(Link(link.path.absolute(), link.inverted))
+
+
 def _residual(path: Path, transform: Transform, inverse: Transform) -> list[str]:
     """How exact the numerical inverse of a transform with a field is; nothing to say of an affine."""
     parts = transform.parts if isinstance(transform, Composition) else (transform,)
