@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from stepwarp.errors import InputError
 from stepwarp.files import sha256, unbracketed
@@ -55,7 +55,12 @@ def _start(text: str) -> str:
 
 Id = Annotated[str, Field(pattern=_ID, max_length=120)]
 DataPath = Annotated[str, AfterValidator(_inside)]
-StartPath = Annotated[str, AfterValidator(_start)]
+#: One entry or a chain; in a file, one may stand without brackets.
+Start = Annotated[
+    tuple[Annotated[str, AfterValidator(_start)], ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -75,7 +80,7 @@ class ScanEntry(Strict):
     split: Id | None = None
     unreliable_landmarks: tuple[str, ...] = ()
     landmark_space: Space | None = None
-    initial: StartPath | tuple[StartPath, ...] = ()
+    initial: Start = ()
     sha256: dict[Role, Sha256] = Field(default={})
 
     @model_validator(mode="after")
@@ -102,7 +107,7 @@ class PairEntry(Strict):
     split: Id | None = None
     note: str | None = None
     transforms: dict[str, DataPath] = Field(default={})
-    initial: StartPath | tuple[StartPath, ...] = ()
+    initial: Start = ()
 
 
 class Manifest(Strict):
@@ -299,10 +304,9 @@ def located(path: str, root: Path) -> Path:
     return place
 
 
-def located_start(start: str | tuple[str, ...], root: Path) -> tuple[str, ...]:
+def located_start(start: tuple[str, ...], root: Path) -> tuple[str, ...]:
     """The entries of a start with absolute paths, as `located`; words as they are."""
-    entries = (start,) if isinstance(start, str) else start
-    return tuple(entry if entry in START_WORDS else _located_entry(entry, root) for entry in entries)
+    return tuple(entry if entry in START_WORDS else _located_entry(entry, root) for entry in start)
 
 
 def label_names(manifest: Manifest, root: Path) -> dict[int, str]:

@@ -195,12 +195,12 @@ def _check_file(name: str, role: str, listed: str, root: Path, digest: str | Non
         yield ManifestFinding("unusable", name, role, listed, str(error))
 
 
-def _check_start(name: str, start: str | tuple[str, ...], root: Path) -> Iterator[ManifestFinding]:
-    for entry in (start,) if isinstance(start, str) else start:
+def _check_start(name: str, start: tuple[str, ...], root: Path) -> Iterator[ManifestFinding]:
+    for entry in start:
         if entry in START_WORDS:
             continue
         try:
-            (place,) = located_start(entry, root)
+            (place,) = located_start((entry,), root)
             load((link_of(place),), TrustRules())
         except InputError as error:
             yield ManifestFinding("unusable", name, "initial", entry, str(error))
