@@ -32,6 +32,17 @@ def _texts(given: str | Iterable[str] | None) -> tuple[str, ...]:
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 
 
+#: Starts that need no file. header and identity are one: world coordinates as both headers claim them.
+StartWord = Literal["header", "centres", "identity"]
+START_WORDS: tuple[str, ...] = get_args(StartWord)
+
+
+def _starts(given: Any) -> tuple[Any, ...]:
+    """One or several, as a tuple; paths as texts. What is neither stays what it is."""
+    several = () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
+    return tuple(str(each) if isinstance(each, Path) else each for each in several)
+
+
 _PRESETS = catalogue.listed({name: preset_summary(name) for name in PRESETS})
 _SIMILARITIES = catalogue.listed(catalogue.summaries(SIMILARITIES))
 
@@ -39,7 +50,7 @@ _SIMILARITIES = catalogue.listed(catalogue.summaries(SIMILARITIES))
 class RegisterOptions(Strict):
     """How a pair is registered; what each option means says its help, and `stepwarp.register`.
 
-    weights: a file, the name of shipped ones, or a `Registrar`."""
+    weights: a file, the name of shipped ones, or a `Registrar`. initial: texts, or a `Transform`, or several."""
 
     preset: Annotated[
         str | Path | Preset,
@@ -55,8 +66,23 @@ class RegisterOptions(Strict):
     ] = ()
     affine_only: Annotated[bool, OptionHelp("Stop after the linear stage.")] = False
     transform: Annotated[
-        LinearKind, OptionHelp("What the linear stage may do: move; also scale; also stretch and shear.")
+        Literal[LinearKind, "none"],
+        OptionHelp(
+            "What the linear stage may do: move; also scale; also stretch and shear. none: it is left out, the linear "
+            "part is that of --initial, or what the headers say."
+        ),
     ] = "affine"
+    initial: Annotated[
+        tuple[Any, ...],
+        BeforeValidator(_starts),
+        OptionHelp(
+            "Where to begin, in place of the search among rotations: a transform file or a result's folder, from the "
+            "fixed to the moving image; repeat it for a chain in the order of apply; '[PATH,1]' is the inverse. header "
+            "(or identity): as the headers lie; centres: the centres of mass on each other.",
+            "PATH|header|centres",
+            "the search",
+        ),
+    ] = ()
     similarity: Annotated[
         SimilarityName | None,
         OptionHelp(f"What makes two images alike: {_SIMILARITIES}.", default="the preset's, lncc"),
@@ -124,6 +150,11 @@ class RegisterOptions(Strict):
             raise InputError("a number of steps was given, and no network to run them")
         if self.weights is None and not self.refine:
             raise InputError("without a network and without refinement nothing is left; that is affine_only")
+        if self.transform == "none" and self.affine_only:
+            raise InputError("without a linear stage and without a deformable one nothing is left to do")
+        words = [each for each in self.initial if isinstance(each, str) and each in START_WORDS]
+        if words and len(self.initial) > 1:
+            raise InputError(f"'{words[0]}' is a whole start, and stands alone; leave out the others")
         if self.weights is not None and self.affine_only:
             raise InputError("affine_only ends before the network; leave out one of them")
 

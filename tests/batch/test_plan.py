@@ -15,8 +15,8 @@ from stepwarp.batch.settings import check, difference, identity, key_of
 from stepwarp.config import preset
 from stepwarp.data.manifest import Manifest, PairEntry, ScanEntry
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import sha256, write_volume
-from stepwarp.geometry import Grid, Image
+from stepwarp.files import sha256, write_affine, write_volume
+from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.options import RegisterOptions
 
 
@@ -250,3 +250,60 @@ def test_keys_do_not_depend_on_the_order_of_things():
     one, other = {"a": {"b": 1, "c": 2}, "d": 3}, {"d": 3, "a": {"c": 2, "b": 1}}
     assert key_of(one) == key_of(other) != key_of({"a": {"b": 1, "c": 3}, "d": 3})
     assert difference({}, {"stepwarp": "1", "inputs": {}, "settings": {}}).startswith("it was made by stepwarp None")
+
+
+def start(folder, name, shift=1.0):
+    """A file with a translation."""
+    matrix = np.eye(4)
+    matrix[0, 3] = shift
+    write_affine(folder / name, Affine(matrix), overwrite=True)
+
+
+def with_starts(source, pair=(), scan=()):
+    """The study with a start for the pair a_b, and one for the scan b."""
+    pairs = (source.manifest.pairs[0].model_copy(update={"initial": pair}), *source.manifest.pairs[1:])
+    images = {**source.manifest.images, "b": source.manifest.images["b"].model_copy(update={"initial": scan})}
+    return replace(source, manifest=source.manifest.model_copy(update={"pairs": pairs, "images": images}))
+
+
+def starts(cases):
+    return {case.id: None if case.job is None else case.job.options.initial for case in cases}
+
+
+def test_each_case_has_its_own_start_or_that_of_the_batch(source, places, root):
+    start(root, "ab.mat")
+    for listed in (("ab.mat",), ("[ab.mat,1]", "ab.mat"), ("centres",)):
+        found = tuple(each.replace("ab.mat", f"{root}/ab.mat") for each in listed)
+        cases = plan(with_starts(source, listed), RegisterOptions(initial="header"), places)
+        assert starts(cases) == {"a_b": found, "b_c": ("header",)}
+    to_template = replace(with_starts(source, scan=("ab.mat",)), to="a")
+    assert starts(plan(to_template, RegisterOptions(), places)) == {"b": (f"{root}/ab.mat",), "c": ()}
+
+
+def test_a_start_counts_by_its_content_and_direction(source, places, root):
+    start(root, "ab.mat")
+    pretend(places, plan(with_starts(source, ("ab.mat",)), RegisterOptions(), places)[0])
+    (root / "ab.mat").rename(root / "renamed.mat")
+    assert plan(with_starts(source, ("renamed.mat",)), RegisterOptions(), places)[0].todo == "done"
+    others = [("[renamed.mat,1]",), ("header",), ("renamed.mat", "renamed.mat"), (), ("other.mat",)]
+    start(root, "other.mat", 2.0)
+    for other in others:
+        case = plan(with_starts(source, other), RegisterOptions(), places)[0]
+        assert (case.todo, case.why, case.replaces) == ("run", "input files have changed: initial", True)
+
+
+def test_a_start_that_is_not_there_fails_its_own_case(source, places, root):
+    cases = plan(with_starts(source, ("none.mat",)), RegisterOptions(), places)
+    assert [case.todo for case in cases] == ["failed", "run"]
+    assert cases[0].why.startswith(f"{root}/none.mat: does not exist")
+    with pytest.raises(InputError, match=r"none\.mat: does not exist"):
+        check(RegisterOptions(initial="none.mat"))
+    with pytest.raises(InputError, match="hands the start to other processes"):
+        check(RegisterOptions(initial=Affine(np.eye(4))))
+
+
+def test_the_start_of_a_batch_is_found_from_every_folder(source, places, root, monkeypatch):
+    start(root, "all.mat")
+    monkeypatch.chdir(root)
+    cases = plan(source, RegisterOptions(initial=["all.mat", "[all.mat,1]"]), places)
+    assert set(starts(cases).values()) == {(f"{root}/all.mat", f"[{root}/all.mat,1]")}

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from stepwarp.data.manifest import read_manifest
 from stepwarp.errors import ForeignError, InputError, OutputError, RegistrationError, VerificationError
 from stepwarp.files import sha256
 from stepwarp.options import RegisterOptions
+from stepwarp.workflow.initial import digest
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,24 @@ def test_a_file_that_changes_before_or_while_it_is_read_leaves_no_result(tmp_pat
     assert found["kind"] == "input"
     assert found["reason"] == f"{tmp_path / role}: changed while the batch was running. Run it again."
     assert not job.folder.exists()
+
+
+def test_a_start_that_changes_leaves_no_result_and_its_trust_goes_along(tmp_path, monkeypatch):
+    job = job_of(tmp_path)
+    (tmp_path / "start.mat").write_text("one")
+    given = (f"[{tmp_path / 'start.mat'},1]",)
+    parts = {**job.parts, "inputs": {**job.parts["inputs"], "initial": digest(given)}}
+    options = job.options.model_copy(update={"initial": given, "trust": ("start.mat=sform", "b=base")})
+    told = []
+
+    def register(fixed, moving, options, **masks):
+        told.append(options)
+        (tmp_path / "start.mat").write_text("another")
+
+    monkeypatch.setattr("stepwarp.workflow.register.register_pair", register)
+    found = work(replace(job, parts=parts, options=options))
+    assert found["reason"] == f"{given[0]}: changed while the batch was running. Run it again."
+    assert [(each.initial, each.trust) for each in told] == [(given, ("start.mat=sform",))]
 
 
 @pytest.mark.data

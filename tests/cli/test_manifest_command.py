@@ -129,6 +129,15 @@ def test_files_that_cannot_be_right_are_found(run, study, spoil, finding, reason
     assert reason in run("manifest", "check", study / "study.json").out
 
 
+def test_a_start_that_cannot_be_used_is_found(run, study):
+    run("manifest", "make", study / "pairs.csv", "--out", study / "study.json", "--no-checksums")
+    content = json.loads((study / "study.json").read_text())
+    content["pairs"][0]["initial"] = "[none.mat,1]"
+    (study / "study.json").write_text(json.dumps(content))
+    assert findings(run, study / "study.json") == [("unusable", f"pair {content['pairs'][0]['id']}", "initial")]
+    assert "none.mat: does not exist" in run("manifest", "check", study / "study.json").out
+
+
 def test_the_data_root_can_be_elsewhere(run, study, made, tmp_path_factory):
     moved = tmp_path_factory.mktemp("moved") / "study.json"
     made.rename(moved)

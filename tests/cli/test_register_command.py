@@ -28,6 +28,7 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "set": (),
             "affine_only": False,
             "transform": "affine",
+            "initial": (),
             "similarity": None,
             "fixed_mask": None,
             "moving_mask": None,
@@ -49,7 +50,7 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
     mask = two_files[0]
     text = f"--fixed-mask {mask} --moving-mask {mask} --preset best --affine-only --transform rigid --similarity mi"
     text += " --device cpu --threads 3 --time-budget 12.5 --trust sform --outside -1000 --no-escalate --force"
-    text += " --set levels.0.iterations=3 --set radius=3"
+    text += " --set levels.0.iterations=3 --set radius=3 --initial warp.nii.gz --initial [a.mat,1]"
     assert register(run, two_files, tmp_path / "out", *text.split()).code == 0
     assert fake_register.saved == [(tmp_path / "out", True)]
     assert fake_register.calls[0] | {"fixed": None, "moving": None} == {
@@ -59,6 +60,7 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "set": ("levels.0.iterations=3", "radius=3"),
         "affine_only": True,
         "transform": "rigid",
+        "initial": ("warp.nii.gz", "[a.mat,1]"),
         "similarity": "mi",
         "fixed_mask": mask,
         "moving_mask": mask,

@@ -254,6 +254,16 @@ def test_csv(tmp_path):
     assert survives_being_written(manifest, tmp_path)
 
 
+def test_csv_with_starts(tmp_path):
+    """A file, its inverse, a word, none."""
+    (tmp_path / "m.mat").write_text("")
+    rows = [("a,b", "m.mat"), ("a,c", "[m.mat,1]"), ("b,c", "centres"), ("c,a", "")]
+    text = "fixed;moving;initial\n" + "".join(f"{pair.replace(',', ';')};{start}\n" for pair, start in rows)
+    manifest = read(tmp_path, text, name="starts.csv")
+    assert [pair.initial for pair in manifest.pairs] == [("m.mat",), ("[m.mat,1]",), ("centres",), ()]
+    assert survives_being_written(manifest, tmp_path)
+
+
 def test_csv_with_an_atlas(tmp_path):
     manifest = read(tmp_path, "fixed,moving,split\natlas.nii,1.nii,training\natlas.nii,2.nii,test\n", name="x.csv")
     assert splits(manifest) == {"atlas": None, "1": "training", "2": "test"}

@@ -138,6 +138,9 @@ def test_so_are_those_of_transforms_and_label_names():
     content = changed()
     content["pairs"][0]["transforms"] = {"teacher": "/tmp/1Warp.nii.gz"}
     assert "pairs.0.transforms.teacher: '/tmp/1Warp.nii.gz' is absolute" in refused(content)
+    content = changed()
+    content["pairs"][0]["initial"] = ["a.mat", "[/tmp/0GenericAffine.mat,1]"]
+    assert "'/tmp/0GenericAffine.mat' is absolute" in refused(content)
 
 
 def test_links_that_leave_the_data_root_are_refused(root, tmp_path_factory):

@@ -13,7 +13,6 @@ from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Imag
 from stepwarp.kernels import jacobian
 from stepwarp.registrar.deformable import as_deformation, mended, optimise
 
-
 #: The size of a brain.
 MM = 150
 

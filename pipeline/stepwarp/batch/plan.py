@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from stepwarp.batch.places import BatchPlaces
 from stepwarp.batch.settings import damage, difference, for_workers, identity, key_of, parts_in, parts_of
-from stepwarp.data.manifest import Manifest, Role, located
+from stepwarp.data.manifest import Manifest, Role, located, located_start
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import quiet_nibabel, sha256
 from stepwarp.files.json import read_record
@@ -130,6 +130,8 @@ class Inputs:
         self.source = source
         self._known: dict[tuple[str | None, str], tuple[Path, str] | InputError] = {}
         self._voxels: dict[Path, int] = {}
+        self._starts = {pair.id: pair.initial for pair in source.manifest.pairs}
+        self._digests: dict[tuple[str, ...], str] = {}
 
     def find(self, scan: str | None, role: Role = "image") -> tuple[Path, str]:
         """Path and SHA-256 of a scan's file, or of the template's for None; InputError if it cannot be used."""
@@ -148,6 +150,20 @@ class Inputs:
         if scan is None or not self.source.masks or self.source.manifest.images[scan].mask is None:
             return None
         return self.find(scan, "mask")
+
+    def start(self, case: str, moving: str) -> tuple[str, ...]:
+        """Where a case begins, as the manifest says: its pair, or with a template its image."""
+        manifest = self.source.manifest
+        start = self._starts.get(case, ()) if self.source.to is None else manifest.images[moving].initial
+        return located_start(start, self.source.root)
+
+    def digest(self, start: tuple[str, ...]) -> str:
+        """Of the files of a start; InputError if one cannot be used."""
+        if start not in self._digests:
+            from stepwarp.workflow.initial import digest
+
+            self._digests[start] = digest(start)
+        return self._digests[start]
 
     def voxels(self, path: Path) -> int:
         """From the header; a typical number where only the reader will know."""
@@ -228,13 +244,16 @@ def _job(
     masks = {role: found for role, scan in scans.items() if (found := inputs.mask(scan))}
     digests: dict[str, str | None] = {role: digest for role, (_, digest) in images.items()}
     digests |= {f"{role}_mask": masks[role][1] if role in masks else None for role in scans}
+    start = inputs.start(case, moving) or options.initial
+    if start:
+        digests["initial"] = inputs.digest(start)
     return Job(
         case,
         places.case(case).absolute(),
         {role: path.absolute() for role, (path, _) in images.items()},
         {role: path.absolute() for role, (path, _) in masks.items()},
         parts_of(settings, digests),
-        options,
+        options.model_copy(update={"initial": start}),
         disk_mib=round(_BYTES_PER_VOXEL * inputs.voxels(images["fixed"][0]) / 2**20),
     )
 

@@ -11,22 +11,27 @@ from typing import Any
 from stepwarp.errors import InputError
 from stepwarp.files import TrustRules, sha256
 from stepwarp.layout import RECORD
-from stepwarp.options import RegisterOptions
+from stepwarp.options import START_WORDS, RegisterOptions
 from stepwarp.version import __version__
 from stepwarp.workflow.subjects import check_outside, recorded_outside
 
-#: Options that make no other result, or that are known by what they make of the preset.
-_NO_MATTER = {"set", "threads", "trace"}
+#: Options that make no other result, or that are known by what they make of the preset or of a case's inputs.
+_NO_MATTER = {"set", "threads", "trace", "initial"}
 
 
 def check(options: RegisterOptions) -> None:
-    """InputError for what would let every pair fail, and is known without one: weights or values that are unusable."""
+    """InputError for what would let every pair fail, and is known without one: weights, starts or values that are
+    unusable."""
     import torch
 
+    from stepwarp.workflow.initial import read_start
     from stepwarp.workflow.network import read_network
 
     check_outside(options.outside)
     TrustRules(options.trust)
+    if not all(isinstance(each, str) for each in options.initial):
+        raise InputError("a batch hands the start to other processes: name its file")
+    read_start(options, TrustRules(options.trust))
     if options.weights is not None:
         if not isinstance(options.weights, (str, Path)):
             raise InputError("a batch hands weights to other processes: name a file, or shipped ones")
@@ -34,8 +39,11 @@ def check(options: RegisterOptions) -> None:
 
 
 def for_workers(options: RegisterOptions) -> RegisterOptions:
-    """The same in another folder or on another computer: weights by their absolute path."""
-    return options.model_copy(update={"weights": _weights_path(options)})
+    """The same in another folder or on another computer: weights and start by their absolute paths."""
+    from stepwarp.workflow.journey import absolute
+
+    start = tuple(each if each in START_WORDS else absolute(each) for each in options.initial)
+    return options.model_copy(update={"weights": _weights_path(options), "initial": start})
 
 
 def identity(options: RegisterOptions) -> dict[str, Any]:

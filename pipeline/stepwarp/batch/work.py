@@ -25,7 +25,7 @@ from stepwarp.errors import (
     StepwarpError,
     is_out_of_memory,
 )
-from stepwarp.files import TrustRules, sha256
+from stepwarp.files import TrustRules, sha256, unbracketed
 from stepwarp.files.json import read_record
 from stepwarp.files.lock import refuse_links
 from stepwarp.layout import NAMES, RECORD
@@ -106,7 +106,8 @@ def _register(job: Job) -> dict[str, Any]:
 
 def _trust(job: Job) -> tuple[str, ...]:
     """What of the batch's rules is about this case's files."""
-    return TrustRules(job.options.trust).about([*job.images.values(), *job.masks.values()])
+    starts = [unbracketed(each)[0] for each in job.options.initial]
+    return TrustRules(job.options.trust).about([*job.images.values(), *job.masks.values(), *starts])
 
 
 def _check_place(job: Job) -> None:
@@ -131,10 +132,15 @@ def _check_place(job: Job) -> None:
 
 def _check_inputs(job: Job) -> None:
     """InputError unless the files are those that were planned with; asked before and after they are read."""
+    from stepwarp.workflow.initial import digest
+
     for kind, paths in (("", job.images), ("_mask", job.masks)):
         for role, path in paths.items():
             if sha256(path) != job.parts["inputs"][role + kind]:
                 raise InputError(f"{path}: changed while the batch was running. Run it again.")
+    start = job.options.initial
+    if start and digest(start) != job.parts["inputs"]["initial"]:
+        raise InputError(f"{', '.join(start)}: changed while the batch was running. Run it again.")
 
 
 def _save(found: Registration, job: Job) -> None:

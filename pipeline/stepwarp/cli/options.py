@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import typer
 from annotated_types import Ge
@@ -57,7 +57,7 @@ def _parameter(name: str) -> inspect.Parameter:
     """As typer takes it, which knows neither settings nor tuples of any length."""
     field = RegisterOptions.model_fields[name]
     kind = {"preset": str, "weights": str | None}.get(name, field.annotation)
-    kind = list[str] | None if kind == tuple[str, ...] else kind
+    kind = list[str] | None if get_origin(kind) is tuple else kind
     default = field.default if field.default != () else None
     annotation = Annotated[kind, register_option(name)]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -69,6 +69,12 @@ def register(
     A network is given the images as its own file says. Where what it finds does not help (images less alike, corner
     folds, images too small for it), it is dropped, the preset runs as without it, and the verdict says so.
 
+    --initial takes the place of the search among rotations. A linear start is refined as far as --transform lets it;
+    with --transform none it is the linear part as it is. Of a start with a field (a warp, a chain, a result's folder)
+    the linear part is kept, and the preset goes on from the field with those of its levels that are as fine as the
+    field's grid. The files hold the whole transform all the same. A start that sends the fixed image beside the moving
+    one, mirrors it, folds, or is of another pair is refused, with the numbers.
+
     Where the verdict is fail, a second try is made with more starts, mutual information in the linear stage and more
     iterations, unless a time budget leaves no time for it. The better of the two is kept, and the verdict says which.
 

@@ -15,13 +15,14 @@ from importlib import resources
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from stepwarp.errors import InputError
-from stepwarp.files import sha256
+from stepwarp.files import sha256, unbracketed
 from stepwarp.files.json import read_json
 from stepwarp.files.label_names import read_label_names
 from stepwarp.files.tables import Space
+from stepwarp.options import START_WORDS
 from stepwarp.presence import why_absent
 from stepwarp.printable import is_name
 from stepwarp.recipes import Strict, first_problem
@@ -45,8 +46,21 @@ def _inside(path: str) -> str:
     return path
 
 
+def _start(text: str) -> str:
+    """A word of `--initial`, or a path as `_inside`, perhaps as the inverse [path,1]."""
+    if text not in START_WORDS:
+        _inside(unbracketed(text)[0])
+    return text
+
+
 Id = Annotated[str, Field(pattern=_ID, max_length=120)]
 DataPath = Annotated[str, AfterValidator(_inside)]
+#: One entry or a chain; in a file, one may stand without brackets.
+Start = Annotated[
+    tuple[Annotated[str, AfterValidator(_start)], ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -56,7 +70,7 @@ class ScanEntry(Strict):
     subject: the person, where several scans are of the same one; by default every scan is of another person.
     split: what the scan is for; one without is for all, as an atlas is. landmark_space: the world of x, y, z in a
     landmark file that does not state it, or voxel. unreliable_landmarks: names, or numbers counted from 1, of those to
-    leave out. sha256: role -> digest."""
+    leave out. initial: where its registration to a template begins, as a pair's. sha256: role -> digest."""
 
     image: DataPath
     labels: DataPath | None = None
@@ -66,6 +80,7 @@ class ScanEntry(Strict):
     split: Id | None = None
     unreliable_landmarks: tuple[str, ...] = ()
     landmark_space: Space | None = None
+    initial: Start = ()
     sha256: dict[Role, Sha256] = Field(default={})
 
     @model_validator(mode="after")
@@ -83,7 +98,8 @@ class ScanEntry(Strict):
 class PairEntry(Strict):
     """Two scans to register. fixed, moving: keys of the manifest's `images`. split: theirs, unless both have none.
 
-    transforms: files with a known or trusted answer, name -> path."""
+    transforms: files with a known or trusted answer, name -> path. initial: where `stepwarp batch` begins, one entry or
+    a chain as `--initial` takes them."""
 
     id: Id
     fixed: Id
@@ -91,6 +107,7 @@ class PairEntry(Strict):
     split: Id | None = None
     note: str | None = None
     transforms: dict[str, DataPath] = Field(default={})
+    initial: Start = ()
 
 
 class Manifest(Strict):
@@ -287,6 +304,11 @@ def located(path: str, root: Path) -> Path:
     return place
 
 
+def located_start(start: tuple[str, ...], root: Path) -> tuple[str, ...]:
+    """The entries of a start with absolute paths, as `located`; words as they are."""
+    return tuple(entry if entry in START_WORDS else _located_entry(entry, root) for entry in start)
+
+
 def label_names(manifest: Manifest, root: Path) -> dict[int, str]:
     """Label -> name, from the manifest or from the file below `root` that it names; empty if it says nothing."""
     if not isinstance(manifest.label_names, str):
@@ -302,6 +324,12 @@ def schema_text() -> str:
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as JSON text, without what has its default value."""
     return json.dumps(manifest.model_dump(mode="json", exclude_defaults=True), indent=1, ensure_ascii=False) + "\n"
+
+
+def _located_entry(entry: str, root: Path) -> str:
+    path, inverted = unbracketed(entry)
+    place = located(path, root)
+    return f"[{place},1]" if inverted else str(place)
 
 
 def _located(manifest: Manifest, names: Iterable[str], root: Path, verify: bool) -> dict[str, Scan]:

@@ -3,6 +3,7 @@ their world is LPS+ mm. Beyond its grid a displacement that is read is 0, as it 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import SimpleITK
 
 _AFFINE_SUFFIXES = (".mat", *TEXT_SUFFIXES)
+_BRACKETS = re.compile(r"\[(.+),\s*([01])\]")
 
 #: NIfTI's intent of a displacement in the sense of ITK: vector. Readers disagree on the sign of 1006, displacement.
 _VECTOR, _DISPLACEMENT = 1007, 1006
@@ -67,6 +69,12 @@ def write_composite(path: str | Path, transform: Transform, overwrite: bool = Fa
     _require_suffix(path, HDF5_SUFFIXES, "a composite")
     parts = transform.parts if isinstance(transform, Composition) else (transform,)
     _write_with_itk(path, SimpleITK.CompositeTransform([_to_itk(path, part) for part in parts]), overwrite)
+
+
+def unbracketed(text: str) -> tuple[str, bool]:
+    """A path, and whether its inverse is meant, which antsApplyTransforms writes [path,1]."""
+    bracketed = _BRACKETS.fullmatch(text.strip())
+    return (bracketed[1], bracketed[2] == "1") if bracketed else (text, False)
 
 
 #: Shear of a field's grid that moves no corner further than this (mm) is rounding.

@@ -163,6 +163,7 @@ def register_linear(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     device: torch.device | str = "cpu",
+    initial: Affine | None = None,
     deadline: float | None = None,
     progress: Progress = silent,
 ) -> LinearFit:
@@ -171,11 +172,16 @@ def register_linear(
     fixed, moving: intensities of about 0 to 1, background near 0, axes in the order and direction of RAS. kind: rigid
     (6 parameters in 3D), similarity (7) or affine (12); none of them mirrors. search: a dissimilarity of whole
     images, such as NCC, which sees from afar. refine: one to end with on the finer grids, such as LNCC, which sees
-    exactly. deadline: a `time.monotonic()` after which the best found so far is taken.
+    exactly. initial: the only start, fixed world -> moving world; what of it the kind may not change stays. deadline: a
+    `time.monotonic()` after which the best found so far is taken.
 
     Raises RegistrationError where no start leads to a usable transform."""
     pair = _LinearPair(ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask), device)
-    starts = _scored_starts(pair, _Level(pair, settings.across / 2, search), settings.candidates, deadline)
+    far = _Level(pair, settings.across / 2, search)
+    if initial is None:
+        starts = _scored_starts(pair, far, settings.candidates, deadline)
+    else:
+        starts = [_given_start(pair, far, initial)]
     total = len(starts) + 1 + len(settings.refine_across)
     coarse = _Level(pair, settings.across, search)
     fits = []
@@ -288,6 +294,16 @@ def _scored_starts(
     # Heads mostly lie as their headers say: that start is tried whatever its score is.
     lying = [entry for entry in scored if entry[0].name == "voxel axes"]
     return (lying[:1] + [entry for entry in kept if entry is not lying[0]])[:most] if d > 1 else kept
+
+
+def _given_start(pair: _LinearPair, level: _Level, initial: Affine) -> tuple[LinearStart, Tensor, Tensor]:
+    """A start that is not searched for, with its loss, as `_scored_starts` has them."""
+    linear = initial.matrix[:-1, :-1]
+    shift = initial(pair.fixed_centre[None])[0] - pair.moving_centre
+    left, _, right = np.linalg.svd(linear)
+    matrix, translation = torch.tensor(linear), torch.tensor(shift / pair.radius)
+    scored = LinearStart("initial", round(_angle(left @ right), 1), round(level.loss(matrix, translation), 5))
+    return scored, matrix, translation
 
 
 def _starts(pair: _LinearPair) -> list[tuple[str, np.ndarray, np.ndarray]]:

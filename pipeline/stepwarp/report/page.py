@@ -88,6 +88,7 @@ def _tables(page: PairPage) -> str:
     record = page.record
     names = {
         "measures": "Measures",
+        "initial": "Start",
         "network": "Network",
         "self_check": "Self-check of the written files",
         "inputs": "Inputs",

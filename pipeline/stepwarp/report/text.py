@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from stepwarp.printable import counted, worded
@@ -87,6 +88,7 @@ def methods(record: Mapping[str, Any], fixed: str, moving: str, grid: str) -> st
     name = f"stepwarp {plain(record['version'])}" if "version" in record else "stepwarp"
     sentences = [
         f"{moving} was registered to {fixed} ({grid}) with {name}.",
+        _start_sentence(record),
         _stages_sentence(record),
         _network_sentence(record),
         "The transform maps points of the fixed image to points of the moving image; the moving image was interpolated "
@@ -94,6 +96,15 @@ def methods(record: Mapping[str, Any], fixed: str, moving: str, grid: str) -> st
         _run_sentence(record),
     ]
     return " ".join(filter(None, sentences))
+
+
+def _start_sentence(record: Mapping[str, Any]) -> str:
+    start = record.get("initial")
+    if not start:
+        return ""
+    given = ", then ".join(Path(file["path"]).name for file in start["files"] if file["path"]) or start["name"]
+    became = "refined" if start["refined"] else "kept"
+    return f"It began at a {start['kind']} transform that was given ({given}), whose linear part was {became}."
 
 
 def _stages_sentence(record: Mapping[str, Any]) -> str:

@@ -31,21 +31,25 @@ def escalated(
 ) -> Registration:
     """The better of a failed registration and of a second try; by the verdict, then by the information shared.
 
-    again: registers with the `thorough` recipe. started, deadline: of `time.monotonic`; where the first try took longer
-    than there is time left, no second is made. The record's `escalation` holds what was tried, why, what both found,
-    and which was kept; a sentence of it ends the verdict."""
+    again: registers with the `thorough` recipe, from the user's start if there is one: then there are no other starts
+    to try, and where its linear part is kept, only iterations are more. started, deadline: of `time.monotonic`; where
+    the first try took longer than there is time left, no second is made. The record's `escalation` holds what was
+    tried, why, what both found, and which was kept; a sentence of it ends the verdict."""
     verdict = first.record["verdict"]
     failure = verdict["reasons"][0]
     now = time.monotonic()
     if deadline is not None and now + (now - started) > deadline:
         return _noted(first, {"tried": None, "reason": failure}, "there was no time for a second, more thorough try")
-    tried = {"starts": f"{_CANDIDATES} times as many", "iterations": f"{_ITERATIONS} times as many"}
-    record: dict[str, Any] = {
-        "tried": tried | {"linear_similarity": "mi"},
-        "reason": failure,
-        "first": _found(first),
-    }
-    what = "with more starts, mutual information in the linear stage and more iterations"
+    given = first.record.get("initial")
+    tried, what = {"iterations": f"{_ITERATIONS} times as many"}, "more iterations"
+    if given is None or given["refined"]:
+        tried |= {"linear_similarity": "mi"}
+        what = f"mutual information in the linear stage and {what}"
+    if given is None:
+        tried |= {"starts": f"{_CANDIDATES} times as many"}
+        what = f"more starts, {what}"
+    what = f"with {what}" if given is None else f"from the same start, with {what}"
+    record: dict[str, Any] = {"tried": tried, "reason": failure, "first": _found(first)}
     try:
         second = again()
     except RegistrationError as error:
@@ -58,7 +62,8 @@ def escalated(
         note = f"this is the second try, {what}; of the first, {failure}"
         return _noted(second, record | {"kept": "second"}, note)
     first = replace(first, record=first.record | {"stages": stages})
-    return _noted(first, record | {"kept": "first"}, f"a second try {what} was no better")
+    remedy = "" if given is None else "; without --initial the search looks for a start of its own"
+    return _noted(first, record | {"kept": "first"}, f"a second try {what} was no better{remedy}")
 
 
 def second_try(progress: Progress) -> Progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from stepwarp.errors import InputError
-from stepwarp.files import TrustRules, read_transform
+from stepwarp.files import TrustRules, read_transform, unbracketed
 from stepwarp.geometry import Composition, DisplacementField, Grid, Transform, inverse_residual
 from stepwarp.workflow.folders import Link, RegistrationFolder, Result, Side, result_at
-
-_BRACKETS = re.compile(r"\[(.+),\s*([01])\]")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class PointMap:
 
 def plan(transforms: Sequence[str | Path], source: Side | None, target: Side | None, inverse: bool) -> Journey:
     """The journey that a user's words mean: see `workflow.apply.apply` for the arguments and the errors."""
-    links = [_link(str(text)) for text in transforms]
+    links = [link_of(str(text)) for text in transforms]
     result = result_at(links[0].path) if len(links) == 1 and not links[0].inverted else None
     if result is not None:
         return _in_folder(links[0], result, source, target, inverse)
@@ -105,11 +102,16 @@ def load(links: tuple[Link, ...], trust: TrustRules) -> PointMap:
     return PointMap(Composition.of(*reversed(parts)), tuple(file for file, _ in files), tuple(notes))
 
 
-def _link(text: str) -> Link:
+def link_of(text: str) -> Link:
     """A path, or as antsApplyTransforms writes it, [path,1] for its inverse."""
-    bracketed = _BRACKETS.fullmatch(text.strip())
-    path, inverted = (bracketed[1], bracketed[2] == "1") if bracketed else (text, False)
+    path, inverted = unbracketed(text)
     return Link(Path(path), inverted)
+
+
+def absolute(text: str) -> str:
+    """The same entry of a chain from whatever folder."""
+    link = link_of(text)
+    return str(Link(link.path.absolute(), link.inverted))
 
 
 def _residual(path: Path, transform: Transform, inverse: Transform) -> list[str]:

@@ -19,6 +19,7 @@ from stepwarp.data.manifest import (
     ScanEntry,
     label_names,
     located,
+    located_start,
     manifest_text,
     read_manifest,
 )
@@ -26,6 +27,7 @@ from stepwarp.data.mni152 import mni152
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import (
     Landmarks,
+    TrustRules,
     check_file_target,
     read_image,
     read_labels,
@@ -38,11 +40,13 @@ from stepwarp.files import (
 from stepwarp.files.json import refuse_foreign_json
 from stepwarp.files.lock import locked
 from stepwarp.geometry import Grid, LabelMap
+from stepwarp.options import START_WORDS
 from stepwarp.presence import why_absent
 from stepwarp.printable import counted, worded
 from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.workflow.demo import OWN_NAMES, TISSUES, TRUTH, make_pair, save_pair
 from stepwarp.workflow.demo import DemoPair as DemoPair
+from stepwarp.workflow.journey import link_of, load
 
 DEMO = "demo"
 _LANDMARKS = 100
@@ -97,6 +101,9 @@ def check(manifest: Manifest, root: Path, progress: Progress = silent) -> Invent
     for pair in manifest.pairs:
         for name, listed in pair.transforms.items():
             findings += _check_file(f"pair {pair.id}", f"transform {name}", listed, root, None)
+    starts = {f"pair {pair.id}": pair.initial for pair in manifest.pairs}
+    starts |= {name: entry.initial for name, entry in manifest.images.items()}
+    findings += [found for name, start in starts.items() for found in _check_start(name, start, root)]
     if isinstance(manifest.label_names, str):
         try:
             label_names(manifest, root)
@@ -186,6 +193,17 @@ def _check_file(name: str, role: str, listed: str, root: Path, digest: str | Non
             )
     except InputError as error:
         yield ManifestFinding("unusable", name, role, listed, str(error))
+
+
+def _check_start(name: str, start: tuple[str, ...], root: Path) -> Iterator[ManifestFinding]:
+    for entry in start:
+        if entry in START_WORDS:
+            continue
+        try:
+            (place,) = located_start((entry,), root)
+            load((link_of(place),), TrustRules())
+        except InputError as error:
+            yield ManifestFinding("unusable", name, "initial", entry, str(error))
 
 
 def _read(role: Role, path: Path, grid: Grid | None, entry: ScanEntry) -> tuple[Grid | None, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from stepwarp import files
 from stepwarp.config import LinearKind, Preset, SimilarityName
 from stepwarp.errors import InputError
-from stepwarp.geometry import DisplacementField
+from stepwarp.geometry import DisplacementField, Transform
 from stepwarp.kernels import backend
 from stepwarp.machine import device_name
 from stepwarp.options import RegisterOptions
@@ -27,6 +28,7 @@ from stepwarp.version import __version__
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
+from stepwarp.workflow.initial import begin, read_start
 from stepwarp.workflow.network import Network, read_network
 from stepwarp.workflow.registration import Registration
 from stepwarp.workflow.search import SearchRequest, SearchResult, search
@@ -48,7 +50,8 @@ def register(
     preset: str | Path | Preset = "default",
     set: str | Sequence[str] = (),
     affine_only: bool = False,
-    transform: LinearKind = "affine",
+    transform: Literal[LinearKind, "none"] = "affine",
+    initial: str | Path | Transform | Sequence[str | Path | Transform] = (),
     similarity: SimilarityName | None = None,
     fixed_mask: MaskSource | None = None,
     moving_mask: MaskSource | None = None,
@@ -72,13 +75,20 @@ def register(
     with a 4 x 4 affine to RAS+ mm, or `Image`s; 3D, any spacing and orientation; their headers need not overlap.
     preset: fast, default or best, a YAML file of one's own, or a `Preset`. set: changes to it, each as
     "deformable.levels.0.iterations=50". affine_only: stop after the linear stage. transform: what the linear stage may
-    do: rigid, similarity or affine. similarity: instead of the preset's, the name of a file of `losses.similarities`;
-    mi and mind are for different contrasts. Masks: as the images, non-zero where an image may be trusted; the rest has
-    no influence. device: auto, cpu or cuda. threads: all cores by default. time_budget: seconds after which no further
-    iteration starts. trust: which statement of a header to believe that makes none, or two that contradict each other;
-    one word for all files or FILE=statement for each. outside: what the moved image becomes where the moving one ends
-    (NaN for nothing); by default the moving image's own background, the most frequent value on its faces if it covers
-    half of them, else 0. It has no influence on the search.
+    do: rigid, similarity or affine; none leaves it out. similarity: instead of the preset's, the name of a file of
+    `losses.similarities`; mi and mind are for different contrasts. Masks: as the images, non-zero where an image may be
+    trusted; the rest has no influence. device: auto, cpu or cuda. threads: all cores by default. time_budget: seconds
+    after which no further iteration starts. trust: which statement of a header to believe that makes none, or two that
+    contradict each other; one word for all files or FILE=statement for each. outside: what the moved image becomes
+    where the moving one ends (NaN for nothing); by default the moving image's own background, the most frequent value
+    on its faces if it covers half of them, else 0. It has no influence on the search.
+
+    initial: where to begin in place of the search among rotations: a transform file or a result's folder, fixed world
+    -> moving world, a `Transform`, or several of these in the order in which a point meets them, as `apply` takes them
+    ("[PATH,1]" is an inverse); or "header" (or "identity", the same), as the headers lie, which transform="none" means
+    by itself; or "centres", the centres of mass on each other. A linear start is refined as far as `transform` lets it.
+    Of one with a field the linear part is kept, and the deformable stage goes on from the rest, with those levels that
+    are as fine as the field's grid, the finest one at least.
 
     weights: a network to go on with from the affine: a file, the name of shipped ones, or a `Registrar`; the preset's
     levels that are coarser than its finest grid are then left out. What it finds is dropped, and the verdict says so,
@@ -97,6 +107,7 @@ def register(
         set=set,
         affine_only=affine_only,
         transform=transform,
+        initial=initial,
         similarity=similarity,
         device=device,
         threads=threads,
@@ -132,6 +143,11 @@ def register_pair(
         net = None if options.weights is None else read_network(options.weights, options.steps, place)
         a = prepare(fixed, fixed_mask, rules, role="fixed")
         b = prepare(moving, moving_mask, rules, options.outside, role="moving")
+        stated = read_start(options, rules)
+    initial = None
+    if stated is not None:
+        with clock.stage("initial"):
+            initial = begin(stated, a, b, options)
     about = {
         "version": __version__,
         "inputs": described_inputs(a, b),
@@ -147,7 +163,7 @@ def register_pair(
     def registered(plan: SearchRequest, clock: Clock) -> Registration:
         return _registration(a, b, search(plan, a, b, clock), clock, about)
 
-    plan = SearchRequest(options, options.recipe, net, place, deadline, rules.notes())
+    plan = SearchRequest(options, options.recipe, net, place, deadline, rules.notes(), initial)
     first = registered(plan, clock)
     if not options.escalate or first.record["verdict"]["status"] != "fail":
         return first
@@ -159,9 +175,10 @@ def _settings(options: RegisterOptions, net: Network | None) -> dict[str, Any]:
     """What was asked for, as a record holds it, with the whole recipe. Where it was computed stands beside it."""
     name = None if net is None else net.card.name
     return {
-        **options.model_dump(exclude={"preset", "device", "threads", "weights"}),
+        **options.model_dump(exclude={"preset", "device", "threads", "weights", "initial"}),
         "preset": "custom" if isinstance(options.preset, Preset) else str(options.preset),
         "set": list(options.set),
+        "initial": [str(each) for each in options.initial],
         "trust": list(options.trust),
         "outside": recorded_outside(options.outside),
         "weights": name,
@@ -180,9 +197,10 @@ def _registration(
     record = {
         **about,
         "stages": clock.stages,
+        "initial": None if found.initial is None else found.initial.record,
         "affine": {
             "matrix": fit.transform.matrix.tolist(),
-            "loss": fit.loss,
+            "loss": None if math.isnan(fit.loss) else fit.loss,
             "starts": [vars(s) for s in fit.starts],
             "stopped": fit.stopped,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +19,23 @@ from stepwarp.registrar.affine import LinearFit, register_linear
 from stepwarp.registrar.deformable import Deformation, as_deformation, level_edges, make_similarity, optimise
 from stepwarp.registrar.subject import ImagedSubject
 from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.initial import Initial
 from stepwarp.workflow.network import Attempt, Network, attempt
 from stepwarp.workflow.subjects import PreparedImage, mask_remarks, outside_remarks
 from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured
 from stepwarp.workflow.verdict import foreground, judge, lowered, measure
 
-#: A level is as fine as the network's grid up to this factor: spacings are rounded.
+#: A level is as fine as the network's grid, or a start's, up to this factor: spacings are rounded.
 _AS_FINE = 1.01
+#: What the deformable stage may go on from.
+Start = Attempt | Initial
 
 
 @dataclass(frozen=True, eq=False)
 class SearchRequest:
     """What is to be done with a pair. recipe: that of the options, or of a second try. network: their weights, read.
-    deadline: a `time.monotonic()` after which no further iteration of any stage starts. notes: what the verdict says
-    besides."""
+    initial: the user's start. deadline: a `time.monotonic()` after which no further iteration of any stage starts.
+    notes: what the verdict says besides."""
 
     options: RegisterOptions
     recipe: Preset
@@ -39,16 +43,18 @@ class SearchRequest:
     device: torch.device
     deadline: float | None
     notes: tuple[str, ...] = ()
+    initial: Initial | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """What came of a plan. deformation: None for a linear registration. tried: None without a network. steps: of the
-    trace, if one was wanted."""
+    """What came of a plan. deformation: None for a linear registration. tried: None without a network. initial: the
+    user's start, with what became of it. steps: of the trace, if one was wanted."""
 
     fit: LinearFit
     deformation: Deformation | None
     tried: Attempt | None
+    initial: Initial | None
     measures: dict[str, Any]
     verdict: dict[str, Any]
     steps: tuple[TraceStep, ...]
@@ -58,31 +64,48 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     """Carry out a plan. Raises RegistrationError where the optimisation breaks down."""
     recorder = Recorder() if plan.options.trace else None
     with clock.stage("affine", reports_itself=True):
-        fit = register_linear(
-            fixed.scaled,
-            moving.scaled,
-            plan.options.transform,
-            *_linear_similarities(plan.recipe),
-            plan.recipe.affine,
-            fixed_mask=fixed.mask,
-            moving_mask=moving.mask,
-            device=plan.device,
-            deadline=plan.deadline,
-            progress=clock.progress,
-        )
+        fit = _linear_fit(plan, fixed, moving, clock)
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
     pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder)
+    given = plan.initial
     tried = None if plan.network is None else pair.attempt(plan.network)
-    tried, deformation, measures = pair.deform(tried)
+    start, deformation, measures = pair.deform(given if tried is None else tried)
+    if isinstance(start, Attempt):
+        tried = start
+    else:
+        given = start
     notes, checks = mask_remarks(fixed, moving)
     notes = [*plan.notes, *notes, *outside_remarks(moving)]
     if fit.stopped:
         checks = [*checks, f"the time budget ended the linear stage {fit.stopped}"]
-    if tried is not None:
-        notes, checks = [*notes, *tried.notes], [*checks, *tried.checks]
+    for each in (given, tried):
+        if each is not None:
+            notes, checks = [*notes, *each.notes], [*checks, *each.checks]
     verdict = judge(measures, notes, checks, multimodal=find_similarity(plan.recipe.deformable.similarity).multimodal)
-    return SearchResult(fit, deformation, tried, measures, verdict, pair.steps())
+    return SearchResult(fit, deformation, tried, given, measures, verdict, pair.steps())
+
+
+def _linear_fit(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clock: Clock) -> LinearFit:
+    """The linear part: searched for, refined from the user's start, or that start as it is."""
+    kind, initial = plan.options.transform, plan.initial
+    if kind == "none" or (initial is not None and not initial.refined):
+        assert initial is not None
+        clock.progress(ProgressReport("affine", 1, 1))
+        return LinearFit(initial.affine, math.nan, ())
+    return register_linear(
+        fixed.scaled,
+        moving.scaled,
+        kind,
+        *_linear_similarities(plan.recipe),
+        plan.recipe.affine,
+        fixed_mask=fixed.mask,
+        moving_mask=moving.mask,
+        device=plan.device,
+        initial=None if initial is None else initial.affine,
+        deadline=plan.deadline,
+        progress=clock.progress,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,25 +133,26 @@ class _DeformablePair:
                 recorder=self.recorder,
             )
 
-    def deform(self, tried: Attempt | None) -> tuple[Attempt | None, Deformation | None, dict[str, Any]]:
-        """The deformation from the network's result, or from nothing where that does harm, with its measures.
+    def deform(self, start: Start | None) -> tuple[Start | None, Deformation | None, dict[str, Any]]:
+        """The deformation from the network's result or the user's start, or from nothing where that does harm, with its
+        measures.
 
         One that makes the images less alike than the affine does is no deformation at all."""
-        deformation = self._deformation(tried)
+        deformation = self._deformation(start)
         measures = self._measures(deformation)
-        if tried is not None and tried.warp is not None and lowered(measures, self.settings.similarity):
-            tried = tried.dropped("what came of it was less alike than after the affine")
+        if start is not None and start.warp is not None and lowered(measures, self.settings.similarity):
+            start = start.dropped("what came of it was less alike than after the affine")
             self._drop("deformable")
-            deformation = self._deformation(tried)
+            deformation = self._deformation(start)
             measures = self._measures(deformation)
         if deformation is not None and lowered(measures, self.settings.similarity):
             self._drop("deformable")
             still = DisplacementField.identity(self.fixed.scaled.grid)
             deformation = Deformation(still, still, deformation.trace, "it lowered the similarity and was dropped")
             measures = self._measures(deformation)
-        if tried is not None and tried.warp is None:
+        if start is not None and start.warp is None:
             self._drop("network")
-        return tried, deformation, measures
+        return start, deformation, measures
 
     def steps(self) -> tuple[TraceStep, ...]:
         """What was recorded, with its numbers."""
@@ -142,13 +166,15 @@ class _DeformablePair:
     def settings(self) -> DeformableSettings:
         return self.plan.recipe.deformable
 
-    def _deformation(self, start: Attempt | None) -> Deformation | None:
+    def _deformation(self, start: Start | None) -> Deformation | None:
         if self.plan.options.affine_only:
             return None
         with self.clock.stage("deformable", reports_itself=True):
             if start is None or start.warp is None:
                 return self._optimised(self.settings, None)
             finer = self._as_fine_as(start.finest_mm)
+            if isinstance(start, Initial):
+                finer = finer or self.settings.levels[-1:]
             if self.plan.options.refine and finer:
                 return self._optimised(self.settings.model_copy(update={"levels": finer}), start.warp)
             unrefined = "no level of the preset is as fine as the network's grid"

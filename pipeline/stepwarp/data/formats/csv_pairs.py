@@ -7,11 +7,13 @@ from typing import Any
 
 from stepwarp.data.formats.draft import Draft
 from stepwarp.errors import InputError
+from stepwarp.files import unbracketed
 from stepwarp.files.tables import parse_table
+from stepwarp.options import START_WORDS
 
 _SIDES = ("fixed", "moving")
 _FACTS = ("labels", "mask", "landmarks", "subject")
-_OF_THE_PAIR = ("id", "fixed", "moving", "split", "landmark_space")
+_OF_THE_PAIR = ("id", "fixed", "moving", "split", "landmark_space", "initial")
 COLUMNS = (*_OF_THE_PAIR, *(f"{side}_{fact}" for fact in _FACTS for side in _SIDES))
 
 
@@ -24,6 +26,8 @@ def read_csv(text: str, draft: Draft) -> None:
     for line, row in table.rows:
         where = f"line {line}"
         pair: dict[str, Any] = {key: row[key] for key in ("id", "split") if row.get(key)}
+        if row.get("initial"):
+            pair["initial"] = _start(row["initial"], draft, where)
         for side in _SIDES:
             facts = {fact: value for fact in _FACTS if (value := row.get(f"{side}_{fact}"))}
             paths = {fact: draft.path(value, where) for fact, value in facts.items() if fact != "subject"}
@@ -36,6 +40,15 @@ def read_csv(text: str, draft: Draft) -> None:
         for side in _SIDES:
             if pair[side] not in atlas:
                 draft.scan(pair[side], f"pair {pair.get('id', pair[side])}", split=pair.get("split"))
+
+
+def _start(listed: str, draft: Draft, where: str) -> str:
+    """A cell of the column initial, with its path below the data root."""
+    path, inverted = unbracketed(listed)
+    if path in START_WORDS:
+        return path
+    below = draft.path(path, where)
+    return f"[{below},1]" if inverted else below
 
 
 def _check_columns(columns: tuple[str, ...], draft: Draft) -> None:
