@@ -36,6 +36,9 @@ _RADIUS = 0.4
 _MARGIN = 3
 #: L-BFGS iterations for each start, and for each refinement.
 _SEARCH_ITERATIONS, _REFINE_ITERATIONS = 25, 60
+#: What ends a fit: an iteration that lowers the loss by less than this share of it. After a rough one, finer grids
+#: follow; a fine one is within some hundredths of a millimetre of what further iterations find.
+_ROUGH, _FINE = 1e-6, 1e-7
 #: Of what the smaller of the two images (or masks) could match, the share that must be matched for a start to count.
 _LEAST_OVERLAP = 0.3
 
@@ -99,7 +102,7 @@ class _Level:
         self.moving, self.moving_weight = moving.pooled(everything, pair.device)
         self.before, self.after = _moved_to(box, pair.fixed_centre), _moved_to(everything, pair.moving_centre)
         there = moving.blocks(moving.factors(self.edge), _MARGIN)
-        volumes = _volume(box, self.fixed_weight), _volume(there, moving.pooled(there, pair.device)[1])
+        volumes = (fixed.known_volume(box), moving.known_volume(there))
         self.most = min(volumes) / abs(np.linalg.det(box.grid.linear))
 
     def loss(self, matrix: Tensor, translation: Tensor) -> float:
@@ -187,7 +190,7 @@ def register_linear(
     fits = []
     for start, matrix, translation in starts:
         model = _Model("rigid" if kind == "rigid" else "similarity", matrix, translation)
-        loss, ended = _minimise(coarse, model, _SEARCH_ITERATIONS, deadline)
+        loss, ended = _minimise(coarse, model, _SEARCH_ITERATIONS, _ROUGH, deadline)
         fits.append((loss, start, model))
         progress(ProgressReport("affine", len(fits), total, loss))
         if not ended:
@@ -201,7 +204,7 @@ def register_linear(
             break
         model = model.as_kind(kind)
         level = _BothWays(pair, across, search if n == len(starts) + 1 else refine)
-        loss, ended = _minimise(level, model, _REFINE_ITERATIONS, deadline)
+        loss, ended = _minimise(level, model, _REFINE_ITERATIONS, _FINE if n == total else _ROUGH, deadline)
         stopped = None if ended else f"while it was refined at {level.edge:g} mm"
         progress(ProgressReport("affine", n, total, loss))
     tried = tuple(LinearStart(start.name, start.degrees, start.scored, round(value, 5)) for value, start, _ in fits)
@@ -238,7 +241,9 @@ class _TimeUpError(Exception):
     """No further evaluation starts."""
 
 
-def _minimise(level: _Level | _BothWays, model: _Model, iterations: int, deadline: float | None) -> tuple[float, bool]:
+def _minimise(
+    level: _Level | _BothWays, model: _Model, iterations: int, tolerance: float, deadline: float | None
+) -> tuple[float, bool]:
     """L-BFGS on the model's free parameters, in place; the loss at the end, and whether it came to an end.
 
     After the deadline, of which the first evaluation takes no notice, the best so far is kept."""
@@ -262,7 +267,7 @@ def _minimise(level: _Level | _BothWays, model: _Model, iterations: int, deadlin
         return loss, torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in free]).numpy()
 
     start = torch.cat([p.detach().flatten() for p in free]).numpy()
-    options = {"maxiter": iterations, "gtol": 1e-6, "ftol": 1e-9}
+    options = {"maxiter": iterations, "gtol": 1e-6, "ftol": tolerance}
     try:
         found = scipy.optimize.minimize(loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options)
     except _TimeUpError:
@@ -363,12 +368,6 @@ def _angle(turn: np.ndarray) -> float:
     d = len(turn)
     cosine = (np.trace(turn) - 1) / 2 if d == 3 else np.trace(turn) / d
     return math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
-
-
-def _volume(blocks: Blocks, weight: Tensor | None) -> float:
-    """Cubic mm of blocks, or of the part of them that counts."""
-    voxels = math.prod(blocks.shape) if weight is None else float(weight.sum())
-    return voxels * abs(float(np.linalg.det(blocks.grid.linear)))
 
 
 def _to_world(model: _Model, pair: _LinearPair) -> Affine:

@@ -103,18 +103,22 @@ class ImagedSubject:
         """Means over blocks, and the share of each that may be trusted, None for all: (1, 1, *grid of the blocks).
 
         Beyond the image is background, which is known as well as the image, except where the subject goes on there."""
-        values = _laid_out(self.image.data.to(device), blocks)
-        known = self._known(blocks, device)
-        if self.mask is not None:
-            mask = self.mask.data.to(device).float()
-            for axis, at in enumerate(blocks.voxels()):
-                mask = mask.index_select(axis, torch.from_numpy(at.clip(0, mask.shape[axis] - 1)).to(device))
-            known = mask if known is None else known * mask
-        return pooled(values, known, blocks.factors)
+        return pooled(_laid_out(self.image.data.to(device), blocks), self._known(blocks, device), blocks.factors)
+
+    def known_volume(self, blocks: Blocks) -> float:
+        """Cubic mm of what may be trusted of the blocks."""
+        known = self._known(blocks, "cpu")
+        voxels = math.prod(blocks.shape_in_voxels) if known is None else float(known.sum())
+        return voxels * abs(float(np.linalg.det(self.grid.linear)))
 
     def _known(self, blocks: Blocks, device: torch.device | str) -> Tensor | None:
-        """1 for voxels that are not beyond a cut; None where all are."""
+        """1 for the blocks' voxels that may be trusted: not beyond a cut, nor outside the mask, which goes on as it
+        ends. None where all may."""
         known = None
+        if self.mask is not None:
+            known = self.mask.data.to(device).float()
+            for axis, at in enumerate(blocks.voxels()):
+                known = known.index_select(axis, torch.from_numpy(at.clip(0, known.shape[axis] - 1)).to(device))
         for axis, (at, n) in enumerate(zip(blocks.voxels(), self.grid.shape, strict=True)):
             before, after = self.cut[axis]
             unseen = ((at < 0) & before) | ((at >= n) & after)
