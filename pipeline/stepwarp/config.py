@@ -46,7 +46,7 @@ class Level(Strict):
 
     across: float = Field(gt=0)
     iterations: int = Field(ge=1)
-    step: float = Field(0.4, gt=0, le=1)
+    step: float = Field(0.55, gt=0, le=1)
     smooth_update: float = Field(1.2, ge=0)
     smooth_field: float = Field(0.35, ge=0)
 

@@ -22,6 +22,7 @@ from stepwarp.config import AffineSettings, LinearKind
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.kernels import sampling
+from stepwarp.kernels.cpu.threading_layer import fitting_threads
 from stepwarp.losses.similarity import Similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
 from stepwarp.registrar.subject import Blocks, ImagedSubject, voxel_edge
@@ -104,6 +105,7 @@ class _Level:
         there = moving.blocks(moving.factors(self.edge), _MARGIN)
         volumes = (fixed.known_volume(box), moving.known_volume(there))
         self.most = min(volumes) / abs(np.linalg.det(box.grid.linear))
+        self.voxels = math.prod(box.shape)
 
     def loss(self, matrix: Tensor, translation: Tensor) -> float:
         """Dissimilarity under A = matrix (D, D) and t = translation (D,) in units of the radius, on the CPU.
@@ -141,7 +143,7 @@ class _BothWays:
     def __init__(self, pair: _LinearPair, across: float, similarity: Similarity) -> None:
         self.there = _Level(pair, across, similarity, share=0.5)
         self.back = _Level(pair.swapped(), across, similarity, share=0.5)
-        self.edge = self.there.edge
+        self.edge, self.voxels = self.there.edge, self.there.voxels
 
     def loss(self, matrix: Tensor, translation: Tensor) -> float:
         inverse = torch.linalg.inv(matrix)
@@ -269,7 +271,8 @@ def _minimise(
     start = torch.cat([p.detach().flatten() for p in free]).numpy()
     options = {"maxiter": iterations, "gtol": 1e-6, "ftol": tolerance}
     try:
-        found = scipy.optimize.minimize(loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options)
+        with fitting_threads(level.voxels):
+            found = scipy.optimize.minimize(loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options)
     except _TimeUpError:
         place(best[1])
         return best[0], False
@@ -284,7 +287,7 @@ def _scored_starts(
     deadline no further one is scored."""
     d = pair.fixed.grid.ndim
     scored = []
-    with torch.no_grad():
+    with torch.no_grad(), fitting_threads(level.voxels):
         for name, turn, shift in _starts(pair):
             matrix, translation = torch.tensor(turn), torch.tensor(shift / pair.radius)
             loss = level.loss(matrix, translation)

@@ -25,6 +25,7 @@ from stepwarp.config import DeformableSettings, Level
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image
 from stepwarp.kernels import jacobian, sampling, smoothing
+from stepwarp.kernels.cpu.threading_layer import fitting_threads
 from stepwarp.losses import regularity
 from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
@@ -171,7 +172,10 @@ def optimise(
         grid = subjects[0].blocks(level.factors, _MARGIN, around).grid
         for side in sides:
             side.enter(grid, level.edge)
-        losses = _run_level(level, sides, voxels / math.prod(level.factors), similarity, settings, deadline, progress)
+        with fitting_threads(math.prod(grid.shape)):
+            losses = _run_level(
+                level, sides, voxels / math.prod(level.factors), similarity, settings, deadline, progress
+            )
         if watch is not None:
             so_far = _forward(*_fields(grid, sides), settings.smallest_jacobian)
             watch(level.edge, DisplacementField(so_far, grid))

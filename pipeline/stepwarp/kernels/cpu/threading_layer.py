@@ -7,11 +7,12 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+import numba
 import torch
 from numba.core import config
 from numba.np.ufunc import parallel
@@ -23,6 +24,8 @@ _started_in: int | None = None
 _FORKED_AND_NOT_EXECUTED = 0x40
 #: Threads that have not done a millisecond's work within so many seconds are not there.
 _PATIENCE = 10.0
+#: Fewer voxels are done by one thread before another one has been woken.
+_VOXELS_OF_A_THREAD = 25_000
 
 
 def start() -> None:
@@ -61,6 +64,24 @@ def on_fork(forget: Callable[[], None]) -> None:
 
     if hasattr(os, "register_at_fork"):  # Windows does not fork
         os.register_at_fork(after_in_child=in_child)
+
+
+@contextmanager
+def fitting_threads(voxels: int) -> Iterator[None]:
+    """Within it, work on a grid of so many voxels is shared by no more threads than have something to do."""
+    start()
+    pools = (numba.get_num_threads, numba.set_num_threads), (torch.get_num_threads, torch.set_num_threads)
+    before = [number() for number, _ in pools]
+    most = max(1, voxels // _VOXELS_OF_A_THREAD)
+    for (_, use), number in zip(pools, before, strict=True):
+        if number > most:
+            use(most)
+    try:
+        yield
+    finally:
+        for (_, use), number in zip(pools, before, strict=True):
+            if number > most:
+                use(number)
 
 
 def _survives_fork() -> bool:
