@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --editable .
-# All cores; the tests of a file share what they prepare.
-PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile
+# All cores. Each worker goes through one stretch of the tests, in which those of a file share what they prepare, and then
+# takes over half of what another has left.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 CORE := kernels geometry losses registrar files
 
 .PHONY: demo test quick slow lint clean
