@@ -28,7 +28,8 @@ def out(tmp_path) -> Path:
 
 def test_killed_and_started_again(study, out, start, look):
     """A worker killed, then the whole run; and the rest: one story, so that it takes few seconds."""
-    command = (study, "--out", out, "--workers", "1", *QUICK)
+    cases = CASES - {"1000_1013"}
+    command = (study, "--out", out, "--workers", "1", "--only", ",".join(sorted(cases)), *QUICK)
     first = start(*command)
     first.wait_for("] ")
     (worker,) = first.workers()
@@ -44,7 +45,7 @@ def test_killed_and_started_again(study, out, start, look):
     second = start(*command)
     assert second.end() == 0, second.text
     everything = look.finished(out)
-    assert set(everything) == CASES
+    assert set(everything) == cases
     assert kept.items() <= everything.items()
     assert look.leftovers(out) == []
     assert (out / "index.html").exists()
