@@ -275,6 +275,7 @@ def test_jobs_of_slurm(study, out, start, look, tmp_path):
     assert look.leftovers(out) == []
 
 
+@pytest.mark.slow
 def test_bad_inputs_stop_no_other_case(study, out, start, look):
     folder = study.parent
     shutil.copy(folder / "1001.nii.gz", folder / "cut.nii.gz")

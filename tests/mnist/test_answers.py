@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from stepwarp.mnist.answers.common import Difference, sureness
+from stepwarp.mnist.answers.common import PAIRS, SEEDS, Difference, sureness
 from stepwarp.mnist.answers.descent import after_each_step
 from stepwarp.mnist.answers.dynamics import one_end
 from stepwarp.mnist.answers.pulled import pulled
 from stepwarp.mnist.pull import CLAIM, CONTROLS, FIVES
 
-SEEDS, PAIRS, N = 5, 480, 9
+N = 9
 
 
 def around(means, spread=0.02, pairs=PAIRS):
