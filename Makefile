@@ -15,9 +15,9 @@ demo: .venv/ready
 test: lint
 	$(PYTEST)
 
-# What most changes can break.
+# What most changes can break, on images made for it.
 quick: .venv/ready-dev
-	$(PYTEST) $(wildcard $(CORE:%=tests/%))
+	$(PYTEST) -m 'not slow and not data' $(wildcard $(CORE:%=tests/%))
 
 # Alone, because each takes a machine: processes that are killed, peers, an installation from the wheel.
 slow: .venv/ready-dev

@@ -56,19 +56,19 @@ def test_killed_and_started_again(study, out, start, look):
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments(study, out, start, look, seed):
     """Workers and whole runs, again and again, until all of the work is done or six lives are over."""
-    command = (study, "--out", out, "--workers", "2", "--preset", "fast", "--threads", "1", "--device", "cpu")
+    command = (study, "--out", out, "--workers", "2", *QUICK)
     chance, kept = random.Random(seed), {}
     for attempt in range(6):
         if set(kept) == CASES:
             break
         running = start(*command)
         running.wait_for("to run on")
-        time.sleep(chance.uniform(0, 12) if attempt else 0)
+        time.sleep(chance.uniform(0, 8) if attempt else 0)
         target = chance.choice(["worker", "run"])
         for worker in running.workers()[: 1 if target == "worker" else 0]:
             worker.kill()
         if target == "worker":
-            time.sleep(chance.uniform(0, 6))
+            time.sleep(chance.uniform(0, 4))
         processes = running.workers() if running.process.poll() is None else []
         running.process.kill()
         running.process.wait()
