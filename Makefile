@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --editable .
-# All cores; the tests of a file share what they prepare.
-PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile
+# All cores. Each worker goes through one stretch of the tests, in which those of a file share what they prepare, and then
+# takes over half of what another has left.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 CORE := kernels geometry losses registrar files
 
 .PHONY: demo test quick slow lint clean
@@ -14,9 +15,9 @@ demo: .venv/ready
 test: lint
 	$(PYTEST)
 
-# What most changes can break.
+# What most changes can break, on images made for it.
 quick: .venv/ready-dev
-	$(PYTEST) $(wildcard $(CORE:%=tests/%))
+	$(PYTEST) -m 'not slow and not data' $(wildcard $(CORE:%=tests/%))
 
 # Alone, because each takes a machine: processes that are killed, peers, an installation from the wheel.
 slow: .venv/ready-dev

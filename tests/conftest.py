@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     from stepwarp.geometry import Image, Transform
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Each worker of pytest-xdist, and the processes it starts, keep to a share of the cores: what every worker spreads
+    over all of them waits for the others', which costs more than it gains. Numba's threads are as many as without
+    workers, for the tests that ask for more than one."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None or not hasattr(os, "sched_setaffinity"):  # which macOS and Windows have not
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    share = cores[int(worker.removeprefix("gw")) % len(cores) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(len(cores)))
+    os.sched_setaffinity(0, share)
+
+    import numba
+
+    numba.set_num_threads(len(share))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def stated_data() -> Iterator[str | None]:
     """What STEPWARP_DATA says, taken out of the environment of every test and of the processes it starts: there it

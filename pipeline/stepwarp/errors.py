@@ -10,7 +10,13 @@ _LONGEST = 1500
 
 
 class StepwarpError(Exception):
-    """An error to show to the user as one line: what is wrong, with what, and what to do about it."""
+    """An error to show to the user as one line: what is wrong, with what, and what to do about it.
+
+    Parameters
+    ----------
+    message : str
+        Is made one line, in which nothing commands a terminal.
+    """
 
     exit_code = 1
 

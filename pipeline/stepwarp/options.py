@@ -48,9 +48,22 @@ _SIMILARITIES = catalogue.listed(catalogue.summaries(SIMILARITIES))
 
 
 class RegisterOptions(Strict):
-    """How a pair is registered; what each option means says its help, and `stepwarp.register`.
+    """How a pair is registered.
 
-    weights: a file, the name of shipped ones, or a `Registrar`. initial: texts, or a `Transform`, or several."""
+    Parameters
+    ----------
+    **options
+        The keywords of `stepwarp.register` that are about neither the images nor their masks, with the same defaults;
+        what each means says its help, and `stepwarp.register`. weights: a file, the name of shipped ones, or a
+        `Registrar`. initial: texts, or a `Transform`, or several.
+
+    Raises
+    ------
+    ValidationError
+        Of pydantic, for a value that cannot be; `of` makes it an InputError.
+    InputError
+        For a preset that does not exist or cannot be changed so, and for options that contradict each other.
+    """
 
     preset: Annotated[
         str | Path | Preset,

@@ -96,7 +96,7 @@ import os, stepwarp
 from stepwarp.baselines import BASELINES
 from stepwarp.files import read_image
 images = [read_image(path) for path in {[str(path) for path in paths]}]
-print(*(BASELINES["ants-syn-quick-repro"](*images, threads=threads, seed=1).record["threads"] for threads in (7, 3)))
+print(*(BASELINES["ants-affine"](*images, threads=threads, seed=1).record["threads"] for threads in (7, 3)))
 print(len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 7)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,9 +10,9 @@ from stepwarp.baselines import BASELINES
 PEERS = {"ants", "SimpleITK", "fireants", "convexAdam", "stepwarp.registrar", "stepwarp.workflow"}
 
 
-def test_listing_the_methods_loads_none_of_them():
+def test_reading_files_and_listing_the_methods_load_none_of_them():
     code = (
-        "import sys, stepwarp.baselines as b; [m.missing() for m in b.BASELINES.values()]; "
+        "import sys, stepwarp.files, stepwarp.baselines as b; [m.missing() for m in b.BASELINES.values()]; "
         f"sys.exit(str({PEERS} & set(sys.modules)) if {PEERS} & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

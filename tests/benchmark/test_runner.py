@@ -96,6 +96,7 @@ def _again(manifest, out, names):
     return found
 
 
+@pytest.mark.slow
 def test_kill_9_loses_the_case_in_hand_and_leaves_no_process(one_pair, tmp_path, stand_ins):
     out, pids = tmp_path / "out", tmp_path / "pids"
     command = [sys.executable, str(STAND_INS), "benchmark", str(one_pair), "--methods", "identity,endless"]

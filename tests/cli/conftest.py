@@ -10,7 +10,7 @@ from stepwarp.cli import main
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs the console script here: run(*arguments) -> exit code, out, err."""
-    previous = signal.getsignal(signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in signal.valid_signals()}
 
     def run_main(*arguments):
         monkeypatch.setattr(sys, "argv", ["stepwarp", *map(str, arguments)])
@@ -20,7 +20,9 @@ def run(monkeypatch, capsys):
         return SimpleNamespace(code=end.value.code or 0, out=out, err=err)
 
     yield run_main
-    signal.signal(signal.SIGTERM, previous)
+    for number, handler in previous.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 RECORD = {

@@ -80,7 +80,18 @@ main()
         (signal.SIGUSR1, 138, "terminated"),
     ],
 )
-def test_a_signal_ends_the_work_cleanly(tmp_path, number, code, word):
+def test_a_signal_ends_the_work_cleanly(run, two_files, tmp_path, monkeypatch, number, code, word):
+    monkeypatch.setattr("stepwarp.workflow.register.register", lambda *_, **__: signal.raise_signal(number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    result = run("register", "--fixed", two_files[0], "--moving", two_files[1], "--out", tmp_path / "out")
+    assert result.code == code
+    assert result.err.splitlines()[-1] == f"stepwarp: {word}"
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_signal_from_elsewhere_ends_the_process(tmp_path):
     script = tmp_path / "sleeper.py"
     script.write_text(SLEEPER)
     process = subprocess.Popen(
@@ -89,11 +100,9 @@ def test_a_signal_ends_the_work_cleanly(tmp_path, number, code, word):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background may have made SIGINT one that is ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "at work\n"
-    process.send_signal(number)
+    process.terminate()
     _, err = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert err == f"stepwarp: {word}\n"
+    assert process.returncode == 143
+    assert err == "stepwarp: terminated\n"

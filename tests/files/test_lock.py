@@ -2,8 +2,6 @@ import fcntl
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -13,20 +11,13 @@ from stepwarp.errors import OutputError
 from stepwarp.files import lock
 from stepwarp.files.lock import NAME, locked
 
-HOLD = "import sys; from pathlib import Path; from stepwarp.files.lock import locked\n"
-HOLD += "with locked(Path(sys.argv[1]), 'a test'): print('held', flush=True); sys.stdin.read()"
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture
-def holder(tmp_path):
+def holder(tmp_path, held_elsewhere):
     """Another process that holds the folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
+    return held_elsewhere(locked(tmp_path, "a test"))
 
 
 def test_a_held_folder_names_its_holder(tmp_path, holder):
@@ -80,7 +71,6 @@ def test_a_holder_shows_other_computers_that_it_lives(tmp_path, monkeypatch):
 
 def test_the_lock_of_a_killed_process_is_none(tmp_path, holder):
     holder.kill()
-    holder.wait()
     assert json.loads((tmp_path / NAME).read_text())["process"] == holder.pid
     with locked(tmp_path, "another test"):
         assert json.loads((tmp_path / NAME).read_text())["process"] == os.getpid()

@@ -1,7 +1,5 @@
 import gzip
 import os
-import subprocess
-import sys
 import time
 
 import ants
@@ -737,11 +735,6 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, values):
     with pytest.raises(OutputError, match="--force"):
         write_volume(tmp_path / "a.nii", image)
     write_volume(tmp_path / "a.nii", image, overwrite=True)
-
-
-def test_importing_does_not_load_simpleitk():
-    code = "import sys, stepwarp.files; sys.exit('SimpleITK' in sys.modules or 'ants' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.data

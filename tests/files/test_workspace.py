@@ -1,8 +1,7 @@
 """The folder in which a command works until its results get their names."""
 
 import os
-import subprocess
-import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -10,21 +9,20 @@ from stepwarp.errors import OutputError
 from stepwarp.files import write_text
 from stepwarp.files.workspace import move, place_for, workspace
 
-WORK = "import sys; from pathlib import Path; from stepwarp.files.workspace import workspace\n"
-WORK += "with workspace(Path(sys.argv[1]), 'a test') as place:\n"
-WORK += "    (place / 'half').write_text('x'); print('working', flush=True); sys.stdin.read()"
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@contextmanager
+def at_work(out):
+    with workspace(out, "a test") as place:
+        (place / "half").write_text("x")
+        yield
 
 
 @pytest.fixture
-def worker(tmp_path):
+def worker(tmp_path, held_elsewhere):
     """Another process that works on `out`."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORK, tmp_path / "out"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "working\n"
-    yield process
-    process.kill()
-    process.communicate()
+    return held_elsewhere(at_work(tmp_path / "out"))
 
 
 def test_one_run_of_a_folder_at_a_time(tmp_path, worker):
@@ -32,14 +30,13 @@ def test_one_run_of_a_folder_at_a_time(tmp_path, worker):
         pytest.fail("it was taken")
     with workspace(tmp_path / "other", "a test"):
         pass
-    worker.communicate("")
+    worker.leave()
     with workspace(tmp_path / "out", "a test"):
         pass
 
 
 def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path, worker):
     worker.kill()
-    worker.wait()
     assert place_for(tmp_path / "out").exists()
     with workspace(tmp_path / "out", "a test") as place:
         assert list(place.iterdir()) == []

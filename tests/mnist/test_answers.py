@@ -9,10 +9,11 @@ from stepwarp.mnist.answers.dynamics import one_end
 from stepwarp.mnist.answers.pulled import pulled
 from stepwarp.mnist.pull import CLAIM, CONTROLS, FIVES
 
-SEEDS, PAIRS, N = 5, 480, 9
+#: PAIRS: as many as a sure answer needs. FEW: as many as an answer needs.
+SEEDS, PAIRS, FEW, N = 5, 480, 40, 9
 
 
-def around(means, spread=0.02, pairs=PAIRS):
+def around(means, spread=0.02, pairs=FEW):
     """(SEEDS, rows, pairs) with these means."""
     means = np.asarray(means, float)[None, :, None]
     return means + spread * np.random.default_rng(0).normal(size=(SEEDS, means.shape[1], pairs))
@@ -23,14 +24,17 @@ def hill(height, end=0.05):
     return np.interp(np.arange(19), [0, 4, 9, 18], [0.05, height, end, end])
 
 
-def runs(claim, control, near):
-    found = {name: {"probability": around(control), "distance": around(0.2 + 0 * near)} for name in CONTROLS}
-    found |= {FIVES: {"probability": around(0.9 + 0 * near), "distance": around(0.1 + 0 * near)}}
-    return found | {CLAIM: {"probability": around(claim), "distance": around(near)}}
+def runs(claim, control, near, pairs=FEW):
+    means = dict.fromkeys(CONTROLS, (control, 0.2 + 0 * near)) | {FIVES: (0.9 + 0 * near, 0.1 + 0 * near)}
+    means[CLAIM] = claim, near
+    return {
+        name: {"probability": around(one, pairs=pairs), "distance": around(other, pairs=pairs)}
+        for name, (one, other) in means.items()
+    }
 
 
 def test_a_pull_that_rises_above_all_controls_and_falls_again_holds():
-    answer = pulled(runs(hill(0.6), hill(0.1), 0.25 - hill(0.15)), N)
+    answer = pulled(runs(hill(0.6), hill(0.1), 0.25 - hill(0.15), PAIRS), N)
     assert (answer.verdict, answer.numbers["peak"]) == ("holds", 4)
     assert answer.sure.startswith("high")
     assert "All conditions are met" in answer.found

@@ -83,13 +83,28 @@ _SHEAR_MM = 0.01
 
 @np.errstate(over="ignore")  # what single precision does not hold becomes infinite, and that is refused
 def read_transform(path: str | Path, *, trust: Trust | TrustRules | None = None) -> Transform:
-    """The transform in a file of ITK or ANTs: fixed world to moving world, RAS mm.
+    """The transform in a file of ITK or ANTs.
 
-    .mat, .tfm, .txt: any linear transform of ITK -> Affine. .nii, .nii.gz: five axes (I, J, K, 1, 3), intent vector,
-    LPS mm -> DisplacementField (`trust` as for images); so are the maps of SPM (y_*.nii) and NiftyReg (-def, -disp),
-    which name themselves. .h5, .hdf5, .tfm: a composite of these -> Composition, or its only part. Raises InputError,
-    one line, for anything else (of other programs with the command that converts it), and for files that are cut off or
-    damaged."""
+    Parameters
+    ----------
+    path : str or Path
+        .mat, .tfm, .txt: any linear transform of ITK -> Affine. .nii, .nii.gz: five axes (I, J, K, 1, 3), intent
+        vector, LPS mm -> DisplacementField; so are the maps of SPM (y_*.nii) and NiftyReg (-def, -disp), which name
+        themselves. .h5, .hdf5, .tfm: a composite of these -> Composition, or its only part.
+    trust : {"sform", "qform", "base"} or TrustRules, optional
+        For fields, as for images: see `read_image`.
+
+    Returns
+    -------
+    Transform
+        Points (N, 3) of the fixed world -> points of the moving world, RAS+ mm.
+
+    Raises
+    ------
+    InputError
+        One line, for anything else (of other programs with the command that converts it), and for files that are cut
+        off or damaged.
+    """
     path = Path(path)
     suffix = nifti.suffix_of(path)
     if suffix in nifti.SUFFIXES:

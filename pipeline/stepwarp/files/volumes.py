@@ -31,24 +31,53 @@ Trusting = Trust | TrustRules | None
 
 
 def read_image(path: str | Path, *, trust: Trusting = None) -> Image:
-    """A 3D image: intensities (i, j, k) in the file's own voxel order, on its grid in RAS+ mm; float32, or float64
-    where that does not hold them.
+    """A 3D image.
 
-    trust: which statement of the header says where the voxels lie, for a file whose statements are missing or
-    contradict each other; it has no influence on others. Four axes are accepted if the fourth has one entry. Voxels
-    that are NaN are `missing`.
+    Parameters
+    ----------
+    path : str or Path
+        NIfTI, MGH or Analyze. Four axes are accepted if the fourth has one entry.
+    trust : {"sform", "qform", "base"} or TrustRules, optional
+        Which statement of the header says where the voxels lie, for a file whose statements are missing or contradict
+        each other; it has no influence on others.
 
-    Raises InputError, one line, for every file that cannot be used exactly as it is: see `files.nifti` for the bytes
-    and `files.placement` for the affine; besides, infinite voxels, several volumes, a single slice, colours, and
-    an image that is constant, or NaN everywhere."""
+    Returns
+    -------
+    Image
+        Intensities (i, j, k) in the file's own voxel order, on its grid in RAS+ mm; float32, or float64 where that does
+        not hold them. Voxels that are NaN are `missing`.
+
+    Raises
+    ------
+    InputError
+        One line, for every file that cannot be used exactly as it is: see `files.nifti` for the bytes and
+        `files.placement` for the affine; besides, infinite voxels, several volumes, a single slice, colours, and an
+        image that is constant, or NaN everywhere.
+    """
     return _image(*_read(Path(path), trust))
 
 
 def read_labels(path: str | Path, *, trust: Trusting = None) -> LabelMap:
-    """A 3D label map: (i, j, k) in the smallest of uint8, int16, int32 and int64 that holds all labels, on its grid.
+    """A 3D label map.
 
-    What the file's own scaling cannot tell from a whole number is one; NaN is 0. Raises InputError as `read_image`
-    does, except that one constant value is a label map, and values that are not whole numbers are none."""
+    Parameters
+    ----------
+    path : str or Path
+        A file as `read_image` takes it. What its own scaling cannot tell from a whole number is one; NaN is 0.
+    trust : {"sform", "qform", "base"} or TrustRules, optional
+        As in `read_image`.
+
+    Returns
+    -------
+    LabelMap
+        (i, j, k) in the smallest of uint8, int16, int32 and int64 that holds all labels, on its grid in RAS+ mm.
+
+    Raises
+    ------
+    InputError
+        As `read_image` does, except that one constant value is a label map, and values that are not whole numbers are
+        none.
+    """
     voxels, grid = _read(Path(path), trust)
     return LabelMap(voxels.labels(), grid, voxels.name)
 

@@ -36,10 +36,18 @@ def check_affine(matrix: np.ndarray, of_what: str) -> None:
 class Grid:
     """A lattice of voxel centres.
 
-    shape: voxels per axis, in nibabel's axis order (i, j, k).
-    affine: (D+1, D+1) float64, voxel index (a voxel's centre) to world RAS+ mm. Read-only.
+    Parameters
+    ----------
+    shape : tuple of int
+        Voxels per axis, in nibabel's axis order (i, j, k).
+    affine : array
+        (D+1, D+1) float64, voxel index (a voxel's centre) to world RAS+ mm. Read-only.
 
-    Raises ValueError for a shape and affine that do not fit together or an affine that cannot be inverted."""
+    Raises
+    ------
+    ValueError
+        For a shape and affine that do not fit together or an affine that cannot be inverted.
+    """
 
     shape: tuple[int, ...]
     affine: np.ndarray

@@ -20,11 +20,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Scalar values on a grid. data: (*grid.shape), finite; intensities that float32 does not hold are float64. name:
-    what messages call it, usually its file.
+    """Scalar values on a grid.
 
-    outside: what is read beyond the grid; NaN for nothing at all. missing: bool (*grid.shape), the voxels that the file
-    says nothing about (NaN); `data` holds `filling` there. None where there are no such voxels."""
+    Parameters
+    ----------
+    data : Tensor
+        (*grid.shape), finite; intensities that float32 does not hold are float64.
+    grid : Grid
+        Where the voxels lie, in RAS+ mm.
+    name : str
+        What messages call it, usually its file.
+    outside : float
+        What is read beyond the grid; NaN for nothing at all.
+    missing : Tensor or None
+        bool (*grid.shape), the voxels that the file says nothing about (NaN); `data` holds `filling` there. None where
+        there are no such voxels.
+
+    Raises
+    ------
+    ValueError
+        For values that are not of the grid's shape.
+    """
 
     data: Tensor
     grid: Grid

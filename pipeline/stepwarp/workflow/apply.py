@@ -84,24 +84,54 @@ def apply(
 ) -> list[Applied]:
     """Carry each input file to the output file at the same place of the list; say how.
 
-    transforms: one folder written by `register`; or a chain of transform files and folders in the order of
-    antsApplyTransforms: a point meets the first one first, so a warp comes before its affine. "[PATH,1]" is an inverse.
-    source, target: with one folder, the image that the inputs belong to and the one they are brought to; by default
-    from moving to fixed, landmarks as well as images. inverse: use the inverse of the whole chain.
-    With a chain, volumes are brought from the space where it ends to the one where it starts, and landmarks the other
-    way; a call with both is refused.
-    reference: an image on whose grid volumes land; with one folder, by default, the grid of its image `target`.
-    interpolation: "auto" reads label maps from the nearest voxel, images linearly. labels: all volumes are label maps.
-    outside: what images become where their own grid ends (NaN for nothing); by default what the registration of the
-    folder was given, if that can be meant for the image, see `continues`; else their own background, the most frequent
-    value on their faces if it covers half of them, else 0. Label maps become 0 there.
-    space: the world of landmarks in a .csv that does not state it, and in which they are written; or "voxel", of the
-    image in the folder that they belong to, from which they become RAS mm.
-    trust: see `files.TrustRules`.
+    Each volume is interpolated once, however long the chain. What the arguments alone reveal is found before anything
+    is written.
 
-    Each volume is interpolated once, however long the chain. Raises InputError for unusable files, for arguments that
-    contradict each other, and for a volume of which nothing falls on its new grid; OutputError for what cannot be
-    written. What the arguments alone reveal is found before anything is written."""
+    Parameters
+    ----------
+    transforms : sequence of str or Path
+        One folder written by `register`; or a chain of transform files and folders in the order of antsApplyTransforms:
+        a point meets the first one first, so a warp comes before its affine. "[PATH,1]" is an inverse. With a chain,
+        volumes are brought from the space where it ends to the one where it starts, and landmarks the other way; a call
+        with both is refused.
+    inputs, outputs : sequence of str or Path
+        Files, as many of one as of the other: volumes, and tables of landmarks, which their names tell apart.
+    source, target : {"fixed", "moving"}, optional
+        With one folder, the image that the inputs belong to and the one they are brought to; by default from moving to
+        fixed, landmarks as well as images.
+    inverse : bool
+        Use the inverse of the whole chain.
+    reference : str or Path, optional
+        An image on whose grid volumes land; with one folder, by default, the grid of its image `target`.
+    interpolation : {"auto", "linear", "nearest"}
+        "auto" reads label maps from the nearest voxel, images linearly.
+    labels : bool
+        All volumes are label maps.
+    outside : float, optional
+        What images become where their own grid ends (NaN for nothing); by default what the registration of the folder
+        was given, if that can be meant for the image, see `continues`; else their own background, the most frequent
+        value on their faces if it covers half of them, else 0. Label maps become 0 there.
+    space : {"ras", "lps", "voxel"}, optional
+        The world of landmarks in a .csv that does not state it, and in which they are written; or "voxel", of the image
+        in the folder that they belong to, from which they become RAS mm.
+    trust : str or sequence of str, optional
+        Which statement of a header to believe, see `files.TrustRules`.
+    overwrite : bool
+        Replace outputs that are there.
+
+    Returns
+    -------
+    list of Applied
+        What became of each input, in their order.
+
+    Raises
+    ------
+    InputError
+        For unusable files, for arguments that contradict each other, and for a volume of which nothing falls on its new
+        grid.
+    OutputError
+        For what cannot be written.
+    """
     jobs = _jobs(inputs, outputs, overwrite)
     kinds = {is_landmarks(path) for path, _ in jobs}
     journey = plan(transforms, source, target, inverse)

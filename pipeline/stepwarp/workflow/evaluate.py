@@ -59,16 +59,46 @@ def evaluate_files(
 ) -> dict[str, Any]:
     """What `evaluation.evaluate` says of the files of one registration, JSON-ready.
 
-    transforms: none for the identity in the world; a folder of `register` or of ANTs, or the prefix of ANTs' files; a
-    chain of files in the order of antsApplyTransforms; one displacement of Learn2Reg (.nii.gz of four axes, .npz).
-    ignore_labels: ids, or names of the table `label_names`. unreliable_landmarks: names or numbers. space: the world of
-    landmarks in a .csv that does not state it, or "voxel"; voxel indices are those of their image.
+    Parameters
+    ----------
+    fixed, moving : str or Path
+        The two images.
+    transforms : sequence of str or Path
+        Fixed world to moving world: none for the identity in the world; a folder of `register` or of ANTs, or the
+        prefix of ANTs' files; a chain of files in the order of antsApplyTransforms; one displacement of Learn2Reg
+        (.nii.gz of four axes, .npz).
+    fixed_labels, moving_labels : str or Path, optional
+        A label map on the grid of each image; both or none.
+    ignore_labels : iterable of str
+        Ids, or names of the table `label_names`, that are not scored.
+    label_names : str or Path, optional
+        A table of ids and names.
+    fixed_landmarks, moving_landmarks : str or Path, optional
+        Landmarks of each image, paired up by name; both or none.
+    unreliable_landmarks : iterable of str
+        Names or numbers of landmarks to leave out.
+    space : {"ras", "lps", "voxel"}, optional
+        The world of landmarks in a .csv that does not state it, or "voxel"; voxel indices are those of their image.
+    mask : str or Path, optional
+        On the fixed grid: non-zero where the field and the images are measured.
+    trust : str or sequence of str, optional
+        Which statement of a header to believe, see `files.TrustRules`.
+    progress : callable
+        Is told the stages, as `ProgressReport`.
 
-    Besides what `evaluate` returns: stepwarp (version), inputs {role: {path, sha256}}, transform [files], the key
-    inverse_mm.source, trusted [see `files.TrustRules.record`], and notes [a sentence each] on what to look at.
+    Returns
+    -------
+    dict
+        Besides what `evaluation.evaluate` returns (distances in mm, volumes in ml): stepwarp (version), inputs {role:
+        {path, sha256}}, transform [files], the key inverse_mm.source, trusted [see `files.TrustRules.record`], and
+        notes [a sentence each] on what to look at.
 
-    Raises InputError for files that cannot be used, that do not fit their image (how many mm), a result that belongs
-    to other images, and whatever `evaluate` refuses."""
+    Raises
+    ------
+    InputError
+        For files that cannot be used, that do not fit their image (how many mm), a result that belongs to other images,
+        and whatever `evaluation.evaluate` refuses.
+    """
     clock, rules = Clock(progress), TrustRules.of(trust)
     given = {
         "fixed": fixed,

@@ -71,35 +71,73 @@ def register(
 ) -> Registration:
     """Find the transform that maps points of the fixed image to their matches in the moving image.
 
-    fixed, moving: paths, images of nibabel, SimpleITK or TorchIO, MetaTensors, pairs (array, affine) of numpy or torch
-    with a 4 x 4 affine to RAS+ mm, or `Image`s; 3D, any spacing and orientation; their headers need not overlap.
-    preset: fast, default or best, a YAML file of one's own, or a `Preset`. set: changes to it, each as
-    "deformable.levels.0.iterations=50". affine_only: stop after the linear stage. transform: what the linear stage may
-    do: rigid, similarity or affine; none leaves it out. similarity: instead of the preset's, the name of a file of
-    `losses.similarities`; mi and mind are for different contrasts. Masks: as the images, non-zero where an image may be
-    trusted; the rest has no influence. device: auto, cpu or cuda. threads: all cores by default. time_budget: seconds
-    after which no further iteration starts. trust: which statement of a header to believe that makes none, or two that
-    contradict each other; one word for all files or FILE=statement for each. outside: what the moved image becomes
-    where the moving one ends (NaN for nothing); by default the moving image's own background, the most frequent value
-    on its faces if it covers half of them, else 0. It has no influence on the search.
+    Parameters
+    ----------
+    fixed, moving : path or image
+        Paths, images of nibabel, SimpleITK or TorchIO, MetaTensors, pairs (array, affine) of numpy or torch with a
+        4 x 4 affine to RAS+ mm, or `Image`s; 3D, any spacing and orientation; their headers need not overlap.
+    preset : str, Path or Preset
+        fast, default or best, a YAML file of one's own, or a `Preset`.
+    set : str or sequence of str
+        Changes to it, each as "deformable.levels.0.iterations=50".
+    affine_only : bool
+        Stop after the linear stage.
+    transform : {"affine", "rigid", "similarity", "none"}
+        What the linear stage may do; none leaves it out.
+    initial : str, Path, Transform or sequence of these
+        Where to begin in place of the search among rotations: a transform file or a result's folder, fixed world ->
+        moving world, a `Transform`, or several in the order in which a point meets them, as `apply` takes them
+        ("[PATH,1]" is an inverse); or "header" (or "identity", the same), as the headers lie, which transform="none"
+        means by itself; or "centres", the centres of mass on each other. A linear start is refined as far as
+        `transform` lets it. Of one with a field the linear part is kept, and the deformable stage goes on from the
+        rest, with those levels that are as fine as the field's grid, the finest one at least.
+    similarity : str, optional
+        Instead of the preset's, the name of a file of `losses.similarities`; mi and mind are for different contrasts.
+    fixed_mask, moving_mask : path or image, optional
+        As the images, non-zero where an image may be trusted; the rest has no influence.
+    device : {"auto", "cpu", "cuda"}
+        Where to compute.
+    threads : int, optional
+        All cores by default.
+    time_budget : float, optional
+        Seconds after which no further iteration starts.
+    weights : str, Path or Registrar, optional
+        A network to go on with from the affine: a file, the name of shipped ones, or a `Registrar`; the preset's levels
+        that are coarser than its finest grid are then left out. What it finds is dropped, and the verdict says so,
+        where it does not help.
+    steps : int, optional
+        How often the network runs each step that it repeats.
+    refine : bool
+        Whether the preset follows the network.
+    escalate : bool
+        Where the verdict is fail, try once more and more thoroughly, if there is time for it, and keep the better of
+        the two; `escalation` in the record says which.
+    trace : bool
+        Keep what every step found, for `save_trace` and the report.
+    trust : str or sequence of str, optional
+        Which statement of a header to believe that makes none, or two that contradict each other; one word for all
+        files or FILE=statement for each.
+    outside : float, optional
+        What the moved image becomes where the moving one ends (NaN for nothing); by default the moving image's own
+        background, the most frequent value on its faces if it covers half of them, else 0. It has no influence on the
+        search.
+    progress : callable
+        Is told the stages and their iterations, as `ProgressReport`.
+    network, network_steps : optional
+        The former names of weights and steps.
 
-    initial: where to begin in place of the search among rotations: a transform file or a result's folder, fixed world
-    -> moving world, a `Transform`, or several of these in the order in which a point meets them, as `apply` takes them
-    ("[PATH,1]" is an inverse); or "header" (or "identity", the same), as the headers lie, which transform="none" means
-    by itself; or "centres", the centres of mass on each other. A linear start is refined as far as `transform` lets it.
-    Of one with a field the linear part is kept, and the deformable stage goes on from the rest, with those levels that
-    are as fine as the field's grid, the finest one at least.
+    Returns
+    -------
+    Registration
+        Both images, and the transform with its parts: points of the fixed world -> of the moving world, RAS+ mm.
 
-    weights: a network to go on with from the affine: a file, the name of shipped ones, or a `Registrar`; the preset's
-    levels that are coarser than its finest grid are then left out. What it finds is dropped, and the verdict says so,
-    where it does not help. steps: how often it runs each step that it repeats. refine: whether the preset follows.
-    trace: keep what every step found, for `save_trace` and the report. network, network_steps: the former names of
-    weights and steps.
-
-    escalate: where the verdict is fail, try once more and more thoroughly, if there is time for it, and keep the better
-    of the two; `escalation` in the record says which.
-
-    Raises InputError for inputs that cannot be used, RegistrationError where the optimisation breaks down."""
+    Raises
+    ------
+    InputError
+        For inputs that cannot be used.
+    RegistrationError
+        Where the optimisation breaks down.
+    """
     weights = _renamed("network", network, "weights", weights)
     steps = _renamed("network_steps", network_steps, "steps", steps)
     options = RegisterOptions.of(

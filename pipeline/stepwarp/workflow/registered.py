@@ -12,11 +12,22 @@ from stepwarp.workflow.trace import TraceStep
 
 @dataclass(frozen=True, eq=False)
 class RegisteredPair:
-    """Two images, and the way between them.
+    """Two images, and the way between them. Worlds are RAS+ mm.
 
-    fixed, moving: the images as read. affine: fixed world -> moving world. warp: fixed world -> fixed world on the
-    fixed grid, before the affine; inverse_warp undoes it; both None for a linear registration. record: what
-    registration.json holds. trace: the steps of the way there, the affine first, if they were asked for."""
+    Parameters
+    ----------
+    fixed, moving : Image
+        The images as read.
+    affine : Affine
+        Fixed world -> moving world.
+    warp, inverse_warp : DisplacementField or None
+        warp: fixed world -> fixed world on the fixed grid, before the affine; inverse_warp undoes it. Both None for a
+        linear registration.
+    record : dict
+        What registration.json holds.
+    trace : tuple of TraceStep
+        The steps of the way there, the affine first, if they were asked for.
+    """
 
     fixed: Image
     moving: Image

@@ -36,8 +36,7 @@ def constant_volume_read(_: int = 0) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP is that of Linux")
-@pytest.mark.parametrize(("computes_before", "left"), [(True, (1, 1)), (False, (2, 2))])
-def test_where_torch_had_computed_before_a_fork_one_thread_is_left(computes_before, left):
+def test_where_torch_had_computed_before_a_fork_one_thread_is_left():
     script = f"""
 import multiprocessing, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
@@ -45,17 +44,25 @@ import torch
 from stepwarp.kernels.cpu import threading_layer
 from stepwarp.workflow.device import use_threads
 from test_threading_layer import constant_volume_read
+
+def left():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        for job, argument in (constant_volume_read, 0), (use_threads, 2):
+            print(pool.apply_async(job, (argument,)).get(timeout=60))
+
 torch.set_num_threads(2)
-threading_layer._PATIENCE = 1.0 if {computes_before} else 60.0
-if {computes_before}:
-    torch.ones(2**20).exp_()
-with multiprocessing.get_context("fork").Pool(1) as pool:
-    for job, argument in (constant_volume_read, 0), (use_threads, 2):
-        print(pool.apply_async(job, (argument,)).get(timeout=60))
+threading_layer._PATIENCE = 60.0
+left()
+print("before", file=sys.stderr)
+threading_layer._PATIENCE = 1.0
+torch.ones(2**20).exp_()
+left()
 """  # noqa: PTH120
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
-    assert done.stdout.split() == [str(threads) for threads in left], done.stderr
-    assert ("computes on one thread" in done.stderr) == computes_before
+    assert done.stdout.split() == ["2", "2", "1", "1"], done.stderr
+    before, after = done.stderr.split("before\n")
+    assert "computes on one thread" not in before
+    assert "computes on one thread" in after
 
 
 def test_settings_that_cannot_be_met_are_named_and_left_out():
