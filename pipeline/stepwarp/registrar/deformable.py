@@ -33,9 +33,7 @@ from stepwarp.registrar.subject import ImagedSubject, voxel_edge
 
 #: The step's length is set by a vector than which so many are longer, as a share of the subject's voxels: so that a few
 #: strong edges do not slow down all the rest, and what surrounds the subject has no influence.
-_LONGER = 0.05
-#: The length of a level's last step, as a share of its first: what long steps leave unsettled, short ones settle.
-_LAST_STEP = 0.2
+_LONGER = 0.086
 #: Vectors are looked at every third voxel along each axis.
 _STRIDE = 3
 #: The least voxels that the subject is across along an axis on a level that is worth running.
@@ -111,10 +109,10 @@ class _Side:
             return None
         return sampling.warp(self.trusted, self.displacement, self.matrix, outside="border")
 
-    def move(self, step: Tensor, scale: Tensor, longest: float, smooth: float, room: Tensor | None) -> Tensor:
+    def move(self, step: Tensor, scale: Tensor, level: Level, room: Tensor | None) -> Tensor:
         """The displacement's own memory takes the one that follows it. Returns what is not needed any more."""
-        moved = sampling.compose_step(self.displacement, step, scale, longest, out=room)
-        smoothing.gaussian(moved, smooth, out=self.displacement)
+        moved = sampling.compose_step(self.displacement, step, scale, level.step, out=room)
+        smoothing.gaussian(moved, level.smooth_field, out=self.displacement)
         return moved
 
     def mend(self, smallest: float) -> None:
@@ -261,8 +259,7 @@ def _run_level(
     for n in range(most):
         if is_over(deadline) or _settled(losses, settings):
             break
-        step = level.settings.step * (1 - (1 - _LAST_STEP) * n / max(1, most - 1))
-        losses.append(_checked(_iterate(level.settings, step, sides, voxels, rooms, similarity, settings), level))
+        losses.append(_checked(_iterate(level.settings, sides, voxels, rooms, similarity, settings), level))
         if n % _MEND_EVERY == _MEND_EVERY - 1:
             for side in sides:
                 side.mend(settings.smallest_jacobian)
@@ -294,15 +291,13 @@ def _settled(losses: list[float], settings: DeformableSettings) -> bool:
 
 def _iterate(
     level: Level,
-    length: float,
     sides: tuple[_Side, _Side],
     voxels: float,
     rooms: tuple[_Rooms, _Rooms],
     similarity: Similarity,
     settings: DeformableSettings,
 ) -> Tensor:
-    """One step of both fields, a long vector of which has the length, in voxels; the loss before it, which nothing here
-    waits for."""
+    """One step of both fields; the loss before it, which nothing here waits for."""
     one, other = rooms
     loss, *forces = similarity.forces(*_compared(sides, rooms), (one.force, other.force))
     one.force, other.force = forces
@@ -313,9 +308,9 @@ def _iterate(
         steps.append(smoothing.gaussian(force, level.smooth_update, out=room.step))
     one.step, other.step = steps
     longest = torch.maximum(*[_typical_length(step, voxels) for step in steps])
-    scale = torch.where(longest > 0, -length / longest, 0)
+    scale = torch.where(longest > 0, -level.step / longest, 0)
     for side, room, step in zip(sides, rooms, steps, strict=True):
-        room.moved = side.move(step, scale, length, level.smooth_field, room.moved)
+        room.moved = side.move(step, scale, level, room.moved)
     return loss
 
 
