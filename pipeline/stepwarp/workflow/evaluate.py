@@ -62,7 +62,8 @@ def evaluate_files(
     transforms: none for the identity in the world; a folder of `register` or of ANTs, or the prefix of ANTs' files; a
     chain of files in the order of antsApplyTransforms; one displacement of Learn2Reg (.nii.gz of four axes, .npz).
     ignore_labels: ids, or names of the table `label_names`. unreliable_landmarks: names or numbers. space: the world of
-    landmarks in a .csv that does not state it, or "voxel"; voxel indices are those of their image.
+    landmarks in a .csv that does not state it, or "voxel"; voxel indices are those of their image. One table may hold
+    the landmarks of both images, in columns such as fixed_x_ras and moving_x_ras.
 
     Besides what `evaluate` returns: stepwarp (version), inputs {role: {path, sha256}}, transform [files], the key
     inverse_mm.source, trusted [see `files.TrustRules.record`], and notes [a sentence each] on what to look at.
@@ -87,8 +88,8 @@ def evaluate_files(
         inputs = {r: {"path": str(Path(p).resolve()), "sha256": sha256(p)} for r, p in given.items() if p is not None}
         labels = [None if p is None else read_labels(p, trust=rules) for p in (fixed_labels, moving_labels)]
         points = [
-            None if p is None else read_landmarks(p, space, image.grid)
-            for p, image in zip((fixed_landmarks, moving_landmarks), images.values(), strict=True)
+            None if p is None else read_landmarks(p, space, image.grid, of=side)
+            for p, (side, image) in zip((fixed_landmarks, moving_landmarks), images.items(), strict=True)
         ]
         inside = None if mask is None else read_mask(mask, trust=rules)
     with clock.stage("transform"):
