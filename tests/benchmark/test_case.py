@@ -55,6 +55,24 @@ def test_a_run_is_judged_by_labels_and_landmarks(one_pair, tmp_path):
     assert found["inverse_mm"]["max"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_run_is_judged_by_one_table_of_both_images(one_pair, tmp_path):
+    tables = [(one_pair.parent / f"s{n}.csv").read_text().splitlines()[1:] for n in (0, 1)]
+    names = [f"{side}_{axis}_ras" for side in ("fixed", "moving") for axis in "xyz"]
+    lines = [f"{fixed},{moving.partition(',')[2]}" for fixed, moving in zip(*tables, strict=True)]
+    (one_pair.parent / "both.csv").write_text("\n".join([f"name,{','.join(names)}", *lines]))
+    content = json.loads(one_pair.read_text())
+    for scan, side in (("s0", "fixed"), ("s1", "moving")):
+        content["images"][scan] |= {"landmarks": "both.csv", "landmark_columns": side, "sha256": {}}
+    one_pair.write_text(json.dumps(content))
+    [pair] = pairs(read_manifest(one_pair), one_pair.parent)
+    assert (
+        judged._pair(json.loads(json.dumps(judged.as_job(pair, "identity", "nothing", tmp_path, False)))["pair"])
+        == pair
+    )
+    write_affine(tmp_path / "0GenericAffine.mat", Affine.identity(3))
+    assert judged.judge(pair, tmp_path)["tre_mm"]["mean"] == pytest.approx(4)
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

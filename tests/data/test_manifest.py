@@ -205,7 +205,7 @@ def test_manifests_cannot_be_changed_behind_one_s_back():
 
 
 def test_pairs_have_absolute_paths_and_what_is_known(root):
-    content = with_scan("a", unreliable_landmarks=["3"], landmark_space="lps")
+    content = with_scan("a", unreliable_landmarks=["3"], landmark_space="lps", landmark_columns="left")
     content |= {"label_names": {"1": "grey"}, "label_groups": {"all": [1]}}
     content["pairs"][0]["transforms"] = {"teacher": "scans/warp.nii.gz"}
     manifest = Manifest.model_validate(content)
@@ -215,7 +215,7 @@ def test_pairs_have_absolute_paths_and_what_is_known(root):
     assert first.fixed.labels == root / "scans" / "a_seg.nii.gz"
     assert first.moving.labels is None
     assert first.transforms == {"teacher": root / "scans" / "warp.nii.gz"}
-    assert (first.fixed.subject, first.fixed.landmark_space) == ("p1", "lps")
+    assert (first.fixed.subject, first.fixed.landmark_space, first.fixed.landmark_columns) == ("p1", "lps", "left")
     assert first.fixed.unreliable_landmarks == {"3"}
     assert first.ignore_labels == (0,)
     assert first.label_names == {1: "grey"}
@@ -321,7 +321,10 @@ def test_label_names_from_a_file(tmp_path):
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "split", "count"),
-    [("oasis", "validation", 6), ("oasis_rescans", "validation", 1), ("templates", "validation", 1)],
+    [
+        *(("oasis", "validation", 6), ("oasis_rescans", "validation", 1), ("templates", "validation", 1)),
+        ("chest", "test", 2),
+    ],
 )
 def test_the_development_data_is_what_its_manifests_describe(data_folder, name, split, count):
     found = pairs(read_manifest(name), data_folder, split)

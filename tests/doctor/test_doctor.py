@@ -216,6 +216,21 @@ def test_a_manifest_says_what_each_file_is(brain, brains, tmp_path):
         examine([tmp_path / "manifest.json"])
 
 
+def test_a_table_of_several_images_is_looked_at_beside_each(brain, tmp_path):
+    """What is wrong for one image is not forgotten when the next one is found to be in order."""
+    (tmp_path / "points.csv").write_text("out_x_ras,out_y_ras,out_z_ras,in_x_ras,in_y_ras,in_z_ras\n900,0,0,0,0,0\n")
+    (tmp_path / "copy.nii").write_bytes(brain.read_bytes())
+    scans = {
+        side: {"image": name, "landmarks": "points.csv", "landmark_columns": side}
+        for side, name in (("out", brain.name), ("in", "copy.nii"))
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps({"name": "m", "images": scans}))
+    report = examine([tmp_path / "manifest.json"])
+    assert [finding.text for finding in report.findings if finding.check == "labels-grid"] == [
+        f"1 of its 1 landmark lies outside {brain.name}."
+    ]
+
+
 def test_transforms_are_read_too(tmp_path):
     write_affine(tmp_path / "0GenericAffine.mat", Affine.identity(3))
     assert found(tmp_path / "0GenericAffine.mat") == set()

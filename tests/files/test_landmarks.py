@@ -52,6 +52,37 @@ def test_bare_columns_need_a_statement(tmp_path):
     assert read_landmarks(stated).names == ("5",)
 
 
+OF_TWO_IMAGES = {
+    "ras": ("x_ras", "y_ras", "z_ras"),
+    "lps": ("x_lps", "y_lps", "z_lps"),
+    "bare": ("x", "y", "z"),
+    "voxels": ("i", "j", "k"),
+}
+
+
+@pytest.mark.parametrize("kind", OF_TWO_IMAGES)
+def test_a_table_may_hold_the_positions_of_several_images(tmp_path, kind):
+    names = [f"{side}_{column}" for side in ("fixed", "Moving") for column in OF_TWO_IMAGES[kind]]
+    path = written(tmp_path, f"name,{','.join(names)},tissue\na,1,2,3,4,5,6,lung\n")
+    how = {"space": "lps" if kind == "bare" else None, "grid": Grid((9, 9, 9), np.diag([2.0, 2, 2, 1]))}
+    scale = {"ras": 1, "lps": (-1, -1, 1), "bare": (-1, -1, 1), "voxels": 2}[kind]
+    for side, row in (("fixed", [1, 2, 3]), ("moving", [4, 5, 6])):
+        found = read_landmarks(path, of=side, **how)
+        np.testing.assert_array_equal(found.points, np.multiply([row], scale))
+        assert found.names == ("a",)
+    refused(path, "needs columns x_ras", "it has name, fixed_", **how)
+    refused(path, "or these with other_ before them", "it has name, fixed_", of="other", **how)
+    if kind == "ras":  # what is written again are the columns that were read
+        write_landmarks(tmp_path / "out.csv", found.moved(found.points + 10))
+        assert (tmp_path / "out.csv").read_text().splitlines()[1] == "a,1,2,3,14.0,15.0,16.0,lung"
+
+
+def test_a_table_of_one_image_is_that_of_whoever_asks(tmp_path):
+    path = written(tmp_path, "name,x_ras,y_ras,z_ras,moving_x_lps,moving_y_lps,moving_z_lps\na,1,2,3,4,5,6\n")
+    np.testing.assert_array_equal(read_landmarks(path, of="fixed").points, [[1, 2, 3]])
+    np.testing.assert_array_equal(read_landmarks(path, of="moving").points, [[-4, -5, 6]])
+
+
 @pytest.mark.parametrize(
     "text", ["1.5,2,3\n4,5,6\n", "1.5\t2\t3\n4\t5\t6\n", "1,5;2;3\n4;5;6\n", "\ufeff1.5,2,3\r\n4,5,6"]
 )

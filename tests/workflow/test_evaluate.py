@@ -197,6 +197,14 @@ def test_landmarks_in_voxels_belong_to_their_own_image(case, tmp_path):
     assert result["tre_mm"]["max"] < 0.01
 
 
+def test_one_table_holds_the_landmarks_of_both_images(case, tmp_path):
+    rows = np.hstack([case.points, case.transform(case.points)])
+    header = [f"{side}_{axis}_ras" for side in ("fixed", "moving") for axis in "xyz"]
+    (tmp_path / "both.csv").write_text("\n".join(",".join(map(str, row)) for row in (header, *rows.tolist())))
+    result = case.evaluate(fixed_landmarks=tmp_path / "both.csv", moving_landmarks=tmp_path / "both.csv")
+    assert result["tre_mm"]["max"] < 0.01
+
+
 def test_learn2reg_as_it_is_now_is_judged_as_by_its_script(case, tmp_path):
     """An .npz at full resolution, lists of voxels without names; its displacements at landmarks restated.
 

@@ -33,7 +33,7 @@ def standard(pair: Pair, digest: Callable[[Path], str]) -> dict[str, Any]:
         "ignore_labels": list(pair.ignore_labels),
         "label_names": hashlib.sha256(names).hexdigest(),
         "unreliable_landmarks": sorted(_unreliable(pair)),
-        "landmark_spaces": [scan.landmark_space for scan in scans.values()],
+        "landmark_spaces": [_landmarks_are(scan) for scan in scans.values()],
         "stepwarp": __version__,
     }
 
@@ -82,7 +82,9 @@ def judge(pair: Pair, folder: Path) -> dict[str, Any]:
         if scan.labels:
             truth[f"{side}_labels"] = read_labels(scan.labels)
         if scan.landmarks:
-            truth[f"{side}_landmarks"] = read_landmarks(scan.landmarks, scan.landmark_space, image.grid)
+            truth[f"{side}_landmarks"] = read_landmarks(
+                scan.landmarks, scan.landmark_space, image.grid, scan.landmark_columns
+            )
     for kind in ("labels", "landmarks"):
         if f"fixed_{kind}" not in truth or f"moving_{kind}" not in truth:
             truth.pop(f"fixed_{kind}", None), truth.pop(f"moving_{kind}", None)
@@ -129,6 +131,11 @@ def _mask(pair: Pair) -> LabelMap | None:
     from stepwarp.files import read_mask
 
     return read_mask(pair.fixed.mask) if pair.fixed.mask else None
+
+
+def _landmarks_are(scan: Scan) -> str | list[str | None] | None:
+    """How a scan's landmarks are read, as far as the manifest says it."""
+    return [scan.landmark_space, scan.landmark_columns] if scan.landmark_columns else scan.landmark_space
 
 
 def _unreliable(pair: Pair) -> frozenset[str]:

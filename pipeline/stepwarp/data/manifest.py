@@ -69,8 +69,10 @@ class ScanEntry(Strict):
 
     subject: the person, where several scans are of the same one; by default every scan is of another person.
     split: what the scan is for; one without is for all, as an atlas is. landmark_space: the world of x, y, z in a
-    landmark file that does not state it, or voxel. unreliable_landmarks: names, or numbers counted from 1, of those to
-    leave out. initial: where its registration to a template begins, as a pair's. sha256: role -> digest."""
+    landmark file that does not state it, or voxel. landmark_columns: in a landmark file of several images, what the
+    names of this one's columns begin with, `moving` where they are moving_x_ras and so on. unreliable_landmarks: names,
+    or numbers counted from 1, of those to leave out. initial: where its registration to a template begins, as a pair's.
+    sha256: role -> digest."""
 
     image: DataPath
     labels: DataPath | None = None
@@ -80,6 +82,7 @@ class ScanEntry(Strict):
     split: Id | None = None
     unreliable_landmarks: tuple[str, ...] = ()
     landmark_space: Space | None = None
+    landmark_columns: str | None = None
     initial: Start = ()
     sha256: dict[Role, Sha256] = Field(default={})
 
@@ -206,6 +209,7 @@ class Scan:
     landmarks: Path | None = None
     unreliable_landmarks: frozenset[str] = frozenset()
     landmark_space: Space | None = None
+    landmark_columns: str | None = None
     subject: str | None = None
     split: str | None = None
 
@@ -361,6 +365,7 @@ def _scan(name: str, entry: ScanEntry, root: Path) -> Scan:
         landmarks=paths.get("landmarks"),
         unreliable_landmarks=frozenset(entry.unreliable_landmarks),
         landmark_space=entry.landmark_space,
+        landmark_columns=entry.landmark_columns,
         subject=entry.subject,
         split=entry.split,
     )

@@ -34,17 +34,21 @@ _BYTES_PER_VOXEL = 150
 
 
 def examine_file(
-    path: Path, kind: Kind | None = None, space: Space | None = None, grid: Grid | None = None
+    path: Path,
+    kind: Kind | None = None,
+    space: Space | None = None,
+    grid: Grid | None = None,
+    of: str | None = None,
 ) -> Examined:
     """A volume, transform, list of landmarks or file of weights.
 
-    kind: what it should be; by default what its name says, and for a volume its voxels. space, grid: of landmarks, as
-    `read_landmarks` takes them."""
+    kind: what it should be; by default what its name says, and for a volume its voxels. space, grid, of: of landmarks,
+    as `read_landmarks` takes them."""
     kind = kind or _kind_by_name(path)
     if kind == "transform":
         return _read_only(path, kind, read_transform)
     if kind == "landmarks":
-        return _read_only(path, kind, lambda p: read_landmarks(p, space, grid))
+        return _read_only(path, kind, lambda p: read_landmarks(p, space, grid, of))
     if kind == "weights":
         from stepwarp.registrar.weights import load_weights
 

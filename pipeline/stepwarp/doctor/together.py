@@ -33,6 +33,7 @@ class _Task:
     image: Path | None = None
     digest: str | None = None
     space: Space | None = None
+    columns: str | None = None
 
 
 def examine(sources: Sequence[str | Path], data: Path | None = None, progress: Progress = silent) -> DoctorReport:
@@ -55,7 +56,9 @@ def examine(sources: Sequence[str | Path], data: Path | None = None, progress: P
     examined: dict[Path, Examined] = {}
     for number, task in enumerate(tasks):
         progress(ProgressReport("files", number, len(tasks)))
-        examined[task.path] = _examine(task, examined)
+        found = _examine(task, examined)
+        before = examined[task.path].findings if task.path in examined else ()
+        examined[task.path] = replace(found, findings=tuple(dict.fromkeys((*before, *found.findings))))
     progress(ProgressReport("files", len(tasks), len(tasks)))
     files = list(examined.values())
     stated = {task.path for task in tasks if task.image is not None}
@@ -117,7 +120,8 @@ def _in_manifest(manifest: Manifest, root: Path) -> tuple[list[_Task], list[Find
                 continue
             image = path if role == "image" else image
             belongs_to = None if role == "image" else image
-            tasks.append(_Task(path, _KINDS[role], belongs_to, entry.sha256.get(role), entry.landmark_space))
+            digest, how = entry.sha256.get(role), (entry.landmark_space, entry.landmark_columns)
+            tasks.append(_Task(path, _KINDS[role], belongs_to, digest, *how))
     return tasks, lost
 
 
@@ -125,21 +129,21 @@ def _examine(task: _Task, examined: dict[Path, Examined]) -> Examined:
     """The file, its checksum, and its place beside its image's, which was examined before."""
     image = None if task.image is None else examined.get(task.image)
     grid = None if image is None else image.grid
-    found = examine_file(task.path, task.kind, task.space, grid)
+    found = examine_file(task.path, task.kind, task.space, grid, task.columns)
     findings = list(found.findings)
     if not any(finding.check == "readable" for finding in findings):
         if task.digest is not None and sha256(task.path) != task.digest:
             text = "It is not the file that the manifest describes (SHA-256)."
             findings.append(Finding("error", "changed", str(task.path), text, "Obtain it again."))
         if grid is not None and task.image is not None:
-            findings += _beside(found, grid, task.image, task.space)
+            findings += _beside(found, grid, task.image, task)
     return replace(found, findings=tuple(findings))
 
 
-def _beside(found: Examined, grid: Grid, image: Path, space: Space | None) -> Iterator[Finding]:
+def _beside(found: Examined, grid: Grid, image: Path, task: _Task) -> Iterator[Finding]:
     """Whether a label map lies on its image's grid, and landmarks within it."""
     if found.kind == "landmarks":
-        landmarks = read_landmarks(found.path, space, grid)
+        landmarks = read_landmarks(found.path, task.space, grid, task.columns)
         outside = landmarks.count_outside(grid)
         if outside:
             text = (

@@ -64,15 +64,19 @@ class Landmarks:
         return int(((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any(1).sum())
 
 
-def read_landmarks(path: str | Path, space: Space | None = None, grid: Grid | None = None) -> Landmarks:
+def read_landmarks(
+    path: str | Path, space: Space | None = None, grid: Grid | None = None, of: str | None = None
+) -> Landmarks:
     """The landmarks of a .csv or .tsv, or of 3D Slicer's .fcsv or .mrk.json, as RAS mm.
 
     Cells are separated by commas, semicolons or tabs; with the latter two a fraction may begin with a comma. The
     columns say what the numbers are: x_ras, y_ras, z_ras or x_lps, y_lps, z_lps (r, a, s or l, p, s in Slicer's tables)
     are mm; x, y, z are mm in the world that `space` or a first line `# space: LPS` (or RAS) states; i, j, k, used where
     there is none of these, are voxels of `grid`; with space="voxel" x, y, z are that. Without a line of names the cells
-    are x, y, z, as in Learn2Reg's lists. Names come from the first column there is of name, label, afid and id,
-    else they count from 1. One without a position (empty or n/a; Slicer's undefined and missing) is in `missing`.
+    are x, y, z, as in Learn2Reg's lists. A table may hold the positions of several images, told apart by what stands
+    before these names: with of="fixed" those of fixed_x_ras are read where there are such. Landmarks' names come from
+    the first column there is of name, label, afid and id, else they count from 1. One without a position (empty or n/a;
+    Slicer's undefined and missing) is in `missing`.
 
     Raises InputError, naming file, line and problem, for a file that states no world where `space` is None, one that
     contradicts `space`, and one that is malformed or holds no landmark."""
@@ -85,7 +89,7 @@ def read_landmarks(path: str | Path, space: Space | None = None, grid: Grid | No
     if suffix == ".mrk.json":
         names, points, source = slicer.parse_markups(text, file, space)
     else:
-        source = slicer.parse_fcsv(text, file, space) if suffix == ".fcsv" else _table(text, file, space, grid)
+        source = slicer.parse_fcsv(text, file, space) if suffix == ".fcsv" else _table(text, file, space, grid, of)
         names, points = source.table.names(), source.points
     placed = np.isfinite(points).all(1)
     if not placed.any():
@@ -131,9 +135,9 @@ def keeps_source(path: str | Path, landmarks: Landmarks) -> bool:
     return isinstance(source, Markups) and suffix == ".mrk.json"
 
 
-def _table(text: str, file: str, space: Space | None, grid: Grid | None) -> PointTable:
+def _table(text: str, file: str, space: Space | None, grid: Grid | None, of: str | None) -> PointTable:
     table = parse_table(text, file) if names_columns(text) else parse_headless(text, file, "x,y,z", None)
-    return point_table(table, space, grid)
+    return point_table(table, space, grid, of)
 
 
 def _as_read(suffix: str, source: PointTable | Markups | None, points: np.ndarray) -> str:

@@ -19,6 +19,7 @@ _FRAMES: tuple[tuple[tuple[str, str, str], Space], ...] = (
     (("l", "p", "s"), "lps"),
 )
 _BARE, _VOXELS = ("x", "y", "z"), ("i", "j", "k")
+_POSITIONS = (*(columns for columns, _ in _FRAMES), _BARE, _VOXELS)
 #: After the named cells of an .fcsv: the position's status, of which these mean that there is none, and one more.
 _NOT_PLACED = ("0", "1", "3")
 #: What to do about an .fcsv that does not state its world.
@@ -66,27 +67,32 @@ class PointTable:
         return table.head + csv_text(lines, delimiter or table.delimiter)
 
 
-def point_table(table: Table, space: Space | None, grid: Grid | None) -> PointTable:
+def point_table(table: Table, space: Space | None, grid: Grid | None, of: str | None = None) -> PointTable:
     """What `read_landmarks` says of a .csv or .tsv. One without names of columns holds x, y, z."""
     if table.header is None:
         _check_bare_rows(table, space)
-    frames = tuple((columns, world) for columns, world in _FRAMES if table.has(columns))
+    prefix = _prefix(table, of)
+    bare, voxels = _prefixed(prefix, _BARE), _prefixed(prefix, _VOXELS)
+    named = ((_prefixed(prefix, columns), world) for columns, world in _FRAMES)
+    frames = tuple((columns, world) for columns, world in named if table.has(columns))
     if frames:
         columns, world = frames[0]
         return PointTable(table, to_ras(table.points(columns), world, space, table.file), frames)
     stated = table.stated_space("space")
-    in_voxels = table.has(_BARE) and space == "voxel" and stated is None
-    if table.has(_BARE) and not in_voxels:
-        return _bare(table, stated, space)
-    if not in_voxels and not table.has(_VOXELS):
-        found = ", ".join(table.columns)
-        raise InputError(f"{table.file}: needs columns x_ras, y_ras, z_ras (or x, y, z; or i, j, k), it has {found}.")
+    in_voxels = table.has(bare) and space == "voxel" and stated is None
+    if table.has(bare) and not in_voxels:
+        return _in_mm(table, bare, stated, space)
+    if not in_voxels and not table.has(voxels):
+        found, begins = ", ".join(table.columns), f", or these with {of}_ before them" if of else ""
+        raise InputError(
+            f"{table.file}: needs columns x_ras, y_ras, z_ras (or x, y, z; or i, j, k){begins}, it has {found}."
+        )
     if grid is None:
         raise InputError(
             f"{table.file}: is in voxels, and nothing says of which image. Give the folder of the registration, whose "
             "record says it, or the points in mm."
         )
-    columns = _BARE if in_voxels else _VOXELS
+    columns = bare if in_voxels else voxels
     return PointTable(table, grid.world(table.points(columns)), (), columns)
 
 
@@ -94,17 +100,29 @@ def fcsv_table(table: Table, space: Space | None) -> PointTable:
     """What 3D Slicer says of a list of points, whose first line of comments names the columns."""
     if not table.has(_BARE):
         raise InputError(f"{table.file}: its line '# columns' names no x, y, z. Export it again.")
-    found = _bare(table, table.stated_space("coordinatesystem"), space, _STATE_IN_FCSV)
+    found = _in_mm(table, _BARE, table.stated_space("coordinatesystem"), space, _STATE_IN_FCSV)
     width = len(table.columns)
     unplaced = [len(cells) == width + 2 and cells[width].strip() in _NOT_PLACED for cells in table.cells]
     found.points[unplaced] = np.nan
     return found
 
 
-def _bare(table: Table, stated: Space | None, space: Space | None, remedy: str = STATE_IN_CSV) -> PointTable:
-    points = to_ras(table.points(_BARE), stated, space, table.file, remedy)
+def _prefix(table: Table, of: str | None) -> str:
+    """What stands before the names of an image's columns in a table of several images; nothing in any other."""
+    prefix = "" if of is None else f"{of}_".lower()
+    return prefix if any(table.has(_prefixed(prefix, columns)) for columns in _POSITIONS) else ""
+
+
+def _prefixed(prefix: str, columns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(prefix + column for column in columns)
+
+
+def _in_mm(
+    table: Table, columns: tuple[str, ...], stated: Space | None, space: Space | None, remedy: str = STATE_IN_CSV
+) -> PointTable:
+    points = to_ras(table.points(columns), stated, space, table.file, remedy)
     world = stated or space
-    return PointTable(table, points, ((_BARE, world),) if world else ())
+    return PointTable(table, points, ((columns, world),) if world else ())
 
 
 def _check_bare_rows(table: Table, space: Space | None) -> None:

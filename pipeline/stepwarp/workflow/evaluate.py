@@ -74,7 +74,8 @@ def evaluate_files(
     label_names : str or Path, optional
         A table of ids and names.
     fixed_landmarks, moving_landmarks : str or Path, optional
-        Landmarks of each image, paired up by name; both or none.
+        Landmarks of each image, paired up by name; both or none. One table may hold those of both, in columns such as
+        fixed_x_ras and moving_x_ras.
     unreliable_landmarks : iterable of str
         Names or numbers of landmarks to leave out.
     space : {"ras", "lps", "voxel"}, optional
@@ -117,8 +118,8 @@ def evaluate_files(
         inputs = {r: {"path": str(Path(p).resolve()), "sha256": sha256(p)} for r, p in given.items() if p is not None}
         labels = [None if p is None else read_labels(p, trust=rules) for p in (fixed_labels, moving_labels)]
         points = [
-            None if p is None else read_landmarks(p, space, image.grid)
-            for p, image in zip((fixed_landmarks, moving_landmarks), images.values(), strict=True)
+            None if p is None else read_landmarks(p, space, image.grid, of=side)
+            for p, (side, image) in zip((fixed_landmarks, moving_landmarks), images.items(), strict=True)
         ]
         inside = None if mask is None else read_mask(mask, trust=rules)
     with clock.stage("transform"):

@@ -211,7 +211,7 @@ def _read(role: Role, path: Path, grid: Grid | None, entry: ScanEntry) -> tuple[
     if role == "image":
         return read_image(path).grid, ""
     if role == "landmarks":
-        return grid, _outside(read_landmarks(path, entry.landmark_space, grid), grid)
+        return grid, _outside(read_landmarks(path, entry.landmark_space, grid, entry.landmark_columns), grid)
     return grid, _apart(read_mask(path) if role == "mask" else read_labels(path), grid)
 
 
