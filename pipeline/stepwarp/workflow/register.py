@@ -73,7 +73,7 @@ def register(
 
     fixed, moving: paths, images of nibabel, SimpleITK or TorchIO, MetaTensors, pairs (array, affine) of numpy or torch
     with a 4 x 4 affine to RAS+ mm, or `Image`s; 3D, any spacing and orientation; their headers need not overlap.
-    preset: fast, default or best, a YAML file of one's own, or a `Preset`. set: changes to it, each as
+    preset: fast, default, best or ct, a YAML file of one's own, or a `Preset`. set: changes to it, each as
     "deformable.levels.0.iterations=50". affine_only: stop after the linear stage. transform: what the linear stage may
     do: rigid, similarity or affine; none leaves it out. similarity: instead of the preset's, the name of a file of
     `losses.similarities`; mi and mind are for different contrasts. Masks: as the images, non-zero where an image may be
