@@ -1,6 +1,6 @@
-"""Write the README's tables from the committed results.
+"""Write the tables of the README and the guide from the committed results.
 
-python benchmarks/readme.py            # rewrite the block between the markers
+python benchmarks/readme.py            # rewrite the blocks between the markers
 python benchmarks/readme.py --check    # exit 1 if it would change: what the tests run"""
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from stepwarp.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
 _BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 #: Methods in the README, in the order of their seconds; the tables of `results/` have more.
@@ -34,7 +33,10 @@ _METHODS = {
     "stepwarp-labels": "**stepwarp** `--weights brain-t1-labels --no-refine`",
     "stepwarp-labels-default": "**stepwarp** `--weights brain-t1-labels`, `default`",
     "stepwarp-labels-best": "**stepwarp** `--weights brain-t1-labels`, `best`",
+    "stepwarp-ct": "**stepwarp** `ct`",
 }
+#: What the pairs of the chest are called in the guide.
+_CHEST = {"same_scan": "the same scan, breathed out: TRE mm", "other_scan": "another scan: TRE mm"}
 
 #: Metric of summary.json -> its format here; folds are summed over the pairs, the rest are means.
 _COLUMNS = {
@@ -52,8 +54,22 @@ _COLUMNS = {
 _OF_A_DEFORMATION = ("std_log_jacobian", "corner_folds", "inverse_p95_mm")
 
 
-def block() -> str:
-    """The tables, as they belong between the markers."""
+def chest() -> str:
+    """The guide's table, as it belongs between the markers: landmarks of each pair, and what both cost in the mean."""
+    cases = [row for row in _summary("chest")["cases"] if row["status"] == "done"]
+    costs = {metric: _COLUMNS[metric] for metric in ("std_log_jacobian", "cpu_seconds")}
+    lines = [["", *_CHEST.values(), *(METRICS[metric].column for metric in costs)], ["---"] * (len(_CHEST) + 3)]
+    for method in ("identity", *_METHODS):
+        rows = {row["pair"]: row for row in cases if row["method"] == method}
+        if len(rows) == len(_CHEST):
+            errors = [_cell([rows[pair]], "tre_mm", ".2f") for pair in _CHEST]
+            name = _METHODS.get(method, "before")
+            lines.append([name, *errors, *(_cell(list(rows.values()), *column) for column in costs.items())])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def readme() -> str:
+    """The README's tables, as they belong between the markers."""
     oasis, templates = _summary("oasis"), _summary("templates")
     pairs, slow = (_done(oasis["cases"], method) for method in ("stepwarp-default", "ants-syn-best"))
     machine = oasis["environment"]
@@ -139,13 +155,18 @@ def _cell(rows: list[dict[str, Any]], metric: str, form: str) -> str:
     return f"{value:.0f}" if value >= 100 else format(value, form)
 
 
+def _with_tables(text: str, tables: str) -> str:
+    return _BLOCK.sub(lambda found: found[1] + tables + found[2], text)
+
+
 def main() -> None:
-    before = README.read_text()
-    after = _BLOCK.sub(lambda found: found[1] + block() + found[2], before)
-    if "--check" in sys.argv:
-        wrong = "README.md: its tables are not those of the results; run benchmarks/readme.py"
-        sys.exit(0 if before == after else wrong)
-    README.write_text(after)
+    for name, block in {"README.md": readme, "docs/guide.md": chest}.items():
+        before = (ROOT / name).read_text()
+        after = _with_tables(before, block())
+        if "--check" not in sys.argv:
+            (ROOT / name).write_text(after)
+        elif before != after:
+            sys.exit(f"{name}: its tables are not those of the results; run benchmarks/readme.py")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_settings_cannot_be_changed_behind_one_s_back(settings):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("fats", "did you mean 'fast'?"), ("quick-and-dirty", "there are best, default, fast")]
+    ("name", "hint"), [("fats", "did you mean 'fast'?"), ("quick-and-dirty", "there are best, ct, default, fast")]
 )
 def test_a_preset_that_does_not_exist_is_refused_with_a_hint(name, hint):
     with pytest.raises(InputError) as caught:

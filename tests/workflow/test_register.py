@@ -11,9 +11,11 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from stepwarp.config import AffineSettings, DeformableSettings, Level, Preset, preset
+from stepwarp.data.manifest import pairs, read_manifest
 from stepwarp.errors import InputError
+from stepwarp.evaluation.landmarks import target_registration_error
 from stepwarp.evaluation.overlap import dice, mean_dice
-from stepwarp.files import read_image, read_labels, read_transform, write_volume
+from stepwarp.files import read_image, read_labels, read_landmarks, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, LabelMap, inverse_residual
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.kernels import jacobian
@@ -427,3 +429,14 @@ def test_trust_moves_the_file_that_needs_it_and_no_other(brains, tmp_path):
     needless = register(brains.fixed, brains.moving, preset=HASTY, affine_only=True, threads=1, trust=["sform"])
     assert needless.record["trusted"] == []
     assert "--trust sform changed nothing" in " ".join(needless.record["verdict"]["reasons"])
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_breath_in_ct_is_found(data_folder):
+    """`default` ends at half a millimetre and more."""
+    pair = next(pair for pair in pairs(read_manifest("chest"), data_folder, verify=False) if pair.id == "same_scan")
+    points = [read_landmarks(scan.landmarks, of=scan.landmark_columns).points for scan in (pair.fixed, pair.moving)]
+    registration = register(pair.fixed.image, pair.moving.image, preset="ct", outside=-1000)
+    assert target_registration_error(registration.transform, *points).mean() < 0.4
+    assert registration.record["measures"]["regularity"]["corner_folds"]["count"] == 0

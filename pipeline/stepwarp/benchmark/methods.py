@@ -28,6 +28,8 @@ def _work(preset: str) -> float:
 
 #: From the quickest on, as tables list them.
 _PRESETS = sorted(PRESETS, key=_work)
+#: Those that a network for brains may be followed by.
+_FOR_BRAINS = [name for name in _PRESETS if name != "ct"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,7 @@ def _with_network(name: str, weights: str) -> tuple[StepwarpMethod, ...]:
     alone = StepwarpMethod(name, f"stepwarp {weights} alone", "fast", weights=weights, refine=False)
     return alone, *(
         StepwarpMethod(f"{name}-{preset}", f"stepwarp {weights}, then {preset}", preset, weights=weights)
-        for preset in _PRESETS
+        for preset in _FOR_BRAINS
     )
 
 

@@ -77,7 +77,7 @@ def register(
         Paths, images of nibabel, SimpleITK or TorchIO, MetaTensors, pairs (array, affine) of numpy or torch with a
         4 x 4 affine to RAS+ mm, or `Image`s; 3D, any spacing and orientation; their headers need not overlap.
     preset : str, Path or Preset
-        fast, default or best, a YAML file of one's own, or a `Preset`.
+        fast, default, best or ct, a YAML file of one's own, or a `Preset`.
     set : str or sequence of str
         Changes to it, each as "deformable.levels.0.iterations=50".
     affine_only : bool
