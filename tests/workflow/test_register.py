@@ -335,7 +335,7 @@ def test_an_empty_mask_is_refused_by_name(mask, run):
     ("wrong", "hint"),
     [
         ({"preset": "defualt"}, "preset 'defualt' does not exist; did you mean 'default'?"),
-        ({"preset": "x"}, "preset 'x' does not exist; there are best, default, fast"),
+        ({"preset": "x"}, "preset 'x' does not exist; there are best, ct, default, fast"),
         ({"similarity": "cc"}, "similarity 'cc' does not exist; did you mean 'ncc'?"),
         ({"transform": "syn"}, "transform 'syn' does not exist; there are rigid, similarity, affine"),
         ({"device": "gpu"}, "device 'gpu' does not exist; did you mean 'cpu'?"),
