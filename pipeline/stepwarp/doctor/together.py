@@ -47,8 +47,8 @@ def examine(sources: Sequence[str | Path], data: Path | None = None, progress: P
         if Path(source).is_dir():
             tasks += [_Task(path) for path in _in_folder(Path(source))]
         elif _is_manifest(source):
-            found, lost = _in_manifest(read_manifest(source), data_root(data, source))
-            tasks += found
+            named, lost = _in_manifest(read_manifest(source), data_root(data, source))
+            tasks += named
             findings += lost
         else:
             tasks.append(_Task(Path(source)))

@@ -33,7 +33,7 @@ from stepwarp.registrar.subject import ImagedSubject, voxel_edge
 
 #: The step's length is set by a vector than which so many are longer, as a share of the subject's voxels: so that a few
 #: strong edges do not slow down all the rest, and what surrounds the subject has no influence.
-_LONGER = 0.086
+_LONGER = 0.06
 #: Vectors are looked at every third voxel along each axis.
 _STRIDE = 3
 #: The least voxels that the subject is across along an axis on a level that is worth running.
