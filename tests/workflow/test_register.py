@@ -148,7 +148,8 @@ def test_where_the_headers_say_that_the_brains_are_does_not_matter(brains, regis
         back = Composition.of(other.transform, motion)
     else:
         back = Composition.of(motion.inverse(), other.transform)
-    assert apart_on_average(back, registration.transform, brains.points) < 0.1
+    # In voxels of 4 mm.
+    assert apart_on_average(back, registration.transform, brains.points) < 0.2
 
 
 def test_the_record_says_all_and_fits_into_json(tmp_path, brains, run, recipe):

@@ -104,7 +104,7 @@ def test_what_cannot_be_registered_is_known(brains, quick, what):
     assert verdict["status"] == "fail", verdict["reasons"]
 
 
-@pytest.mark.parametrize(("missing", "status"), [(3, "check"), (2, "fail")], ids=["a third", "half"])
+@pytest.mark.parametrize(("missing", "status"), [(3, "check"), (2, "check")], ids=["a third", "half"])
 def test_a_brain_of_which_a_part_is_out_of_view_does_not_pass(brains, recipe, missing, status):
     moving = brains.moving
     n = moving.data.shape[2] // missing
@@ -142,7 +142,7 @@ def test_good_measures_pass(measures):
         ("regularity.corner_folds", {"count": 30, "share": 3e-3}, "fail", "30 voxels fold"),
         ("regularity.std_log_jacobian", 0.65, "check", "volumes change strongly"),
         ("regularity.std_log_jacobian", None, "check", "volumes change strongly"),
-        ("inverse_residual.p95_mm", 0.6, "check", "within 0.600 mm"),
+        ("inverse_residual.p95_mm", 0.6, "check", "within 0.6 mm"),
     ],
 )
 def test_each_limit_names_its_reason_first(path, value, status, reason):

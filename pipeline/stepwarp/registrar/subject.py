@@ -82,15 +82,16 @@ class ImagedSubject:
     def blocks(self, factors: Sequence[int], margin: int, around: np.ndarray | None = None) -> Blocks:
         """Blocks of `factors` voxels from the box's first voxel on, and `margin` more of them on all sides.
 
-        around: world points (N, D) that the box reaches to as well, though not beyond where the subject is cut."""
-        low, high = self.low, self.high
+        around: world points (N, D) that the box reaches to as well, though not beyond where the subject is cut. It grows
+        by whole blocks, so that the lattice stays where the subject is."""
+        f, low, high = np.array(factors), self.low, self.high
         if around is not None:
             index = self.grid.index(around)
             ends = np.array([[0.0, n] for n in self.grid.shape])
             first, last = np.where(self.cut, ends, [-math.inf, math.inf]).T
-            low = np.minimum(low, np.maximum(np.floor(index.min(0)), first)).astype(int)
+            reach = np.minimum(low, np.maximum(np.floor(index.min(0)), first)).astype(int)
+            low = low - -(-(low - reach) // f) * f
             high = np.maximum(high, np.minimum(np.ceil(index.max(0)) + 1, last)).astype(int)
-        f = np.array(factors)
         return Blocks(self.grid, tuple(f), low - margin * f, -(-(high - low) // f) + 2 * margin)
 
     def all_blocks(self, factors: Sequence[int]) -> Blocks:

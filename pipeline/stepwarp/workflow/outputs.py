@@ -103,12 +103,11 @@ def save(
         record["stages"] = list(record["stages"])
         clock = Clock(progress, record["stages"])
         with clock.stage("write"):
-            jacobian = None if registration.warp is None else jacobian_image(registration)
-            _write_volumes(registration, jacobian, partial)
+            _write_volumes(registration, partial)
         with clock.stage("verify"):
             record["self_check"] = _verified(registration, partial)
         with clock.stage("report"):
-            _write_report(registration, jacobian, partial, record, truth)
+            _write_report(registration, partial, record, truth)
         record["outputs"] = {path.name: files.sha256(path) for path in sorted(partial.iterdir())}
         write_json(partial / RECORD, record)
         _publish(partial, out, overwrite)
@@ -116,7 +115,7 @@ def save(
     return out
 
 
-def _write_volumes(registration: RegisteredPair, jacobian: Image | None, folder: Path) -> None:
+def _write_volumes(registration: RegisteredPair, folder: Path) -> None:
     """All but the record and the page; compression runs in parallel, it holds no lock."""
     work: list[tuple[Callable[[Path, Any], None], str, Any]] = [
         (files.write_affine, AFFINE, registration.affine),
@@ -126,7 +125,7 @@ def _write_volumes(registration: RegisteredPair, jacobian: Image | None, folder:
         work += [
             (files.write_displacement, WARP, registration.warp),
             (files.write_displacement, INVERSE_WARP, registration.inverse_warp),
-            (files.write_volume, JACOBIAN, jacobian),
+            (files.write_volume, JACOBIAN, jacobian_image(registration)),
         ]
     with ThreadPoolExecutor(2) as pool:
         for job in [pool.submit(write, folder / name, content) for write, name, content in work]:
@@ -178,11 +177,7 @@ def _points_inside(fixed: Image) -> np.ndarray:
 
 
 def _write_report(
-    registration: RegisteredPair,
-    jacobian: Image | None,
-    folder: Path,
-    record: dict[str, Any],
-    truth: dict[str, tuple[Any, Any]] | None,
+    registration: RegisteredPair, folder: Path, record: dict[str, Any], truth: dict[str, tuple[Any, Any]] | None
 ) -> None:
     from stepwarp.report.page import write_page
     from stepwarp.report.pair import PairPage
@@ -197,7 +192,7 @@ def _write_report(
         affine_moved=moving.warp(registration.affine, fixed.grid),
         moved=registration.moved,
         warp=registration.warp,
-        jacobian=None if jacobian is None else jacobian.data,
+        jacobian=None if registration.warp is None else jacobian_image(registration).data,
         mask=scale_intensities(fixed).data > 0.05,
         record=record,
         truth=truth,
