@@ -82,8 +82,8 @@ class ImagedSubject:
     def blocks(self, factors: Sequence[int], margin: int, around: np.ndarray | None = None) -> Blocks:
         """Blocks of `factors` voxels from the box's first voxel on, and `margin` more of them on all sides.
 
-        around: world points (N, D) that the box reaches to as well, though not beyond where the subject is cut. It grows
-        by whole blocks, so that the lattice stays where the subject is."""
+        around: world points (N, D) that the box reaches to as well, though not beyond where the subject is cut. It
+        grows by whole blocks, so that the lattice stays where the subject is."""
         f, low, high = np.array(factors), self.low, self.high
         if around is not None:
             index = self.grid.index(around)
