@@ -80,7 +80,7 @@ def test_a_rough_field_is_mended_before_it_folds(known, start):
         levels=[Level(across=MM / 12, iterations=60, step=1.0, smooth_update=0.3, smooth_field=0.0)], patience=60
     )
     field = optimise(known.fixed, known.moving, start, rough).warp.displacement
-    assert float(jacobian.smallest_corner_determinant(field).min()) > 0.9 * rough.smallest_jacobian
+    assert float(jacobian.smallest_corner_determinant(field).min()) > 0.05
 
 
 def test_the_inverse_undoes_the_warp(known, found):
