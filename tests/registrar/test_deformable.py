@@ -80,7 +80,10 @@ def test_a_rough_field_is_mended_before_it_folds(known, start):
         levels=[Level(across=MM / 12, iterations=60, step=1.0, smooth_update=0.3, smooth_field=0.0)], patience=60
     )
     field = optimise(known.fixed, known.moving, start, rough).warp.displacement
-    assert float(jacobian.smallest_corner_determinant(field).min()) > 0.05
+    smallest = jacobian.smallest_corner_determinant(field)
+    assert float(smallest.min()) > 0.1
+    # Each half keeps its distance; where the two follow each other, a few voxels come nearer. At the end alone: 1e-3.
+    assert float((smallest < rough.smallest_jacobian).float().mean()) < 1e-4
 
 
 def test_the_inverse_undoes_the_warp(known, found):
