@@ -18,7 +18,7 @@ from stepwarp.geometry import Grid, Image
 from stepwarp.registrar.masks import pooled, trusted_part
 
 #: Scaled intensities above this belong to the subject.
-_SHOWN = 0.05
+SHOWN = 0.05
 #: A slice that shows less than this share of what the subject's largest slice shows holds specks.
 _SPECKS = 1e-3
 #: Noise in the air is darker than this share of the brightest.
@@ -39,7 +39,7 @@ class ImagedSubject:
     def __init__(self, image: Image, mask: Image | None = None) -> None:
         self.image, self.mask = image, mask
         self._trusted = trusted_part(image, mask).data
-        shown = self._trusted > _SHOWN
+        shown = self._trusted > SHOWN
         slices = _slices(shown if shown.any() else torch.ones_like(shown))
         ends = np.array([np.flatnonzero(along > _SPECKS * along.max())[[0, -1]] for along in slices])
         self.low, self.high = ends[:, 0], ends[:, 1] + 1
@@ -72,7 +72,7 @@ class ImagedSubject:
         """World points (N, D) that reach as far as the subject does, to a few voxels."""
         every = [max(1, (high - low) // _OUTLINE) for low, high in zip(self.low, self.high, strict=True)]
         box = tuple(slice(*part) for part in zip(self.low, self.high, every, strict=True))
-        shown = self._trusted[box] > _SHOWN
+        shown = self._trusted[box] > SHOWN
         return self.grid.world((shown if shown.any() else torch.ones_like(shown)).nonzero().numpy() * every + self.low)
 
     def factors(self, edge: float) -> tuple[int, ...]:

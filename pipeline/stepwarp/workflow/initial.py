@@ -25,12 +25,10 @@ from stepwarp.registrar.subject import ImagedSubject
 from stepwarp.workflow.folders import Link, RegistrationFolder, result_at
 from stepwarp.workflow.journey import link_of, load
 from stepwarp.workflow.subjects import PreparedImage
-from stepwarp.workflow.verdict import foreground
+from stepwarp.workflow.verdict import FOLD_SHARE_FAIL, foreground
 
 #: Of what the smaller of the two subjects could match, the share that a start must send to the other one.
 _LEAST_OVERLAP = 0.3
-#: A start that folds in more of the subject than this is no start for anything.
-_FOLD_SHARE = 1e-3
 #: Of what the images share without a start's field, the least that they must share under it.
 _LEAST_KEPT = 0.8
 #: A field that is nowhere in the subject further from an affine than this part of a voxel is that affine.
@@ -249,7 +247,7 @@ def _with_field(initial: Initial, transform: Transform, subject: _Subject) -> In
     name, whole = initial.record["name"], initial.record["information"]
     warp = Composition.of(initial.affine.inverse(), transform).on(subject.fixed.grid)
     folds = regularity(warp, subject.inside).corner_folds
-    if folds.share > _FOLD_SHARE:
+    if folds.share > FOLD_SHARE_FAIL:
         raise InputError(
             f"{name}: folds in {folds.share:.2%} of the fixed subject ({counted(folds.count, 'voxel')}), and cannot be "
             "inverted there. Compute it again, smoother, or give an affine alone."

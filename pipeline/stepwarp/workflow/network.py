@@ -26,10 +26,8 @@ from stepwarp.registrar.steps.structure import MOST_STEPS, finest_spacing, repea
 from stepwarp.registrar.weights import Card, Registrar, load_weights, weights_path
 from stepwarp.registrar.weights.recipe import Prepared
 from stepwarp.workflow.trace import Recorder
-from stepwarp.workflow.verdict import foreground, lowered
+from stepwarp.workflow.verdict import FOLD_SHARE_FAIL, foreground, lowered
 
-#: A map that has corner folds in more of the subject than this is no start for anything.
-_FOLD_SHARE = 1e-3
 #: Further than so many times the grid's longest side no point is moved by anything that has seen the images.
 _FURTHEST = 10
 #: How far outside of what a card expects is still like it, as a share of what it expects.
@@ -218,7 +216,7 @@ def _harm(measured: dict[str, Any], similarity: SimilarityName) -> str | None:
     if lowered({"similarity_affine": before, "similarity": after}, similarity):
         return f"it lowered what the preset measures ({similarity})"
     folds = measured["corner_folds"]["share"]
-    if folds > _FOLD_SHARE:
+    if folds > FOLD_SHARE_FAIL:  # no start for anything
         return f"its map has corner folds in {folds:.2%} of the subject"
     return None
 

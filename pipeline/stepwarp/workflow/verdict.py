@@ -19,10 +19,7 @@ from stepwarp.losses.similarity import find_similarity
 from stepwarp.printable import counted
 from stepwarp.registrar.deformable import Deformation
 from stepwarp.registrar.masks import pooled
-from stepwarp.registrar.subject import ImagedSubject, voxel_edge
-
-#: Scaled intensities above this belong to the subject, not to the background.
-_FOREGROUND = 0.05
+from stepwarp.registrar.subject import SHOWN, ImagedSubject, voxel_edge
 
 #: The information that two images share is measured on voxels so large that the subject is so many across: about 4 mm
 #: in a head, nearly the same for every scanner's.
@@ -32,7 +29,7 @@ _INFORMATION_ACROSS = 44
 #: subject. The limits of stretch, information and change of volume lie between the registered and the spoilt training
 #: pairs of benchmarks/verdicts.py.
 _OVERLAP_FAIL, _OVERLAP_CHECK = 0.5, 0.9
-_FOLD_SHARE_FAIL = 1e-3
+FOLD_SHARE_FAIL = 1e-3
 #: Of the subject's size: half a millimetre in a head of 175 mm, .43 in a brain.
 _RESIDUAL_CHECK = 1 / 350
 _STD_LOG_JACOBIAN_CHECK = 0.6
@@ -88,7 +85,7 @@ def measure(
 
 def foreground(fixed: Image, mask: Image | None) -> Tensor:
     """Where a scaled image shows something (and is trusted), bool on its grid; everywhere if it shows nothing."""
-    inside = fixed.data > _FOREGROUND
+    inside = fixed.data > SHOWN
     if mask is not None:
         inside &= mask.data > 0
     return inside if inside.any() else torch.ones_like(inside)
@@ -162,7 +159,7 @@ def _judge_deformation(
     folds = smoothness["corner_folds"]
     said = counted(folds["count"], "voxel folds", "voxels fold") if folds["count"] else "no voxel folds"
     text = f"{said} by one-sided differences (corner folds)"
-    (fails if folds["share"] > _FOLD_SHARE_FAIL else checks if folds["count"] else good).append(text)
+    (fails if folds["share"] > FOLD_SHARE_FAIL else checks if folds["count"] else good).append(text)
     spread = smoothness["std_log_jacobian"]
     if spread is None or spread > _STD_LOG_JACOBIAN_CHECK:
         amount = "not known" if spread is None else f"{spread:.2f}"
@@ -194,7 +191,7 @@ def _information(fixed: Image, moved: Image, trusted: Image | None, edge: float)
     factors = tuple(max(1, round(edge / spacing)) for spacing in fixed.grid.spacing)
     mask = None if trusted is None else trusted.data
     (f, weight), (m, _) = (pooled(image.data, mask, factors) for image in (fixed, moved))
-    inside = f > _FOREGROUND
+    inside = f > SHOWN
     if weight is not None:
         inside &= weight > 0.5
     if not inside.any():
