@@ -23,6 +23,7 @@ from stepwarp.probes.statistics import described, described_rows
 from stepwarp.probes.trajectory import apply_to_others, identity, lengthened, others, per_step, rms, trajectory, walk
 from stepwarp.registrar.steps import Images, Step
 from stepwarp.registrar.steps.structure import repeats, steps_run
+from stepwarp.registrar.subject import SHOWN
 
 #: How many times the trained number of steps is taken, at most.
 LONGEST = 4
@@ -30,8 +31,6 @@ LONGEST = 4
 START_MM, START_WIDTH_MM, STARTS = 4.0, 16.0, 2
 #: Evaluations of the direct optimisation that looks for an optimum.
 EVALUATIONS = 60
-#: Brighter than this is tissue, of images scaled to about 0..1.
-_TISSUE = 0.05
 
 Numbers = dict[str, dict[str, Any]]
 
@@ -62,7 +61,7 @@ class ProbedSubject:
     @property
     def inside(self) -> Tensor:
         """Where the fixed image shows something, (B, 1, *grid): how far a map is from another is taken there."""
-        return self.fixed.data > _TISSUE
+        return self.fixed.data > SHOWN
 
     @property
     def mm(self) -> float:

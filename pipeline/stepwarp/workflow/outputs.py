@@ -27,6 +27,7 @@ from stepwarp.geometry import Affine, Image
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.layout import AFFINE, INVERSE_WARP, JACOBIAN, MOVED, NAMES, RECORD, REPORT, WARP
 from stepwarp.progress import Progress
+from stepwarp.registrar.subject import SHOWN
 from stepwarp.workflow.clock import Clock
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _write_report(
         moved=registration.moved,
         warp=registration.warp,
         jacobian=None if registration.warp is None else jacobian_image(registration).data,
-        mask=scale_intensities(fixed).data > 0.05,
+        mask=scale_intensities(fixed).data > SHOWN,
         record=record,
         truth=truth,
         moving=moving,
