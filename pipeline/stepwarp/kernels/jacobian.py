@@ -6,6 +6,7 @@ change of basis does not alter it."""
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from torch import Tensor
 from stepwarp.kernels import sampling
 from stepwarp.kernels.backend import primitive
 from stepwarp.kernels.buffers import into
+from stepwarp.kernels.gradients import value_and_gradients
+
+#: Below this determinant its squared logarithm goes on as a straight line, so that a fold is pushed open and no more.
+LEAST_DETERMINANT = 0.25
 
 
 @primitive("displacement")
@@ -51,6 +56,21 @@ def smallest_corner_determinant(displacement: Tensor, *, out: Tensor | None = No
         smallest = value if smallest is None else torch.minimum(smallest, value)
     assert smallest is not None
     return into(out, smallest)
+
+
+@primitive("displacement")
+def log_determinant_gradient(displacement: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The gradient of half the sum of log^2 det(I + du/dx), by central differences: (B, D, *grid) -> (B, D, *grid).
+
+    Down it a field gives up changes of volume, shrinking and growing alike, and keeps what shears and turns."""
+
+    def energy(field: Tensor) -> Tensor:
+        determinants = _det([_central(field, axis) for axis in range(field.shape[1])])
+        above = determinants.clamp_min(LEAST_DETERMINANT)
+        slope = math.log(LEAST_DETERMINANT) / LEAST_DETERMINANT
+        return (above.log().square() / 2 + slope * (determinants - above)).sum()
+
+    return into(out, value_and_gradients(energy, displacement)[1])
 
 
 @primitive("displacement", "start")
