@@ -57,8 +57,7 @@ class DeformableSettings(Strict):
     """The deformable stage.
 
     patience: a level ends when its last `patience` iterations improved the loss by less than `tolerance`, relatively.
-    smallest_jacobian: where a one-sided Jacobian determinant falls below it, the field is smoothed there.
-    regularity, regularity_weight: an energy added to the dissimilarity, none by default: smoothing regularises."""
+    smallest_jacobian: where a one-sided Jacobian determinant falls below it, the field is smoothed there."""
 
     similarity: SimilarityName = "lncc"
     radius: int = Field(2, ge=1, le=8)
@@ -67,8 +66,6 @@ class DeformableSettings(Strict):
     patience: int = Field(8, ge=2)
     tolerance: float = Field(2e-3, ge=0)
     smallest_jacobian: float = Field(0.2, gt=0, lt=1)
-    regularity: Literal["none", "diffusion", "bending"] = "none"
-    regularity_weight: float = Field(0, ge=0)
 
 
 class Preset(Strict):

@@ -63,6 +63,43 @@ def smooth() -> torch.Tensor:
     return smoothing.gaussian(4 * noise, 2.5)
 
 
+def half_squared_log(displacement: torch.Tensor) -> torch.Tensor:
+    return jacobian.determinant(displacement).log().square().sum() / 2
+
+
+def test_the_gradient_of_volume_changes_is_that_of_half_their_squared_logarithm():
+    displacement, way = (
+        smooth().double(),
+        torch.randn(1, 3, 13, 16, 11, generator=torch.Generator().manual_seed(4)).double(),
+    )
+    assert 0.3 < jacobian.determinant(displacement).min() < 0.8
+    ahead, behind = (half_squared_log(displacement + far * way) for far in (1e-6, -1e-6))
+    found = (jacobian.log_determinant_gradient(displacement) * way).sum()
+    torch.testing.assert_close(found, (ahead - behind) / 2e-6, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_what_keeps_volume_is_left_alone(dimensions: int):
+    """Turned by half a radian, and sheared along one axis."""
+    linear = torch.eye(dimensions)
+    linear[:2, :2] = torch.tensor([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
+    linear[:, -1] += 0.4 * linear[:, 0]
+    index = Grid.isotropic((9, 8, 7)[:dimensions]).indices()
+    displacement = torch.einsum("ij,bj...->bi...", linear, index) - index
+    assert displacement.abs().max() > 2
+    assert jacobian.log_determinant_gradient(displacement).abs().max() < 1e-5
+
+
+def test_down_its_gradient_folds_open():
+    displacement = torch.zeros(1, 3, 10, 9, 8)
+    displacement[:, 0, 4] = -1.3
+    displacement[:, 0, 5] = -2.6
+    assert jacobian.determinant(displacement).min() < 0
+    for _ in range(20):
+        displacement -= 0.05 * jacobian.log_determinant_gradient(displacement)
+    assert jacobian.determinant(displacement).min() > 0.25
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_guess_shortens_the_way_to_the_inverse(dtype: torch.dtype):
     displacement = smooth().to(dtype)

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from stepwarp.geometry import DisplacementField, Grid
 from stepwarp.kernels import jacobian
-from stepwarp.losses.regularity import REGULARITIES, bending, diffusion, folding, gradient
+from stepwarp.losses.regularity import REGULARITIES, bending, diffusion, folding
 
 SHAPES = [(9,), (8, 11), (7, 9, 6)]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -75,31 +75,12 @@ def test_the_same_deformation_on_a_finer_grid(name: str, finer: float, dimension
     assert fine / coarse == pytest.approx(finer, rel=0.03)
 
 
-@each_shape
-@pytest.mark.parametrize("name", REGULARITIES)
-def test_gradient_against_finite_differences(name: str, shape: tuple[int, ...]):
-    displacement, direction = random(1, len(shape), *shape), random(2, len(shape), *shape)[1:]
-    energy, step = REGULARITIES[name], 1e-5
-    slope = (energy(displacement + step * direction) - energy(displacement - step * direction)) / (2 * step)
-    found = gradient(name, displacement)
-    assert found.shape == displacement.shape
-    assert float((found * direction).sum()) == pytest.approx(float(slope), rel=1e-7)
-
-
 @pytest.mark.parametrize("name", REGULARITIES)
 def test_axes_of_one_voxel_cost_nothing(name: str):
     flat = random(1, 2, 7, 9)
     thick = torch.cat([flat, torch.zeros(1, 1, 7, 9)], 1)[..., None]
     assert float(REGULARITIES[name](thick)) == pytest.approx(float(REGULARITIES[name](flat)))
     assert float(REGULARITIES[name](torch.ones(1, 3, 1, 1, 1))) == 0
-
-
-@pytest.mark.parametrize("name", REGULARITIES)
-def test_a_gradient_is_found_where_none_are_kept(name: str):
-    with torch.no_grad():
-        found = gradient(name, random(1, 3, 5, 6, 7))
-    assert not found.requires_grad
-    assert 0 < found.abs().max() < 100
 
 
 def placed(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Grid:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from stepwarp.geometry import Grid
 from stepwarp.kernels import jacobian
-from stepwarp.kernels.gradients import value_and_gradients
 
 
 def diffusion(displacement: Tensor, grid: Grid | None = None) -> Tensor:
@@ -50,12 +49,6 @@ def folding(displacement: Tensor) -> Tensor:
 
 
 REGULARITIES = {"diffusion": diffusion, "bending": bending}
-
-
-def gradient(name: str, displacement: Tensor) -> Tensor:
-    """The derivative of the named energy, in voxels, with respect to the displacement, of its shape."""
-    _, result = value_and_gradients(REGULARITIES[name], displacement)
-    return result
 
 
 def _in_world(displacement: Tensor, grid: Grid | None) -> tuple[Tensor, list[float]]:

@@ -27,7 +27,6 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image
 from stepwarp.kernels import jacobian, sampling, smoothing
 from stepwarp.kernels.cpu.threading_layer import fitting_threads
-from stepwarp.losses import regularity
 from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
 from stepwarp.registrar.subject import ImagedSubject, voxel_edge
@@ -305,12 +304,9 @@ def _iterate(
     one, other = rooms
     loss, *forces = similarity.forces(*_compared(sides, rooms), (one.force, other.force))
     one.force, other.force = forces
-    steps = []
-    for side, room, force in zip(sides, rooms, forces, strict=True):
-        if settings.regularity != "none":
-            force = force + settings.regularity_weight * regularity.gradient(settings.regularity, side.displacement)
-        steps.append(smoothing.gaussian(force, level.smooth_update, out=room.step))
-    one.step, other.step = steps
+    one.step, other.step = steps = [
+        smoothing.gaussian(force, level.smooth_update, out=room.step) for room, force in zip(rooms, forces, strict=True)
+    ]
     longest = torch.maximum(*[_typical_length(step, voxels) for step in steps])
     scale = torch.where(longest > 0, -level.step / longest, 0)
     for side, room, step in zip(sides, rooms, steps, strict=True):
