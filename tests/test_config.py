@@ -68,7 +68,10 @@ def test_an_unknown_key_names_the_nearest(settings, hint):
         ({"deformable": {"levels": LEVELS, "epsilon": 0}}, "deformable.epsilon"),
         ({"deformable": {"levels": LEVELS, "patience": 1}}, "deformable.patience"),
         ({"deformable": {"levels": LEVELS, "smallest_jacobian": 1}}, "deformable.smallest_jacobian"),
-        ({"deformable": {"levels": LEVELS, "regularity": "tv"}}, "deformable.regularity"),
+        (
+            {"deformable": {"levels": [{"across": 9, "iterations": 1, "keep_volume": 1}]}},
+            "deformable.levels.0.keep_volume",
+        ),
         ({"deformable": {"levels": [{"across": 0, "iterations": 1}]}}, "deformable.levels.0.across"),
         ({"deformable": {"levels": [*LEVELS, {"across": 2, "iterations": "many"}]}}, "deformable.levels.1.iterations"),
         ({"deformable": {"levels": LEVELS}, "affine": {"candidates": 0}}, "affine.candidates"),

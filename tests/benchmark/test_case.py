@@ -122,7 +122,7 @@ def test_the_environment_tells_the_machine_but_not_whose_it_is():
 
 
 def test_stepwarps_methods_run_on_images_in_memory():
-    direct = [f"stepwarp-{preset}" for preset in ("affine", "fast", "ct", "default", "best")]
+    direct = [f"stepwarp-{preset}" for preset in ("affine", "fast", "default", "ct", "best")]
     presets = ("", "-fast", "-default", "-best")
     network = [f"stepwarp-{name}{preset}" for name in ("network", "labels") for preset in presets]
     assert list(OWN) == direct + network
