@@ -1,7 +1,8 @@
 # Each target sets up what it needs: Python 3.11 or later with venv is enough to start from.
 PYTHON ?= python3
 BIN := .venv/bin
-UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --editable .
+# Compiled once, and not by each of the first processes.
+UV_INSTALL := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --editable .
 # All cores. Each worker goes through one stretch of the tests, in which those of a file share what they prepare, and then
 # takes over half of what another has left.
 PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal

@@ -42,8 +42,8 @@ class Level(Strict):
     across: how many of the level's voxels the subject is across, about, so that a preset says the same of a mouse and
     of a man. They are the image's own voxels or 2, 4, 8, ... of them along each axis; a level that would be no finer
     than the one before is left out. step: the length in voxels of a step's long vectors. smooth_update,
-    smooth_field: Gaussian sigmas in voxels. keep_volume: how far, after each step, the field goes down the gradient
-    of half its squared logarithmic Jacobian determinant; 0 where volume may change freely."""
+    smooth_field: Gaussian sigmas in voxels. keep_volume: how far, after each step, the field goes down the gradient of
+    (J - 1)^2 / 2J, J its Jacobian determinant; 0 where volume may change freely."""
 
     across: float = Field(gt=0)
     iterations: int = Field(ge=1)

@@ -100,7 +100,7 @@ PRIMITIVES = {
         lambda field, **out: smoothing.convolve_axes(field, smoothing.gaussian_kernel(0.5), **out), "u", (0,)
     ),
     "determinant": Primitive(jacobian.determinant, "u", (0,)),
-    "log_determinant_gradient": Primitive(jacobian.log_determinant_gradient, "u"),
+    "volume_change_gradient": Primitive(jacobian.volume_change_gradient, "u"),
     "smallest_corner_determinant": Primitive(jacobian.smallest_corner_determinant, "u", (0,)),
     "invert": Primitive(lambda u, **out: jacobian.invert(u, iterations=100, **out), "smooth", close=5e-3),
     "box_sum": Primitive(lambda image, **out: correlation.box_sum(image, 2, **out), "image", (0,)),

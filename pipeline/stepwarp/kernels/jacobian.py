@@ -6,7 +6,6 @@ change of basis does not alter it."""
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
 from torch import Tensor
@@ -16,8 +15,9 @@ from stepwarp.kernels.backend import primitive
 from stepwarp.kernels.buffers import into
 from stepwarp.kernels.gradients import value_and_gradients
 
-#: Below this determinant its squared logarithm goes on as a straight line, so that a fold is pushed open and no more.
-LEAST_DETERMINANT = 0.25
+#: Below this determinant what its change of volume costs goes on as a straight line, so that a fold is pushed open and
+#: no more.
+LEAST_VOLUME = 0.25
 
 
 @primitive("displacement")
@@ -59,18 +59,20 @@ def smallest_corner_determinant(displacement: Tensor, *, out: Tensor | None = No
 
 
 @primitive("displacement")
-def log_determinant_gradient(displacement: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """The gradient of half the sum of log^2 det(I + du/dx), by central differences: (B, D, *grid) -> (B, D, *grid).
+def volume_change_gradient(displacement: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The gradient of the sum of (J - 1)^2 / 2J over voxels, J = det(I + du/dx) by central differences:
+    (B, D, *grid) -> (B, D, *grid).
 
-    Down it a field gives up changes of volume, shrinking and growing alike, and keeps what shears and turns."""
+    The cost is the same for J and 1 / J, and about log^2 J / 2 where J is near 1. Down its gradient a field gives up
+    changes of volume, shrinking and growing alike, and keeps what shears and turns."""
 
-    def energy(field: Tensor) -> Tensor:
-        determinants = _det([_central(field, axis) for axis in range(field.shape[1])])
-        above = determinants.clamp_min(LEAST_DETERMINANT)
-        slope = math.log(LEAST_DETERMINANT) / LEAST_DETERMINANT
-        return (above.log().square() / 2 + slope * (determinants - above)).sum()
+    def cost(field: Tensor) -> Tensor:
+        volumes = _det([_central(field, axis) for axis in range(field.shape[1])])
+        above = volumes.clamp_min(LEAST_VOLUME)
+        slope = (1 - LEAST_VOLUME**-2) / 2
+        return ((above - 1).square() / (2 * above) + slope * (volumes - above)).sum()
 
-    return into(out, value_and_gradients(energy, displacement)[1])
+    return into(out, value_and_gradients(cost, displacement)[1])
 
 
 @primitive("displacement", "start")

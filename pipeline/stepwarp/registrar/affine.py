@@ -124,7 +124,9 @@ class _Level:
             found, _, to_moved = self.similarity.value_and_gradients(self.fixed, moved.detach(), weight)
             value = float(found)
         if moved.requires_grad:
-            moved.backward(self.share * to_moved, retain_graph=True)  # the way back shares the matrix
+            # From a number, because to check the shape of a gradient that it is given, torch loads sympy. The way back
+            # shares the matrix.
+            torch.dot(moved.flatten(), self.share * to_moved.flatten()).backward(retain_graph=True)
         return self.share * value
 
     def _weight(self, to_index: Tensor, shape: tuple[int, ...]) -> tuple[Tensor | None, float]:

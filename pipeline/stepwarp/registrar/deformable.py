@@ -7,7 +7,8 @@ but with the full gradient of the windowed correlation and greedy composition).
 
 A step is the gradient smoothed by a Gaussian (what makes it a flow of smooth maps), scaled so that a long vector of it
 has a set length; it is composed into the field, and the field is smoothed a little in turn and goes a little down the
-gradient of its squared log-Jacobian: volume changes where the images ask for it, as often to the half as to the double.
+gradient of (J - 1)^2 / 2J, J its Jacobian determinant: volume changes where the images ask for it, to the half as
+readily as to the double.
 
 Each level works on the box of both subjects, whatever surrounds them in the files, and beyond a face that cuts its
 subject an image has no say. Fields continue as they end where a box ends."""
@@ -114,7 +115,7 @@ class _Side:
         moved = sampling.compose_step(self.displacement, step, scale, level.step, out=room)
         smoothing.gaussian(moved, level.smooth_field, out=self.displacement)
         if level.keep_volume:
-            jacobian.log_determinant_gradient(self.displacement, out=moved)
+            jacobian.volume_change_gradient(self.displacement, out=moved)
             self.displacement.sub_(moved, alpha=level.keep_volume)
         return moved
 

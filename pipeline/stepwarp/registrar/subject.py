@@ -44,7 +44,7 @@ class ImagedSubject:
         ends = np.array([np.flatnonzero(along > _SPECKS * along.max())[[0, -1]] for along in slices])
         self.low, self.high = ends[:, 0], ends[:, 1] + 1
         #: Cubic mm of what is shown.
-        self.volume = float(slices[0].sum()) * abs(float(np.linalg.det(self.grid.linear)))
+        self.volume = float(slices[0].sum(dtype=np.float64)) * abs(float(np.linalg.det(self.grid.linear)))
         bright = _slices(self._trusted > _BRIGHT * float(self._trusted.max()))
         self.cut = np.array([along[[0, -1]] > _CUT_FACE * along.max() for along in bright])
 
@@ -157,8 +157,9 @@ def voxel_edge(size: float, across: float, finest: float) -> float:
 
 def _slices(shown: Tensor) -> list[np.ndarray]:
     """Along each axis, how many voxels of each slice are shown."""
+    shown = shown.float()  # ten times as fast as counting, and exact up to slices of 16 million voxels
     others = [tuple(a for a in range(shown.ndim) if a != axis) for axis in range(shown.ndim)]
-    return [(shown.sum(dims) if dims else shown.long()).numpy() for dims in others]
+    return [(shown.sum(dims) if dims else shown).numpy() for dims in others]
 
 
 def _laid_out(values: Tensor, blocks: Blocks) -> Tensor:

@@ -54,7 +54,7 @@ def test_no_kernel_is_compiled_by_a_process_that_uses_it():
     sampling.compose_step(three, three, 0.5, 1.0)
     sampling.scaled_gradient(one, one)
     jacobian.determinant(three), jacobian.smallest_corner_determinant(three), jacobian.invert(three)
-    jacobian.log_determinant_gradient(three)
+    jacobian.volume_change_gradient(three)
     LNCC(1, 1e-4).value_and_gradients(one, one + 0.1, one)
     LNCC(1, 1e-4)(batch.requires_grad_(), torch.rand(2, 1, 6, 7, 8, requires_grad=True)).sum().backward()
     used = [(kernel, signatures) for kernel, signatures in compiled._KERNELS if kernel.overloads]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from numba import get_num_threads, prange
+from numba import prange
 from torch import Tensor
 
 from stepwarp.kernels.cpu.arrays import array, at_least_two, room
 from stepwarp.kernels.cpu.cells import cell, trilinear_with_slope
 from stepwarp.kernels.cpu.compiled import F3, F4, SINGLE, WHOLE, compiled, inlined
-from stepwarp.kernels.jacobian import LEAST_DETERMINANT
+from stepwarp.kernels.cpu.threading_layer import slab
+from stepwarp.kernels.jacobian import LEAST_VOLUME
 
 #: The fewest planes that a thread is given at a time: it computes two more.
 _SMALLEST_SLAB = 4
@@ -33,12 +32,12 @@ def smallest_corner_determinant(displacement: Tensor, *, out: Tensor | None = No
     return result
 
 
-def log_determinant_gradient(displacement: Tensor, *, out: Tensor | None = None) -> Tensor:
+def volume_change_gradient(displacement: Tensor, *, out: Tensor | None = None) -> Tensor:
     """A sample at a time, in slabs of planes, so that the nine maps in between never reach the main memory."""
     result, target = room(out, tuple(displacement.shape))
-    slab = max(_SMALLEST_SLAB, math.ceil(displacement.shape[2] / get_num_threads()))
+    share = slab(displacement.shape[2], _SMALLEST_SLAB)
     for u, values in zip(array(displacement), target, strict=True):
-        _log_determinant_gradient(u, slab, np.float32(LEAST_DETERMINANT), values)
+        _volume_change_gradient(u, share, np.float32(LEAST_VOLUME), values)
     return result
 
 
@@ -127,8 +126,8 @@ def _smallest_corner_determinant(u, out):
 
 @inlined
 def _flux(u, i, i0, i1, hi, j, j0, j1, hj, k, k0, k1, hk, least, out):
-    """What the energy of a voxel gains per unit of each difference in it: log(det) / det times the cofactor, with the
-    difference's own factor."""
+    """What a voxel's change of volume costs per unit of each difference in it: (1 - 1 / det^2) / 2 times the cofactor,
+    with the difference's own factor."""
     one = np.float32(1)
     a0 = one + (u[0, i1, j, k] - u[0, i0, j, k]) * hi
     a1 = (u[0, i, j1, k] - u[0, i, j0, k]) * hj
@@ -141,7 +140,7 @@ def _flux(u, i, i0, i1, hi, j, j0, j1, hj, k, k0, k1, hk, least, out):
     c2 = one + (u[2, i, j, k1] - u[2, i, j, k0]) * hk
     cofactor0, cofactor1, cofactor2 = b1 * c2 - b2 * c1, b2 * c0 - b0 * c2, b0 * c1 - b1 * c0
     det = max(a0 * cofactor0 + a1 * cofactor1 + a2 * cofactor2, least)
-    weight = np.float32(math.log(det)) / det
+    weight = np.float32(0.5) * (one - one / (det * det))
     wi, wj, wk = weight * hi, weight * hj, weight * hk
     out[0, j, k], out[1, j, k], out[2, j, k] = wi * cofactor0, wj * cofactor1, wk * cofactor2
     out[3, j, k] = wi * (a2 * c1 - a1 * c2)
@@ -190,10 +189,10 @@ def _gather_plane(ring, i, n0, out):
 
 
 @compiled((F4, WHOLE, SINGLE, F4))
-def _log_determinant_gradient(u, slab, least, out):
+def _volume_change_gradient(u, share, least, out):
     n0, n1, n2 = u.shape[1:]
-    for part in prange((n0 + slab - 1) // slab):
-        first, last = part * slab, min((part + 1) * slab, n0)
+    for part in prange((n0 + share - 1) // share):
+        first, last = part * share, min((part + 1) * share, n0)
         ring = np.empty((3, 9, n1, n2), np.float32)
         for i in range(max(first - 1, 0), last + 1):
             if i < n0:

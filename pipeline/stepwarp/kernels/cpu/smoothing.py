@@ -8,16 +8,23 @@ from numba import prange
 from torch import Tensor
 
 from stepwarp.kernels.cpu.arrays import array, room
-from stepwarp.kernels.cpu.compiled import F1, F4, compiled
+from stepwarp.kernels.cpu.compiled import F1, F4, WHOLE, compiled, inlined
+from stepwarp.kernels.cpu.threading_layer import slab
+
+#: Values that are worked on at a time: they stay in the nearest cache.
+_STRETCH = 4096
+#: The fewest planes that a thread is given at a time: it works on as many more as the kernel is wide.
+_SMALLEST_SLAB = 8
 
 
 def convolve_axes(field: Tensor, kernel: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """A plane at a time along its two axes, and then across the planes."""
+    """In slabs of planes, so that what lies between the passes along the three axes never reaches the main memory."""
     weights, source = array(kernel.float()), array(field.flatten(0, 1))
-    planes = np.empty_like(source)
+    if len(weights) == 1:
+        weights = np.pad(weights, 1)
+    channels, planes = source.shape[:2]
     result, target = room(out, tuple(field.shape))
-    _smooth_planes(source, weights, planes)
-    _smooth_across(planes, weights, target.reshape(source.shape))
+    _smooth(source, weights, slab(planes, _SMALLEST_SLAB, channels), target.reshape(source.shape))
     return result
 
 
@@ -34,51 +41,90 @@ def convolve_axes_adjoint(gradient: Tensor, wanted: tuple[bool, ...], field: Non
     return (wide,)
 
 
-@compiled((F4, F1, F4))
-def _smooth_planes(source, weights, out):
-    """Along k and then j, one (j, k) plane at a time, so that the row between the two stays in the cache."""
-    channels, n0, n1, n2 = source.shape
-    r = len(weights) // 2
-    for plane in prange(channels * n0):
-        c, i = plane // n0, plane % n0
-        rows = np.empty((n1, n2), np.float32)
-        padded = np.empty(n2 + 2 * r, np.float32)
-        for j in range(n1):
-            for k in range(n2):
-                padded[r + k] = source[c, i, j, k]
-            for k in range(r):
-                padded[k] = source[c, i, j, 0]
-                padded[r + n2 + k] = source[c, i, j, n2 - 1]
-            for k in range(n2):
-                rows[j, k] = weights[r] * padded[r + k]
-            for d in range(1, r + 1):
-                w = weights[r + d]
-                for k in range(n2):
-                    rows[j, k] += w * (padded[r + k - d] + padded[r + k + d])
-        for j in range(n1):
-            target = out[c, i, j]
-            for k in range(n2):
-                target[k] = weights[r] * rows[j, k]
-            for d in range(1, r + 1):
-                w = weights[r + d]
-                below, above = rows[max(j - d, 0)], rows[min(j + d, n1 - 1)]
-                for k in range(n2):
-                    target[k] += w * (below[k] + above[k])
+@inlined
+def _weighted(centre, below, above, weight_here, weight, out):
+    for n in range(len(out)):
+        out[n] = weight_here * centre[n] + weight * (below[n] + above[n])
 
 
-@compiled((F4, F1, F4))
-def _smooth_across(source, weights, out):
-    """Along i, row by row."""
+@inlined
+def _add_weighted(below, above, weight, out):
+    for n in range(len(out)):
+        out[n] += weight * (below[n] + above[n])
+
+
+@inlined
+def _smooth_along(source, at, stride, weights, out):
+    """What lies from `at` on, with its neighbours at multiples of `stride`. Views that begin at 0 and are longer than a
+    row are what makes the compiler use vectors throughout."""
+    r = len(weights) // 2
+    for start in range(0, len(out), _STRETCH):
+        n = min(_STRETCH, len(out) - start)
+        x, target = at + start, out[start : start + n]
+        below, above = source[x - stride : x - stride + n], source[x + stride : x + stride + n]
+        _weighted(source[x : x + n], below, above, weights[r], weights[r + 1], target)
+        for d in range(2, r + 1):
+            low, high = x - d * stride, x + d * stride
+            _add_weighted(source[low : low + n], source[high : high + n], weights[r + d], target)
+
+
+@inlined
+def _widened(plane, r, out):
+    """Rows with their first and last value repeated on both sides, one after the other, behind r values."""
+    n1, n2 = plane.shape
+    for j in range(n1):
+        row = out[r + j * (n2 + 2 * r) :]
+        for k in range(n2):
+            row[r + k] = plane[j, k]
+        for k in range(r):
+            row[k], row[r + n2 + k] = plane[j, 0], plane[j, n2 - 1]
+
+
+@inlined
+def _heightened(rows, r, width):
+    """The first and the last row repeated on both sides."""
+    last = len(rows) - (r + 1) * width
+    for d in range(r):
+        for k in range(width):
+            rows[d * width + k] = rows[r * width + k]
+            rows[last + (d + 1) * width + k] = rows[last + k]
+
+
+@inlined
+def _smooth_across(ring, i, n0, weights, out):
+    r, size = len(weights) // 2, len(weights)
+    here, below, above = ring[i % size], ring[max(i - 1, 0) % size], ring[min(i + 1, n0 - 1) % size]
+    for start in range(0, len(out), _STRETCH):
+        stop = min(start + _STRETCH, len(out))
+        target = out[start:stop]
+        _weighted(here[start:stop], below[start:stop], above[start:stop], weights[r], weights[r + 1], target)
+        for d in range(2, r + 1):
+            low, high = ring[max(i - d, 0) % size, start:stop], ring[min(i + d, n0 - 1) % size, start:stop]
+            _add_weighted(low, high, weights[r + d], target)
+
+
+@compiled((F4, F1, WHOLE, F4))
+def _smooth(source, weights, share, out):
+    """Plane by plane along its two axes; the last few planes are kept, for the third."""
     channels, n0, n1, n2 = source.shape
     r = len(weights) // 2
-    for line in prange(channels * n1):
-        c, j = line // n1, line % n1
-        for i in range(n0):
-            target, centre = out[c, i, j], source[c, i, j]
-            for k in range(n2):
-                target[k] = weights[r] * centre[k]
-            for d in range(1, r + 1):
-                w = weights[r + d]
-                below, above = source[c, max(i - d, 0), j], source[c, min(i + d, n0 - 1), j]
-                for k in range(n2):
-                    target[k] += w * (below[k] + above[k])
+    width = n2 + 2 * r
+    shares = (n0 + share - 1) // share
+    for part in prange(channels * shares):
+        c, first = part // shares, part % shares * share
+        last = min(first + share, n0)
+        plane = np.zeros(n1 * width + 2 * r, np.float32)
+        rows = np.empty((n1 + 2 * r) * width, np.float32)
+        ring = np.empty((2 * r + 1, n1 * width), np.float32)
+        smoothed = np.empty(n1 * width, np.float32)
+        for i in range(max(first - r, 0), last + r):
+            if i < n0:
+                _widened(source[c, i], r, plane)
+                _smooth_along(plane, r, 1, weights, rows[r * width : (r + n1) * width])
+                _heightened(rows, r, width)
+                _smooth_along(rows, r * width, width, weights, ring[i % (2 * r + 1)])
+            if i - r >= first:
+                _smooth_across(ring, i - r, n0, weights, smoothed)
+                for j in range(n1):
+                    for k in range(n2):
+                        out[c, i - r, j, k] = smoothed[j * width + r + k]

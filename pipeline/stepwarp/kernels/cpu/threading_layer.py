@@ -3,6 +3,7 @@ is left of torch's in a process that was forked."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -64,6 +65,13 @@ def on_fork(forget: Callable[[], None]) -> None:
 
     if hasattr(os, "register_at_fork"):  # Windows does not fork
         os.register_at_fork(after_in_child=in_child)
+
+
+def slab(planes: int, least: int, volumes: int = 1) -> int:
+    """How many planes in a row make a share of the work where each of so many volumes has `planes`: for every thread
+    one, of `least` planes or more."""
+    start()
+    return max(least, math.ceil(planes / math.ceil(numba.get_num_threads() / volumes)))
 
 
 @contextmanager
