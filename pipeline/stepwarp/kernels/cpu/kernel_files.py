@@ -164,7 +164,7 @@ def _make(folder: Path) -> None:
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.making-", dir=folder.parent))
     try:
         work.chmod(0o755)
-        _log.warning("stepwarp: compiling the kernels, once; this takes about a minute (into %s)", folder.parent)
+        _log.warning("stepwarp: compiling the kernels, once; this takes up to a minute (into %s)", folder.parent)
         _compile(work)
         _remove(folder)  # what is there by this name is not to be trusted
         work.rename(folder)
