@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Compiled once, and not by each of the first processes.
 UV_INSTALL := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --editable .
-# All cores. Each worker goes through one stretch of the tests, in which those of a file share what they prepare, and then
+# More workers than cores, because they wait for processes and files now and then. Each worker goes through one stretch of the tests, in which those of a file share what they prepare, and then
 # takes over half of what another has left.
-PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
+WORKERS := $(shell $(PYTHON) -c "import os; print(os.cpu_count() * 3 // 2)")
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 CORE := kernels geometry losses registrar files
 
 .PHONY: demo test quick slow lint kernels clean

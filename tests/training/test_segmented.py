@@ -136,6 +136,7 @@ def test_a_segmentation_among_other_steps_cannot_be_trained(recipe):
         recipe(steps=steps, curriculum=[STEPS])
 
 
+@pytest.mark.slow
 def test_segmented_weights_can_be_tuned_without_labels(segmented, manifest, tmp_path):
     begun = train(segmented(validation={"keep_best_by": "segmentation_dice", "every": 1}), tmp_path / "begun").weights
     # Where the heads lie is known there; weights do not say where that was kept.

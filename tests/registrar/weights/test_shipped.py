@@ -76,6 +76,7 @@ def test_brains_of_people_never_seen_are_brought_together(two_people, name):
     assert overlap(found.transform) > overlap(found.affine) + 0.12
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_after_labels_in_the_training_a_preset_comes_further_than_by_itself(two_people):
     overlap, register = two_people
