@@ -20,7 +20,8 @@ def launch(kernel: Any, voxels: int, maps: int, *arguments: Any, **constants: An
     first = next(each for each in arguments if isinstance(each, Tensor))
     try:
         with torch.cuda.device_of(first):
-            kernel[(programs(voxels), maps)](*arguments, **constants, block=BLOCK)
+            # A product and a sum may be rounded once: said, because Triton is about to change what it does unasked.
+            kernel[(programs(voxels), maps)](*arguments, **constants, block=BLOCK, enable_fp_fusion=True)
     except Exception as error:
         raise backend.Unusable(f"the kernel {kernel.__name__}: {error}") from error
 
