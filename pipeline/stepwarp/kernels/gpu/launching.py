@@ -13,7 +13,7 @@ from stepwarp.kernels import backend, buffers
 BLOCK = 256
 
 
-def launch(kernel: Any, voxels: int, maps: int, *arguments: Any, **constants: Any) -> None:
+def launch(kernel: Any, voxels: int, maps: int, /, *arguments: Any, **constants: Any) -> None:
     """Starts a kernel, a program for every BLOCK voxels of each of so many maps: those are the axes of its grid.
 
     Raises backend.Unusable where it cannot be compiled or started."""
