@@ -9,26 +9,26 @@ from torch import Tensor
 
 from stepwarp.kernels import backend, buffers
 
-#: Voxels that a program works on.
+#: Voxels that a program works on, unless the kernel says otherwise.
 BLOCK = 256
 
 
-def launch(kernel: Any, voxels: int, maps: int, /, *arguments: Any, **constants: Any) -> None:
-    """Starts a kernel, a program for every BLOCK voxels of each of so many maps: those are the axes of its grid.
+def launch(kernel: Any, voxels: int, maps: int, /, *arguments: Any, block: int = BLOCK, **constants: Any) -> None:
+    """Starts a kernel, a program for every `block` voxels of each of so many maps: those are the axes of its grid.
 
     Raises backend.Unusable where it cannot be compiled or started."""
     first = next(each for each in arguments if isinstance(each, Tensor))
     try:
         with torch.cuda.device_of(first):
             # A product and a sum may be rounded once: said, because Triton is about to change what it does unasked.
-            kernel[(programs(voxels), maps)](*arguments, **constants, block=BLOCK, enable_fp_fusion=True)
+            kernel[(programs(voxels, block), maps)](*arguments, **constants, block=block, enable_fp_fusion=True)
     except Exception as error:
         raise backend.Unusable(f"the kernel {kernel.__name__}: {error}") from error
 
 
-def programs(voxels: int) -> int:
+def programs(voxels: int, block: int = BLOCK) -> int:
     """How many programs work on one map."""
-    return -(-voxels // BLOCK)
+    return -(-voxels // block)
 
 
 def room(out: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
