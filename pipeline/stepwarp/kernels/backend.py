@@ -6,10 +6,10 @@ and knows nothing of gradients: those are for `warp_adjoint(gradient, wanted, *a
 argument whether its gradient is wanted and returns them, None for the others; trailing ones may be left out. What a
 back end lacks, the reference does, so that it grows by one function at a time.
 
-A back end that raises `Unusable` or cannot be imported is given up: the reference computes from then on, which is said
-once. `gpu` is, where Triton is missing or cannot compile. Where Triton interprets its kernels, as TRITON_INTERPRET=1 in
-the environment tells it to, `gpu` takes tensors of the processor too, if it is chosen by hand: so it is tried without a
-GPU.
+A back end that raises `UnusableError` or cannot be imported is given up, which is said once, and the reference
+computes from then on: `gpu`, where Triton is missing or cannot compile. Where Triton interprets its kernels, as
+TRITON_INTERPRET=1 in the environment tells it to, `gpu` takes the processor's tensors too if it is chosen by hand, so
+that it can be tried without a GPU.
 
 A file's `ANY_ORDER` names those of its functions that add up in an order that changes from run to run. Where torch is
 told to use deterministic algorithms they count as lacking."""
@@ -51,7 +51,7 @@ _by_hand: ContextVar[str | None] = ContextVar("the back end that was chosen by h
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """Says why a back end cannot compute here, whatever it is given."""
 
 
@@ -82,7 +82,7 @@ def primitive(
 
     deciding: the arguments whose tensors decide; all have to fit, and the first one's axes count. to: those that a
     back end's adjoint gives a gradient to; where another wants one, the reference is taken. adjoint: its name, if it
-    is not the primitive's with `_adjoint`. function: what joins the two for autograd, applied to both of them and the
+    is not the primitive's with `_adjoint`; one of another name is called with the value, not later. function: what joins the two for autograd, applied to both of them and the
     arguments. only: the values of arguments that back ends are made for."""
 
     def decorate(reference: Function) -> Function:
@@ -110,7 +110,7 @@ def primitive(
                 if not adjoint:
                     back = functools.partial(_gradients, package, back, reference)
                 return (function or _Joined).apply(value, back, *call.values())
-            except Unusable as error:
+            except UnusableError as error:
                 _give_up(package, error)
                 return reference(*positional, **named)
 
@@ -149,22 +149,25 @@ def _gradients(
     """A back end's, or where it turns out to be unusable, the reference's."""
     try:
         return adjoint(gradient, wanted, *arguments)
-    except Unusable as error:
+    except UnusableError as error:
         _give_up(package, error)
-    # What was not kept is not needed: the function is linear in it.
-    kept = [torch.zeros_like(gradient) if on and each is None else each for each, on in zip(arguments, wanted)]
-    given = [each.detach().requires_grad_() if on else each for each, on in zip(kept, wanted)]
+
+    def leaf(argument: Tensor | None) -> Tensor:
+        # What was not kept is not needed: the function is linear in it.
+        return (torch.zeros_like(gradient) if argument is None else argument.detach()).requires_grad_()
+
+    given = [leaf(each) if on else each for each, on in zip(arguments, wanted, strict=True)]
+    leaves = [each for each, on in zip(given, wanted, strict=True) if on]
     with torch.enable_grad():
-        found = torch.autograd.grad(reference(*given), [each for each, on in zip(given, wanted) if on], gradient)
-    each_found = iter(found)
-    return tuple(next(each_found) if on else None for on in wanted)
+        found = iter(torch.autograd.grad(reference(*given), leaves, gradient))
+    return tuple(next(found) if on else None for on in wanted)
 
 
 def _give_up(package: str, why: Exception) -> None:
     if package not in _unusable:
         _unusable.add(package)
-        reason = textwrap.shorten(str(why), 300)
-        warnings.warn(f"plain torch computes in place of the kernels '{package}', which is slower: {reason}", stacklevel=4)
+        said = f"plain torch computes in place of the kernels '{package}', which is slower: {why}"
+        warnings.warn(textwrap.shorten(said, 300), stacklevel=3)
 
 
 def _package(tensors: list[Tensor]) -> str | None:

@@ -1,5 +1,5 @@
-"""See `kernels.correlation`. The windows' sums are taken along one axis after the other; the first and the last of them
-in the kernels that make the summed maps and that use them, so that four passes lie between two images and the forces."""
+"""See `kernels.correlation`. The windows' sums are taken along one axis after the other, the first and the last of them
+in the kernels that make the maps that are summed and that use the sums: six passes lead from two images to forces."""
 
 from __future__ import annotations
 
@@ -81,11 +81,10 @@ def correlation_with_gradients(
     """The values (B,) and the gradients of each channel's; that of the fixed images costs the least."""
     pair = _pair(fixed, moved, weight, known, radius)
     value, sums = _value(pair, epsilon, 5 if wanted[0] else 3)
-    to_moved = torch.empty_like(pair.moved)
-    to_fixed = torch.empty_like(pair.fixed) if wanted[0] else to_moved
-    _gradients(pair, sums, 2 / _counts(pair), to_fixed, to_moved, with_fixed=bool(wanted[0]), along_slopes=False)
-    value = value.view(fixed.shape[:2]).mean(1)
-    return value, to_fixed.view(fixed.shape) if wanted[0] else None, to_moved.view(fixed.shape)
+    to_moved = room(None, tuple(fixed.shape), fixed)
+    to_fixed = torch.empty_like(to_moved) if wanted[0] else None
+    _use(pair, sums, 2 / _counts(pair), to_fixed, to_moved)
+    return value.view(fixed.shape[:2]).mean(1), to_fixed, to_moved
 
 
 def forces(
@@ -102,8 +101,7 @@ def forces(
     to_fixed, to_moved = room(out[0], shape, fixed), room(out[1], shape, fixed)
     pair = _pair(fixed, moved, weight, None, radius)
     value, sums = _value(pair, epsilon, 5)
-    scale = 2 / (_counts(pair) * len(fixed))
-    _gradients(pair, sums, scale, to_fixed, to_moved, with_fixed=True, along_slopes=True)
+    _use(pair, sums, 2 / (_counts(pair) * len(fixed)), to_fixed, to_moved)
     return value.mean(), to_fixed, to_moved
 
 
@@ -125,7 +123,7 @@ def _counts(pair: _Pair) -> Tensor:
 
 def _value(pair: _Pair, epsilon: float, maps: int) -> tuple[Tensor, Tensor]:
     """The values (N,), and so many coefficient maps, summed along the last two axes: (maps, N, *grid)."""
-    (voxels, samples), (n0, n1, n2) = pair.extent, pair.shape
+    (voxels, samples), (_, n1, n2) = pair.extent, pair.shape
     stats = 3 if pair.prepared else 5 + pair.weighted
     one = torch.empty(max(stats, maps), samples, *pair.shape, device=pair.fixed.device)
     two = torch.empty_like(one)
@@ -140,15 +138,13 @@ def _value(pair: _Pair, epsilon: float, maps: int) -> tuple[Tensor, Tensor]:
     return (1 - parts.sum(1, dtype=torch.float64) / _counts(pair)).float(), one
 
 
-def _gradients(
-    pair: _Pair, sums: Tensor, scale: Tensor, to_fixed: Tensor, to_moved: Tensor, *, with_fixed: bool, along_slopes: bool
-) -> None:
-    """From the coefficients' sums, what each sample's value times its `scale` / 2 gives to the images, or along their
-    slopes to what moves them."""
+def _use(pair: _Pair, sums: Tensor, scale: Tensor, to_fixed: Tensor | None, to_moved: Tensor) -> None:
+    """From the coefficients' sums, what each sample's value times its `scale` / 2 gives to the images, or, where there
+    is room for three maps, along their slopes to what moves them."""
     voxels, samples = pair.extent
-    given = (*pair[:3], sums, scale.float(), to_fixed, to_moved, *pair.shape)
-    how = {"weighted": pair.weighted, "radius": pair.radius, "with_fixed": with_fixed, "along_slopes": along_slopes}
-    launch(_use_coefficients, voxels, samples, *given, **how)
+    given = (*pair[:3], sums, scale.float(), to_moved if to_fixed is None else to_fixed, to_moved, *pair.shape)
+    how = {"weighted": pair.weighted, "radius": pair.radius, "with_fixed": to_fixed is not None}
+    launch(_use_coefficients, voxels, samples, *given, **how, along_slopes=to_moved.numel() > pair.moved.numel())
 
 
 @triton.jit

@@ -1,7 +1,8 @@
 """See `kernels.descriptors`. The twelve pairs of neighbours are maps one after the other, and with weights the twelve
 of how much each of them counts follow; no other maps are made.
 
-The neighbours of a voxel are numbered along the axes, the one before and the one behind: pairs are of different axes."""
+The six neighbours of a voxel are numbered axis by axis, the one before and the one behind; pairs are of different
+axes."""
 
 from __future__ import annotations
 
@@ -196,9 +197,8 @@ def _describe_back(patches, typical, gradient, out, voxels, weighted: tl.constex
     usual = tl.load(typical + sample)
     least, most = usual * 1e-3 + 1e-12, usual * 1e3 + 1e-12
     limited = tl.minimum(tl.maximum(variance, least), most)
-    direct, by_variance, equal = (
-        tl.zeros((block,), tl.float32), tl.zeros((block,), tl.float32), tl.zeros((block,), tl.float32)
-    )  # fmt: skip
+    direct, by_variance = tl.zeros((block,), tl.float32), tl.zeros((block,), tl.float32)
+    equal = tl.zeros((block,), tl.float32)
     for pair in tl.static_range(12):
         value, _ = _patch(patches, x, voxels, pair, wanted, weighted)
         above = (value - lowest) / limited

@@ -93,7 +93,8 @@ def _count_back(f, m, w, table, to_f, to_m, voxels, bins, weighted: tl.constexpr
     x = tl.program_id(0) * block + tl.arange(0, block)
     sample = tl.program_id(1)
     f, m, w = channel(f, sample, voxels), channel(m, sample, voxels), channel(w, sample, voxels)
-    to_f, to_m, table = channel(to_f, sample, voxels), channel(to_m, sample, voxels), channel(table, sample, bins * bins)
+    to_f, to_m = channel(to_f, sample, voxels), channel(to_m, sample, voxels)
+    table = channel(table, sample, bins * bins)
     wanted = x < voxels
     value_f, value_m = tl.load(f + x, wanted, 0.0), tl.load(m + x, wanted, 0.0)
     of_f, of_m = _position(value_f, bins), _position(value_m, bins)

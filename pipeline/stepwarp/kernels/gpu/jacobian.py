@@ -196,9 +196,8 @@ def _invert(u, start, out, n0, n1, n2, iterations, tolerance, block: tl.constexp
     ends when every voxel of the program is done; one that is done before stays as it is."""
     x = tl.program_id(0) * block + tl.arange(0, block)
     voxels, sample = n0 * n1 * n2, tl.program_id(1)
-    u, start, out = (
-        channel(u, 3 * sample, voxels), channel(start, 3 * sample, voxels), channel(out, 3 * sample, voxels)
-    )  # fmt: skip
+    u, start = channel(u, 3 * sample, voxels), channel(start, 3 * sample, voxels)
+    out = channel(out, 3 * sample, voxels)
     u1, u2 = channel(u, 1, voxels), channel(u, 2, voxels)
     wanted = x < voxels
     i, j, k = index(x, n1, n2)

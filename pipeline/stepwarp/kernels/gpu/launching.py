@@ -16,14 +16,14 @@ BLOCK = 256
 def launch(kernel: Any, voxels: int, maps: int, /, *arguments: Any, block: int = BLOCK, **constants: Any) -> None:
     """Starts a kernel, a program for every `block` voxels of each of so many maps: those are the axes of its grid.
 
-    Raises backend.Unusable where it cannot be compiled or started."""
+    Raises backend.UnusableError where it cannot be compiled or started."""
     first = next(each for each in arguments if isinstance(each, Tensor))
     try:
         with torch.cuda.device_of(first):
             # A product and a sum may be rounded once: said, because Triton is about to change what it does unasked.
             kernel[(programs(voxels, block), maps)](*arguments, **constants, block=block, enable_fp_fusion=True)
     except Exception as error:
-        raise backend.Unusable(f"the kernel {kernel.__name__}: {error}") from error
+        raise backend.UnusableError(f"the kernel {kernel.__name__}: {error}") from error
 
 
 def programs(voxels: int, block: int = BLOCK) -> int:

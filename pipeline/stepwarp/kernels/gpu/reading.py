@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from stepwarp.kernels.gpu.cells import cell, channel, corners, entry, index, trilinear, trilinear_with_slope
+from stepwarp.kernels.gpu.cells import cell, channel, entry, index, trilinear, trilinear_with_slope
 
 
 @triton.jit

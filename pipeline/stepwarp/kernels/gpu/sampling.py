@@ -134,9 +134,9 @@ def scaled_gradient(factor: Tensor, image: Tensor, *, out: Tensor | None = None)
 @triton.jit
 def _scaled_gradient(factor, image, out, n0, n1, n2, block: tl.constexpr):
     x = tl.program_id(0) * block + tl.arange(0, block)
-    voxels = n0 * n1 * n2
-    sample = tl.program_id(1)
-    factor, image, out = channel(factor, sample, voxels), channel(image, sample, voxels), channel(out, 3 * sample, voxels)
+    voxels, sample = n0 * n1 * n2, tl.program_id(1)
+    factor, image = channel(factor, sample, voxels), channel(image, sample, voxels)
+    out = channel(out, 3 * sample, voxels)
     i, j, k = index(x, n1, n2)
     wanted = x < voxels
     by = tl.load(factor + x, wanted, 0.0)
