@@ -82,8 +82,9 @@ def primitive(
 
     deciding: the arguments whose tensors decide; all have to fit, and the first one's axes count. to: those that a
     back end's adjoint gives a gradient to; where another wants one, the reference is taken. adjoint: its name, if it
-    is not the primitive's with `_adjoint`; one of another name is called with the value, not later. function: what joins the two for autograd, applied to both of them and the
-    arguments. only: the values of arguments that back ends are made for."""
+    is not the primitive's with `_adjoint`; one of another name is called with the value and not later. function: what
+    joins the two for autograd, applied to both of them and the arguments. only: the values of arguments that back ends
+    are made for."""
 
     def decorate(reference: Function) -> Function:
         file, name = reference.__module__.rpartition(".")[2], reference.__name__
@@ -93,10 +94,10 @@ def primitive(
         @functools.wraps(reference)
         def run(*positional: Any, **named: Any) -> Any:
             call = defaults | dict(zip(defaults, positional, strict=False)) | named
-            kernels = None
+            package = None
             if only is None or only.items() <= call.items():
                 package = _package([call[each] for each in deciding if isinstance(call[each], Tensor)])
-                kernels = None if package is None else _file(package, file)
+            kernels = None if package is None else _file(package, file)
             value = _found(kernels, name)
             if value is None or package is None:
                 return reference(*positional, **named)
