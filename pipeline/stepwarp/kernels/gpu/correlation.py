@@ -39,13 +39,13 @@ class _Pair(NamedTuple):
     @property
     def extent(self) -> tuple[int, int]:
         """Voxels and samples."""
-        return self.fixed[0].numel(), len(self.fixed)
+        return self.fixed.shape[1:].numel(), len(self.fixed)
 
 
 def box_sum(image: Tensor, radius: int, *, out: Tensor | None = None) -> Tensor:
     """An axis after the other."""
     result = room(out, tuple(image.shape), image)
-    voxels, maps = image[0, 0].numel(), image.shape[0] * image.shape[1]
+    voxels, maps = image.shape[2:].numel(), image.shape[0] * image.shape[1]
     n0, n1, n2 = image.shape[2:]
     scratch = torch.empty_like(result)
     launch(_box, voxels, maps, image.contiguous(), result, n2, 1, voxels, radius=radius)
@@ -65,7 +65,8 @@ def correlation(
     out: Tensor | None = None,
 ) -> Tensor:
     """Without the coefficients of the gradients."""
-    value, _ = _value(_pair(fixed, moved, weight, known, radius), epsilon, 0)
+    pair = _pair(fixed, moved, weight, known, radius)
+    value, _ = _value(pair, _counts(pair), epsilon, 0)
     return into(out, value.view(fixed.shape[:2]).mean(1))
 
 
@@ -80,10 +81,11 @@ def correlation_with_gradients(
 ) -> tuple[Tensor | None, ...]:
     """The values (B,) and the gradients of each channel's; that of the fixed images costs the least."""
     pair = _pair(fixed, moved, weight, known, radius)
-    value, sums = _value(pair, epsilon, 5 if wanted[0] else 3)
+    counts = _counts(pair)
+    value, sums = _value(pair, counts, epsilon, 5 if wanted[0] else 3)
     to_moved = room(None, tuple(fixed.shape), fixed)
     to_fixed = torch.empty_like(to_moved) if wanted[0] else None
-    _use(pair, sums, 2 / _counts(pair), to_fixed, to_moved)
+    _use(pair, sums, 2 / counts, to_fixed, to_moved, along_slopes=False)
     return value.view(fixed.shape[:2]).mean(1), to_fixed, to_moved
 
 
@@ -100,8 +102,9 @@ def forces(
     shape = (len(fixed), 3, *fixed.shape[2:])
     to_fixed, to_moved = room(out[0], shape, fixed), room(out[1], shape, fixed)
     pair = _pair(fixed, moved, weight, None, radius)
-    value, sums = _value(pair, epsilon, 5)
-    _use(pair, sums, 2 / (_counts(pair) * len(fixed)), to_fixed, to_moved)
+    counts = _counts(pair)
+    value, sums = _value(pair, counts, epsilon, 5)
+    _use(pair, sums, 2 / (counts * len(fixed)), to_fixed, to_moved, along_slopes=True)
     return value.mean(), to_fixed, to_moved
 
 
@@ -121,7 +124,7 @@ def _counts(pair: _Pair) -> Tensor:
     return torch.where(total > 0, total, torch.nan)
 
 
-def _value(pair: _Pair, epsilon: float, maps: int) -> tuple[Tensor, Tensor]:
+def _value(pair: _Pair, counts: Tensor, epsilon: float, maps: int) -> tuple[Tensor, Tensor]:
     """The values (N,), and so many coefficient maps, summed along the last two axes: (maps, N, *grid)."""
     (voxels, samples), (_, n1, n2) = pair.extent, pair.shape
     stats = 3 if pair.prepared else 5 + pair.weighted
@@ -135,16 +138,18 @@ def _value(pair: _Pair, epsilon: float, maps: int) -> tuple[Tensor, Tensor]:
     if maps:
         launch(_box, voxels, maps * samples, one, two, n2, 1, voxels, radius=pair.radius)
         launch(_box, voxels, maps * samples, two, one, n1, n2, voxels, radius=pair.radius)
-    return (1 - parts.sum(1, dtype=torch.float64) / _counts(pair)).float(), one
+    return (1 - parts.sum(1, dtype=torch.float64) / counts).float(), one
 
 
-def _use(pair: _Pair, sums: Tensor, scale: Tensor, to_fixed: Tensor | None, to_moved: Tensor) -> None:
-    """From the coefficients' sums, what each sample's value times its `scale` / 2 gives to the images, or, where there
-    is room for three maps, along their slopes to what moves them."""
+def _use(
+    pair: _Pair, sums: Tensor, scale: Tensor, to_fixed: Tensor | None, to_moved: Tensor, *, along_slopes: bool
+) -> None:
+    """From the coefficients' sums, what each sample's value times its `scale` / 2 gives to the images, or along their
+    slopes to what moves them."""
     voxels, samples = pair.extent
     given = (*pair[:3], sums, scale.float(), to_moved if to_fixed is None else to_fixed, to_moved, *pair.shape)
     how = {"weighted": pair.weighted, "radius": pair.radius, "with_fixed": to_fixed is not None}
-    launch(_use_coefficients, voxels, samples, *given, **how, along_slopes=to_moved.numel() > pair.moved.numel())
+    launch(_use_coefficients, voxels, samples, *given, **how, along_slopes=along_slopes)
 
 
 @triton.jit

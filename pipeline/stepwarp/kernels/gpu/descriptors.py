@@ -59,7 +59,7 @@ def _laid(image: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _voxels(image: Tensor) -> int:
-    return image[0, 0].numel()
+    return image.shape[2:].numel()
 
 
 def _patches(image: Tensor, weight: Tensor, dilation: int, sigma: float, *, weighted: bool) -> Tensor:

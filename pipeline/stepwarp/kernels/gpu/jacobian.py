@@ -54,7 +54,7 @@ def invert(
 
 def _extent(displacement: Tensor) -> tuple[int, int]:
     """Voxels and samples."""
-    return displacement[0, 0].numel(), len(displacement)
+    return displacement.shape[2:].numel(), len(displacement)
 
 
 @triton.jit

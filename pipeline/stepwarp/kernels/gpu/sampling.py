@@ -22,7 +22,8 @@ def sample(
 ) -> Tensor:
     """Coordinates of any shape are a line of them."""
     result = room(out, (max(len(image), len(coords)), image.shape[1], *coords.shape[2:]), image)
-    return _read(image, _line(coords), None, outside, _line(result), indexed=False).view(result.shape)
+    _read(image, _line(coords), None, outside, _line(result), indexed=False)
+    return result
 
 
 def sample_adjoint(
@@ -69,7 +70,7 @@ def warp_linear_adjoint(
     gradient: Tensor, wanted: tuple[bool, ...], image: Tensor, matrix: Tensor, shape: tuple[int, ...]
 ) -> tuple[None, Tensor]:
     """To the matrix."""
-    voxels = gradient[0, 0].numel()
+    voxels = gradient.shape[2:].numel()
     parts = torch.empty(programs(voxels), 3, 4, device=image.device)
     images, _ = _laid(image)
     sizes = (*image.shape[2:], *gradient.shape[3:], voxels)
@@ -113,20 +114,19 @@ def compose_step(
     displacement: Tensor, step: Tensor, scale: Tensor | float, longest: float, *, out: Tensor | None = None
 ) -> Tensor:
     """A scale that is on the device stays there."""
-    stored = isinstance(scale, Tensor) and scale.device == step.device
-    result = room(out, tuple(step.shape), step)
+    result = room(out, (max(len(displacement), len(step)), *step.shape[1:]), step)
     (u, u_step), (s, s_step) = _laid(displacement), _laid(step)
-    launch(
-        reading.read_at_step, result[0, 0].numel(), len(result), u, s, scale if stored else float(scale), result,
-        float(longest), *step.shape[2:], result[0, 0].numel(), u_step, s_step, result[0].numel(), stored=stored,
-    )  # fmt: skip
+    stored = isinstance(scale, Tensor) and scale.device == step.device
+    voxels = step.shape[2:].numel()
+    given = (u, s, scale if stored else float(scale), result, float(longest), *step.shape[2:], voxels)
+    launch(reading.read_at_step, voxels, len(result), *given, u_step, s_step, 3 * voxels, stored=stored)
     return result
 
 
 def scaled_gradient(factor: Tensor, image: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The three differences at a voxel at once."""
     result = room(out, (len(image), 3, *image.shape[2:]), image)
-    voxels = image[0].numel()
+    voxels = image.shape[1:].numel()
     launch(_scaled_gradient, voxels, len(image), factor.contiguous(), image.contiguous(), result, *image.shape[2:])
     return result
 
@@ -153,7 +153,7 @@ def _line(points: Tensor) -> Tensor:
 def _laid(tensor: Tensor) -> tuple[Tensor, int]:
     """The tensor as the kernels read it, and how far it is from one sample to the next: a batch of one serves all."""
     tensor = tensor.detach().contiguous()
-    return tensor, 0 if len(tensor) == 1 else tensor[0].numel()
+    return tensor, 0 if len(tensor) == 1 else tensor.shape[1:].numel()
 
 
 def _placing(displacement: Tensor | None, matrix: Tensor | None, image: Tensor) -> tuple[Tensor, int, Tensor, dict]:
@@ -181,11 +181,11 @@ def _read(
     """Images (B, C, *grid) at the positions of another grid, into (B, C, *out)."""
     images, image_step = _laid(image)
     u, u_step, m, how = _placing(displacement, matrix, images)
-    voxels = result[0, 0].numel()
-    sizes = (*image.shape[2:], *result.shape[3:], voxels, image_step, u_step, result[0].numel())
+    voxels = result.shape[2:].numel()
+    sizes = (*image.shape[2:], *result.shape[3:], voxels, image_step, u_step, result.shape[1:].numel())
     how |= {"indexed": indexed, "border": outside == "border"}
     for first, channels in _groups(image.shape[1]):
-        given = (images[0, first:], u, m, result[0, first:], *sizes)
+        given = (images[:, first:], u, m, result[:, first:], *sizes)
         launch(reading.read_values, voxels, len(result), *given, channels=channels, **how)
     return result
 
@@ -195,8 +195,8 @@ def _read_vectors(outer: Tensor, inner: Tensor | None, matrix: Tensor | None, re
     vectors, outer_step = _laid(outer)
     u, u_step, m, how = _placing(inner, matrix, vectors)
     turn = m if matrix is None else torch.linalg.inv_ex(m).inverse.contiguous()
-    voxels = result[0, 0].numel()
-    sizes = (*outer.shape[2:], *result.shape[3:], voxels, outer_step, u_step, result[0].numel())
+    voxels = result.shape[2:].numel()
+    sizes = (*outer.shape[2:], *result.shape[3:], voxels, outer_step, u_step, result.shape[1:].numel())
     launch(reading.read_vectors, voxels, len(result), vectors, u, m, turn, result, *sizes, **how)
     return result
 
@@ -220,19 +220,19 @@ def _read_adjoint(
     """To the image and to the displacement. Of what was read for several samples, the sum."""
     gradient, (images, image_step) = gradient.contiguous(), _laid(image)
     u, u_step, m, how = _placing(displacement, matrix, images)
-    batch, voxels = len(gradient), gradient[0, 0].numel()
-    sizes = (*image.shape[2:], *gradient.shape[3:], voxels, image_step, u_step, gradient[0].numel())
+    batch, voxels = len(gradient), gradient.shape[2:].numel()
+    sizes = (*image.shape[2:], *gradient.shape[3:], voxels, image_step, u_step, gradient.shape[1:].numel())
     how |= {"indexed": indexed, "border": outside == "border"}
     to_image = torch.zeros_like(images) if wanted[0] else None
     to_displacement: list[Tensor] = []
     for first, channels in _groups(image.shape[1]):
-        received = gradient[0, first:]
+        received = gradient[:, first:]
         if to_image is not None:
-            given = (u, m, received, to_image[0, first:], *sizes)
+            given = (u, m, received, to_image[:, first:], *sizes)
             launch(reading.add_back, voxels, batch, *given, channels=channels, **how)
         if displacement is not None and wanted[1]:
             part = torch.empty(batch, 3, *displacement.shape[2:], device=image.device)
-            given = (images[0, first:], u, m, received, part, *sizes, part[0].numel())
+            given = (images[:, first:], u, m, received, part, *sizes, part.shape[1:].numel())
             launch(reading.read_slopes, voxels, batch, *given, channels=channels, **how)
             to_displacement.append(part)
     if displacement is None or not to_displacement:

@@ -30,7 +30,7 @@ def convolve_axes_adjoint(gradient: Tensor, wanted: tuple[bool, ...], field: Non
 
 def _along_axes(kernel: Any, source: Tensor, weights: tuple[Tensor, ...], result: Tensor) -> Tensor:
     """The result and a scratch hold in turn what there is after each axis."""
-    voxels, maps = source[0, 0].numel(), source.shape[0] * source.shape[1]
+    voxels, maps = source.shape[2:].numel(), source.shape[0] * source.shape[1]
     stride, scratch = 1, torch.empty_like(result)
     for axis, target in ((4, result), (3, scratch), (2, result)):
         size = source.shape[axis]
