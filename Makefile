@@ -8,12 +8,13 @@ UV_INSTALL := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --
 PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 CORE := kernels geometry losses registrar files
 
-.PHONY: demo test quick slow lint clean
+.PHONY: demo test quick slow lint kernels clean
 
 demo: .venv/ready
 	$(BIN)/stepwarp demo --out demo --force
 
-test: lint
+test: .venv/ready-dev
+	$(MAKE) --jobs 2 --output-sync lint kernels
 	$(PYTEST)
 
 # What most changes can break, on images made for it.
@@ -29,6 +30,10 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# Machine code for this processor, which the first run would make otherwise.
+kernels: .venv/ready-dev
+	$(BIN)/python -c "from stepwarp.kernels.cpu import kernel_files; kernel_files.prepare()"
 
 clean:
 	rm -rf .venv demo dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

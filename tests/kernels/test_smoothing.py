@@ -59,3 +59,7 @@ def test_half_precision_is_safe_to_smooth(dtype: torch.dtype, digits: float, noi
     smoothed = smoothing.gaussian(field.to(dtype), 1.5)
     assert smoothed.dtype == dtype
     torch.testing.assert_close(smoothed.float(), smoothing.gaussian(field, 1.5), rtol=0, atol=digits)
+
+
+def test_an_empty_batch_stays_empty():
+    assert smoothing.gaussian(torch.empty(0, 3, 4, 5, 6), 1.0).shape == (0, 3, 4, 5, 6)

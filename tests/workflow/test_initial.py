@@ -95,7 +95,7 @@ def test_the_files_hold_the_whole_of_a_start_with_a_field(brains, run, folder, t
     found = run(initial=tmp_path / "start.nii.gz", preset=STILL)
     found.save(tmp_path / "out")
     files = [tmp_path / "out" / name for name in ("0GenericAffine.mat", "1Warp.nii.gz")]
-    assert proof.point_error(files, whole, brains.points) < 0.5
+    assert proof.point_error(proof.read_chain(files), whole, brains.points) < 0.5
     # The affine is the nearest one to the whole in the brain, and is not moved.
     np.testing.assert_allclose(found.affine.matrix, found.record["initial"]["affine"])
     errors = [np.square(whole(brains.points) - each(brains.points)).sum() for each in (found.affine, parts[0])]

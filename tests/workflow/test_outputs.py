@@ -475,9 +475,8 @@ def test_one_voxel_that_is_little_off_is_not_kept(tmp_path, monkeypatch, fresh, 
 def test_the_limits_of_the_self_check(tmp_path, monkeypatch, fresh, no_page, of, error):
     found = {"forward": 0.0, "back": 0.0, "voxels": 0.0}
     found[of] = error * (1e-3 if of == "voxels" else 0.01)
-    monkeypatch.setattr(
-        outputs.proof, "point_error", lambda paths, *_: found["back" if "Inverse" in str(paths[0]) else "forward"]
-    )
+    monkeypatch.setattr(outputs.proof, "read_chain", lambda paths: "back" if "Inverse" in str(paths[0]) else "forward")
+    monkeypatch.setattr(outputs.proof, "point_error", lambda chain, *_: found[chain])
     monkeypatch.setattr(outputs.proof, "voxel_error", lambda *_: found["voxels"])
     if error < 1:
         fresh.save(tmp_path / "out")

@@ -199,17 +199,18 @@ def test_a_nan_background_is_searched_like_one_of_0(tmp_path):
 def test_the_proof_compares_what_is_outside_and_leaves_out_what_is_missing(tmp_path, outside, background):
     moving = prepare(Image(torch.from_numpy(air(background)), GRID), None, None, outside).image
     write_affine(tmp_path / "a.mat", SHIFT)
+    chain = proof.read_chain([tmp_path / "a.mat"])
     moved = moving.warp(SHIFT, GRID)
     write_volume(tmp_path / "moved.nii.gz", moved)
-    assert proof.voxel_error([tmp_path / "a.mat"], SHIFT, moving, moved, tmp_path / "moved.nii.gz") < 1e-5
+    assert proof.voxel_error(chain, SHIFT, moving, moved, tmp_path / "moved.nii.gz") < 1e-5
     wrong = Image(moved.data + 10, GRID)
     write_volume(tmp_path / "wrong.nii.gz", wrong)
-    assert proof.voxel_error([tmp_path / "a.mat"], SHIFT, moving, wrong, tmp_path / "wrong.nii.gz") > 1e-3
+    assert proof.voxel_error(chain, SHIFT, moving, wrong, tmp_path / "wrong.nii.gz") > 1e-3
     one = moved.data.clone()
     one[8, 12, 12] += 10  # of a hundred and more that are resampled
     wrong = Image(one, GRID)
     write_volume(tmp_path / "wrong.nii.gz", wrong, overwrite=True)
-    assert proof.voxel_error([tmp_path / "a.mat"], SHIFT, moving, wrong, tmp_path / "wrong.nii.gz") > 1e-3
+    assert proof.voxel_error(chain, SHIFT, moving, wrong, tmp_path / "wrong.nii.gz") > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,25 +14,32 @@ from stepwarp.files.lps import flip_grid, flip_vectors
 from stepwarp.files.utf8 import utf8_path
 from stepwarp.geometry import Grid, Image, Transform
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
 #: Of the fixed grid, every so many voxels along each axis are resampled for the comparison.
 _STRIDE = 4
 #: So near (voxels) to where the moving image ends, rounding decides on which side a point lies: not compared.
 _EDGE = 0.02
 
 
-def point_error(paths: Sequence[Path], transform: Transform, points: np.ndarray) -> float:
-    """The largest distance in mm between `transform` and SimpleITK's chain of files, over world points (N, 3) RAS.
+def read_chain(paths: Sequence[Path]) -> sitk.Transform:
+    """Written transforms as SimpleITK reads them. paths: as for antsApplyTransforms, the last meets a point first."""
+    import SimpleITK as sitk
 
-    paths: as for antsApplyTransforms, the last one meets a point first."""
-    chain = _chain(paths)
+    return sitk.CompositeTransform([_read(path) for path in paths])
+
+
+def point_error(chain: sitk.Transform, transform: Transform, points: np.ndarray) -> float:
+    """The largest distance in mm between `transform` and SimpleITK's, over world points (N, 3) RAS."""
     mapped = np.array([chain.TransformPoint(point) for point in flip_vectors(points).tolist()])
     return float(np.linalg.norm(flip_vectors(mapped) - transform(points), axis=1).max())
 
 
-def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, moved: Image, written: Path) -> float:
+def voxel_error(chain: sitk.Transform, transform: Transform, moving: Image, moved: Image, written: Path) -> float:
     """The largest difference of the written moved image, as a share of the moving image's intensity range: at every
     voxel from the one that was computed, and on a sparse lattice from SimpleITK's resampling of the moving image
-    through the written transforms.
+    through the chain.
 
     Left out is what is missing, or read from voxels that are: SimpleITK knows no such voxels, and reads NaN as 0."""
     import SimpleITK as sitk
@@ -40,7 +48,7 @@ def voxel_error(paths: Sequence[Path], transform: Transform, moving: Image, move
     with utf8_path(written) as plain:
         stored = sitk.ReadImage(plain, kind)
     sparse = stored[::_STRIDE, ::_STRIDE, ::_STRIDE]
-    chain, outside = _chain(paths), 0.0 if math.isnan(moving.outside) else moving.outside
+    outside = 0.0 if math.isnan(moving.outside) else moving.outside
     resampled = sitk.Resample(_to_sitk(moving), sparse, chain, sitk.sitkLinear, outside, kind)
     difference = np.abs(sitk.GetArrayViewFromImage(resampled) - sitk.GetArrayViewFromImage(sparse)).T
     decided = _away_from_edges(sparse, transform, moving.grid) & _known(moving, sparse, chain)
@@ -67,12 +75,6 @@ def _known(moving: Image, sparse, chain) -> np.ndarray:
         _to_sitk(Image(missing, moving.grid)), sparse, chain, sitk.sitkLinear, nothing, sitk.sitkFloat32
     )
     return sitk.GetArrayViewFromImage(unknown).T == 0
-
-
-def _chain(paths: Sequence[Path]):
-    import SimpleITK as sitk
-
-    return sitk.CompositeTransform([_read(path) for path in paths])
 
 
 def _read(path: Path):

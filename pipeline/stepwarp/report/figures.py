@@ -7,6 +7,7 @@ from io import StringIO
 from itertools import groupby
 
 import numpy as np
+from contourpy import contour_generator
 from torch import Tensor
 
 from stepwarp.report.views import Orientation, View
@@ -46,16 +47,15 @@ def _coordinate(
 
 def _iso_lines(rest: np.ndarray, moved: np.ndarray, distance: float) -> str:
     """The SVG path data of moved = k * distance; pixels (column, row), a pixel's centre at its index."""
-    from matplotlib.figure import Figure
-
     if min(moved.shape) < 2 or not np.isfinite(moved).all():
         return ""
     lowest, highest = max(rest.min(), moved.min()) / distance, min(rest.max(), moved.max()) / distance
     levels = np.arange(np.ceil(lowest), highest) * distance
     if levels.size == 0:
         return ""
-    lines = [line for level in Figure().add_subplot().contour(moved, levels).allsegs for line in level if len(line) > 1]
-    return "".join(_path(line) for line in lines)
+    contours = contour_generator(z=moved)
+    lines = [np.asarray(line) for level in levels for line in contours.lines(level)]
+    return "".join(_path(line) for line in lines if len(line) > 1)
 
 
 def _path(line: np.ndarray) -> str:

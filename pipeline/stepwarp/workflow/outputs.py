@@ -143,7 +143,8 @@ def jacobian_image(registration: RegisteredPair) -> Image:
 
 def _verified(registration: RegisteredPair, folder: Path) -> dict[str, Any]:
     """What SimpleITK makes of the files. Raises VerificationError beyond the tolerances."""
-    forward = [folder / AFFINE] if registration.warp is None else [folder / AFFINE, folder / WARP]
+    names = [AFFINE] if registration.warp is None else [AFFINE, WARP]
+    forward = proof.read_chain([folder / name for name in names])
     points = _points_inside(registration.fixed)
     point_errors = [proof.point_error(forward, registration.transform, points)]
     voxel_error = proof.voxel_error(
@@ -156,7 +157,7 @@ def _verified(registration: RegisteredPair, folder: Path) -> dict[str, Any]:
         "voxel_error": voxel_error,
     }
     if registration.inverse_warp is not None:
-        back = proof.point_error([folder / INVERSE_WARP], registration.inverse_warp, points)
+        back = proof.point_error(proof.read_chain([folder / INVERSE_WARP]), registration.inverse_warp, points)
         result["inverse_point_error_mm"] = back
         point_errors.append(back)
     worst = float(np.max(point_errors))  # NaN, if one of them is

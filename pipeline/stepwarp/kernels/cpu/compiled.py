@@ -97,15 +97,15 @@ class _Files:
     disable = flush = enable
 
 
-def compile_all(folder: Path, progress: Callable[[int, int], None]) -> None:
-    """Compile every kernel that this process has imported into a folder.
+def compile_all(folder: Path, part: int, parts: int, progress: Callable[[int], None]) -> None:
+    """Compile into a folder one part, of so many, of the kernels that this process has imported.
 
-    progress: is told how many are done, of how many."""
+    progress: is told after each of them how many there are in all."""
     jobs = [(kernel, signature) for kernel, signatures in _KERNELS for signature in signatures]
-    for done, (kernel, signature) in enumerate(jobs):
-        progress(done, len(jobs))
+    for kernel, signature in jobs[part::parts]:
         kernel._cache.target = folder
         kernel.compile(signature)
+        progress(len(jobs))
 
 
 def after_fork() -> None:

@@ -7,21 +7,22 @@ import math
 
 import numpy as np
 import torch
-from numba import get_num_threads, prange
+from numba import prange
 from torch import Tensor
 
 from stepwarp.kernels.buffers import into
 from stepwarp.kernels.cpu.arrays import array, room
 from stepwarp.kernels.cpu.compiled import F3, F4, SINGLE, STRIDED4, SUMS1, WHOLE, compiled, inlined
+from stepwarp.kernels.cpu.threading_layer import slab
 
 
 def box_sum(image: Tensor, radius: int, *, out: Tensor | None = None) -> Tensor:
     """A channel at a time, in slabs of planes."""
     source = array(image.flatten(0, 1))
     result, target = room(out, tuple(image.shape))
-    slab = math.ceil(source.shape[1] / get_num_threads())
+    share = slab(source.shape[1])
     for values, sums in zip(source, target.reshape(source.shape), strict=True):
-        _box_sum(values, radius, slab, sums)
+        _box_sum(values, radius, share, sums)
     return result
 
 
@@ -81,14 +82,13 @@ def _lncc(
 ) -> float:
     """The value of one pair of images, and the gradients with respect to the moved and the fixed one, as many as there
     is room for."""
-    threads = get_num_threads()
-    slab = math.ceil(f.shape[0] / threads)
+    share = slab(f.shape[0])
     maps = np.empty(((0, 3, 5)[len(gradients)], *f.shape), np.float32)
-    total = np.zeros(threads, np.float64)
-    _coefficients(f, m, w, known, radius, np.float32(epsilon), slab, maps, total)
+    total = np.zeros(math.ceil(f.shape[0] / share), np.float64)
+    _coefficients(f, m, w, known, radius, np.float32(epsilon), share, maps, total)
     count = float(w.sum(dtype=np.float64) or np.nan) if len(w) else float(f.size)
     if len(gradients):
-        _gradients(f, m, w, maps, radius, slab, np.float32(2 / count), gradients)
+        _gradients(f, m, w, maps, radius, share, np.float32(2 / count), gradients)
     return 1 - float(total.sum()) / count
 
 
@@ -157,7 +157,7 @@ def _row_sums(stat, fr, mr, wr, weighted, radius, product, padded, out):
 
 
 @compiled((F3, F3, F3, F4, WHOLE, SINGLE, WHOLE, F4, SUMS1))
-def _coefficients(f, m, w, known, radius, epsilon, slab, maps, total):
+def _coefficients(f, m, w, known, radius, epsilon, share, maps, total):
     """Window statistics -> the squared correlation (summed into `total`) and the coefficient maps there is room for.
 
     With s_fm, s_ff, s_mm the centred window sums, a = s_fm / (s_ff s_mm), b = a s_fm / s_mm, c = a s_fm / s_ff:
@@ -169,7 +169,7 @@ def _coefficients(f, m, w, known, radius, epsilon, slab, maps, total):
     slots = 2 * radius + 1
     zero, one = np.float32(0), np.float32(1)
     for chunk in prange(len(total)):
-        start, stop = np.int64(chunk) * slab, min((np.int64(chunk) + 1) * slab, n0)
+        start, stop = np.int64(chunk) * share, min((np.int64(chunk) + 1) * share, n0)
         ring = np.zeros((stats, slots, n1, n2), np.float32)
         rows = np.empty((stats, n1, n2), np.float32)
         padded = np.zeros(n2 + 2 * radius, np.float32)
@@ -237,13 +237,13 @@ def _coefficients(f, m, w, known, radius, epsilon, slab, maps, total):
 
 
 @compiled(*((F3, F3, F3, F4, WHOLE, WHOLE, SINGLE, out) for out in (F4, STRIDED4)))
-def _gradients(f, m, w, maps, radius, slab, scale, out):
+def _gradients(f, m, w, maps, radius, share, scale, out):
     """The windows' coefficients summed back: d(1 - mean)/dm into out[0], d(1 - mean)/df into out[1] if it is there."""
     n0, n1, n2 = f.shape
     weighted = len(w) > 0
     slots = 2 * radius + 1
-    for chunk in prange((n0 + slab - 1) // slab):
-        start, stop = np.int64(chunk) * slab, min((np.int64(chunk) + 1) * slab, n0)
+    for chunk in prange((n0 + share - 1) // share):
+        start, stop = np.int64(chunk) * share, min((np.int64(chunk) + 1) * share, n0)
         ring = np.zeros((len(maps), slots, n1, n2), np.float32)
         rows = np.empty((n1, n2), np.float32)
         padded = np.zeros(n2 + 2 * radius, np.float32)
@@ -270,11 +270,11 @@ def _gradients(f, m, w, maps, radius, slab, scale, out):
 
 
 @compiled((F3, WHOLE, WHOLE, F3))
-def _box_sum(source, radius, slab, out):
+def _box_sum(source, radius, share, out):
     n0, n1, n2 = source.shape
     slots = 2 * radius + 1
-    for chunk in prange((n0 + slab - 1) // slab):
-        start, stop = np.int64(chunk) * slab, min((np.int64(chunk) + 1) * slab, n0)
+    for chunk in prange((n0 + share - 1) // share):
+        start, stop = np.int64(chunk) * share, min((np.int64(chunk) + 1) * share, n0)
         ring = np.zeros((slots, n1, n2), np.float32)
         rows = np.empty((n1, n2), np.float32)
         padded = np.zeros(n2 + 2 * radius, np.float32)

@@ -24,13 +24,15 @@ import llvmlite
 import numba
 from numba.core import config
 
-from stepwarp import system_locks
+from stepwarp import limits, system_locks
 
 #: The back end, each file of which may define kernels.
 _FOLDER = Path(__file__).parent
 _SECONDS_BETWEEN_LINES = 5
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from stepwarp.kernels.cpu import kernel_files; "
-_CHILD += "kernel_files.fill(sys.argv[2])"
+_CHILD += "kernel_files.fill(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
+#: More processes than that gain little: one kernel takes as long as several others.
+_MOST_PROCESSES = 4
 
 _log = logging.getLogger("stepwarp")
 Content = TypeVar("Content")
@@ -66,14 +68,19 @@ def where() -> tuple[Path | None, bool]:
     return None, False
 
 
-def fill(folder: str) -> None:
-    """What the process that compiles does; it says on stdout how far it is."""
+def prepare() -> None:
+    """Fill the folder if need be, so that nobody waits for it later."""
+    _whole(_name(numba.core.registry.cpu_target.target_context.codegen().magic_tuple()))
+
+
+def fill(folder: str, part: int, parts: int) -> None:
+    """What each of the processes that share the compilation does; on stdout it says a line for each kernel."""
     os.umask(0o022)
     for source in _sources():
         importlib.import_module(".".join((__package__, *source.relative_to(_FOLDER).with_suffix("").parts)))
     from stepwarp.kernels.cpu.compiled import compile_all
 
-    compile_all(Path(folder), lambda done, total: print(done, total, flush=True))
+    compile_all(Path(folder), part, parts, lambda total: print(total, flush=True))
 
 
 @cache
@@ -157,7 +164,7 @@ def _make(folder: Path) -> None:
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.making-", dir=folder.parent))
     try:
         work.chmod(0o755)
-        _log.warning("stepwarp: compiling the kernels, once; this takes about a minute (into %s)", folder.parent)
+        _log.warning("stepwarp: compiling the kernels, once; this takes up to a minute (into %s)", folder.parent)
         _compile(work)
         _remove(folder)  # what is there by this name is not to be trusted
         work.rename(folder)
@@ -173,31 +180,44 @@ def _remove(path: Path) -> None:
 
 
 def _compile(folder: Path) -> None:
-    """Raises CalledProcessError where the process that compiles does not end well."""
+    """Raises CalledProcessError where one of the processes that compile does not end well."""
     command = [sys.executable, "-c", _CHILD, json.dumps([str(Path(entry).absolute()) for entry in sys.path])]
-    said = time.monotonic()
+    parts = min(limits.processors(), _MOST_PROCESSES)
     with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen(
-            [*command, str(folder)],
-            executable=_interpreter(),
-            env=_environment(),
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
+        receiver, sender = os.pipe()
+        children = []
         try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-                    said = time.monotonic()
-                    _log.warning("stepwarp: compiling the kernels, %s", " of ".join(line.split()))
-            if child.wait():
-                errors.seek(0)
-                raise subprocess.CalledProcessError(child.returncode, "compile", stderr=errors.read()[-2000:])
+            with os.fdopen(sender, "w") as stdout:
+                for part in range(parts):
+                    children.append(
+                        subprocess.Popen(
+                            [*command, str(folder), str(part), str(parts)],
+                            executable=_interpreter(),
+                            env=_environment(),
+                            cwd=folder,
+                            stdout=stdout,
+                            stderr=errors,
+                        )
+                    )
+            _say_progress(receiver)
+            for child in children:
+                if child.wait():
+                    errors.seek(0)
+                    raise subprocess.CalledProcessError(child.returncode, "compile", stderr=errors.read()[-2000:])
         finally:
-            child.kill()
-            child.wait()
+            for child in children:
+                child.kill()
+                child.wait()
+
+
+def _say_progress(receiver: int) -> None:
+    """From time to time, until every process that can write to the pipe has ended."""
+    said = time.monotonic()
+    with os.fdopen(receiver) as lines:
+        for done, total in enumerate(lines, 1):
+            if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                _log.warning("stepwarp: compiling the kernels, %d of %s are done", done, total.strip())
 
 
 def _interpreter() -> str:

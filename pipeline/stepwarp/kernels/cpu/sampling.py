@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import get_num_threads, prange
+from numba import prange
 from torch import Tensor
 
 from stepwarp.kernels.buffers import into
@@ -15,6 +15,7 @@ from stepwarp.kernels.cpu.arrays import array, at_least_two, room
 from stepwarp.kernels.cpu.cells import cell, trilinear, trilinear_with_slope
 from stepwarp.kernels.cpu.compiled import F1, F2, F3, F4, SINGLE, SUMS3, compiled
 from stepwarp.kernels.cpu.reading import add_slabs, read_slopes, read_values, sum_slabs
+from stepwarp.kernels.cpu.threading_layer import slab
 
 #: Into so many rows a list of points is laid out, for the threads to share.
 _ROWS = 64
@@ -170,12 +171,12 @@ def _read_adjoint(
 
 def _add_back(displacement: np.ndarray, gradient: np.ndarray, placing: _Placing, out: np.ndarray) -> None:
     """The adjoint of the reading: `gradient` (C, *out grid) spread over the voxels that were read, into `out`."""
-    slab = math.ceil(gradient.shape[1] / get_num_threads())
-    slabs = math.ceil(gradient.shape[1] / slab)
-    # numpy's zeros cost nothing until they are written to, and a slab's voxels read but few planes around it.
-    buffers = np.zeros((slabs, *out.shape), np.float32)
-    reach = np.empty((slabs, 2), np.int64)
-    add_slabs(displacement, *placing, gradient, slab, buffers, reach)
+    share = slab(gradient.shape[1])
+    shares = math.ceil(gradient.shape[1] / share)
+    # numpy's zeros cost nothing until they are written to, and a share's voxels read but few planes around it.
+    buffers = np.zeros((shares, *out.shape), np.float32)
+    reach = np.empty((shares, 2), np.int64)
+    add_slabs(displacement, *placing, gradient, share, buffers, reach)
     sum_slabs(buffers, reach, out)
 
 

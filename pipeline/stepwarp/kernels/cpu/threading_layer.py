@@ -67,11 +67,11 @@ def on_fork(forget: Callable[[], None]) -> None:
         os.register_at_fork(after_in_child=in_child)
 
 
-def slab(planes: int, least: int, volumes: int = 1) -> int:
+def slab(planes: int, least: int = 1, volumes: int = 1) -> int:
     """How many planes in a row make a share of the work where each of so many volumes has `planes`: for every thread
     one, of `least` planes or more."""
     start()
-    return max(least, math.ceil(planes / math.ceil(numba.get_num_threads() / volumes)))
+    return max(least, math.ceil(planes / math.ceil(numba.get_num_threads() / max(1, volumes))))
 
 
 @contextmanager
