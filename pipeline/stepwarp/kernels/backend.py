@@ -7,9 +7,9 @@ argument whether its gradient is wanted and returns them, None for the others; t
 back end lacks, the reference does, so that it grows by one function at a time.
 
 A back end that raises `UnusableError` or cannot be imported is given up, which is said once, and the reference
-computes from then on: `gpu`, where Triton is missing or cannot compile. Where Triton interprets its kernels, as
-TRITON_INTERPRET=1 in the environment tells it to, `gpu` takes the processor's tensors too if it is chosen by hand, so
-that it can be tried without a GPU.
+computes from then on: `gpu`, where Triton is missing or cannot compile. It is taken only where it is chosen by hand,
+until its tests have passed on a card. Where Triton interprets its kernels, as TRITON_INTERPRET=1 in the environment
+tells it to, it then takes the processor's tensors too, so that it can be tried without a GPU.
 
 A file's `ANY_ORDER` names those of its functions that add up in an order that changes from run to run. Where torch is
 told to use deterministic algorithms they count as lacking."""
@@ -42,6 +42,8 @@ VARIABLE = "STEPWARP_KERNELS"
 _PACKAGES = {("cpu", 5): "cpu", ("cpu", 4): "cpu.planes", ("cuda", 5): "gpu"}
 #: What their compiler is not installed for everywhere.
 _OPTIONAL = {"gpu"}
+#: What has passed the contract under an interpreter and not yet on a card: taken where it is asked for by hand.
+_UNPROVEN = {"gpu"}
 #: As many voxels of a sample have an index of 32 bits.
 _MOST_VOXELS = 2**31 - 1
 
@@ -178,7 +180,9 @@ def _package(tensors: list[Tensor]) -> str | None:
     first = tensors[0]
     by_hand = _by_hand.get() or _checked(os.environ.get(VARIABLE) or None)
     package = _PACKAGES.get((_kind(first.device, by_hand), first.ndim))
-    if package is None or package in _unusable or (by_hand is not None and package.partition(".")[0] != by_hand):
+    if package is None or package in _unusable:
+        return None
+    if package.partition(".")[0] != by_hand and (by_hand is not None or package in _UNPROVEN):
         return None
     fits = all(
         each.dtype == torch.float32 and each.device == first.device and each.shape[2:].numel() <= _MOST_VOXELS
