@@ -12,13 +12,14 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "pipeline" / "stepwarp"
 
-#: Imports every module of the package where neither fcntl nor resource is to be had, nor what else only POSIX has.
+#: Imports every module of the package where neither fcntl nor resource is to be had, nor what else only POSIX has, nor
+#: Triton, but for the kernels that it compiles.
 ON_WINDOWS = """
 import importlib, os, pkgutil, signal, sys, types
 import dask.distributed, lightning_fabric, monai.transforms, numba, psutil, scipy.stats, torch.utils.tensorboard
 import portalocker  # which has locks of its own on Windows
 
-for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+for name in ("fcntl", "resource", "pwd", "grp", "termios", "triton"):
     sys.modules[name] = None
 for name in ("fork", "getuid", "geteuid", "killpg", "getpgrp", "sysconf", "getloadavg", "sched_getaffinity",
              "register_at_fork", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "statvfs"):
@@ -30,7 +31,7 @@ del psutil.RLIMIT_AS, psutil.RLIMIT_DATA
 
 import stepwarp
 for module in pkgutil.walk_packages(stepwarp.__path__, "stepwarp."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__") and not module.name.startswith("stepwarp.kernels.gpu."):
         importlib.import_module(module.name)
 from stepwarp import limits, machine
 assert limits.processors() >= 1 and limits.free_memory() > 0 and machine.cpu_seconds() > 0

@@ -2,6 +2,9 @@
 
 import importlib
 import pkgutil
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 
 from stepwarp.errors import InputError
 from stepwarp.kernels import backend, sampling, smoothing
+from stepwarp.kernels.gpu.launching import launch
 
 IMAGE, STILL, SAME = torch.rand(1, 1, 4, 5, 6), torch.zeros(1, 3, 4, 5, 6), torch.eye(4, dtype=torch.float64)
 
@@ -97,13 +101,88 @@ def test_a_back_end_grows_by_one_function_at_a_time(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(sampling.warp(IMAGE, STILL, SAME), IMAGE)
 
 
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process whose Triton interprets: the back end for GPUs is asked first, and was not given up before."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("STEPWARP_KERNELS", "gpu")
+    monkeypatch.setattr(backend, "_unusable", set())
+    found_so_far = backend._file
+    found_so_far.cache_clear()
+    yield
+    found_so_far.cache_clear()
+
+
+def test_without_triton_plain_torch_computes_and_it_is_said_once(interpreted, monkeypatch: pytest.MonkeyPatch):
+    for module in [name for name in sys.modules if name.startswith("stepwarp.kernels.gpu.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.warns(UserWarning, match=r"plain torch .* 'gpu'.* triton") as said:
+        found = [sampling.warp(IMAGE, STILL, SAME), smoothing.gaussian(IMAGE, 1.0), sampling.warp(IMAGE, STILL, SAME)]
+    assert len(said) == 1
+    torch.testing.assert_close(found[0], IMAGE)
+    assert "\n" not in str(said[0].message)
+    assert backend.name_for(IMAGE.device) == "reference"
+
+
+class DoesNotCompile:
+    """A kernel as `launch` starts it."""
+
+    def __class_getitem__(cls, grid: tuple[int, int]) -> None:
+        raise RuntimeError("no such\ninstruction")
+
+
+def does_not_compile(*arguments: object, **named: object) -> None:
+    launch(DoesNotCompile, 120, 1, IMAGE)
+
+
+CALLS = {
+    "warp": lambda image: sampling.warp(image, STILL, SAME),
+    "convolve_axes": lambda image: smoothing.convolve_axes(image, torch.tensor([0.25, 0.5, 0.25])),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("fails", ["", "_adjoint"], ids=["itself", "its gradient"])
+def test_where_a_kernel_does_not_compile_plain_torch_computes(name: str, fails: str, interpreted, monkeypatch):
+    """Also where it is but that of the gradient, which is found out later."""
+    ours = ModuleType("stepwarp.kernels.gpu.anything")
+    setattr(ours, name, lambda field, *rest, **named: torch.zeros_like(field))
+    setattr(ours, f"{name}_adjoint", does_not_compile)
+    setattr(ours, name + fails, does_not_compile)
+    monkeypatch.setattr(backend, "_file", lambda package, file: ours)
+    image, direction = IMAGE.clone().requires_grad_(), torch.rand_like(IMAGE)
+    assert backend.name_for(IMAGE.device) == "gpu"
+    with pytest.warns(UserWarning, match=r"plain torch .* 'gpu'.* DoesNotCompile: no such instruction") as said:
+        found = [*torch.autograd.grad(CALLS[name](image), image, direction), CALLS[name](image).detach()]
+    assert len(said) == 1
+    assert backend.name_for(IMAGE.device) == "reference"
+    with backend.use("reference"):
+        expected = CALLS[name](image)
+    torch.testing.assert_close(found, [*torch.autograd.grad(expected, image, direction), expected.detach()])
+
+
+def test_what_is_wrong_with_a_call_is_not_taken_for_that(interpreted, monkeypatch: pytest.MonkeyPatch):
+    ours = ModuleType("stepwarp.kernels.gpu.sampling")
+
+    def refuse(*given, **named):
+        raise ValueError("`out` is of another shape")
+
+    ours.warp = refuse
+    monkeypatch.setattr(backend, "_file", lambda package, file: ours)
+    with pytest.raises(ValueError, match="another shape"):
+        sampling.warp(IMAGE, STILL, SAME)
+    assert backend.name_for(IMAGE.device) == "gpu"
+
+
 def test_back_ends_have_the_files_and_functions_of_the_primitives():
     """Whatever is public in a file of a primitive's name: a function that is misspelt would never be called."""
     import stepwarp.kernels as kernels
 
     seen = []
+    packages = [each for each in backend._PACKAGES.values() if each != "gpu" or find_spec("triton")]
     files = {module.name for module in pkgutil.iter_modules(kernels.__path__) if not module.ispkg}
-    for package in backend._PACKAGES.values():
+    for package in packages:
         within = importlib.import_module(f"stepwarp.kernels.{package}")
         for found in pkgutil.iter_modules(within.__path__):
             if found.name not in files:
@@ -116,3 +195,5 @@ def test_back_ends_have_the_files_and_functions_of_the_primitives():
                 assert name.startswith("_") or hasattr(ours, known), f"{theirs.__name__}.{name}"
                 seen.append(f"{package}.{found.name}.{name}")
     assert {"cpu.sampling.warp_adjoint", "cpu.planes.sampling.warp"} <= set(seen)
+    if "gpu" in packages:
+        assert {"gpu.sampling.warp_adjoint", "gpu.descriptors.self_similarity_adjoint"} <= set(seen)

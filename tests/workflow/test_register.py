@@ -18,7 +18,7 @@ from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels, read_landmarks, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image, LabelMap, inverse_residual
 from stepwarp.geometry.intensities import scale_intensities
-from stepwarp.kernels import jacobian
+from stepwarp.kernels import backend, jacobian
 from stepwarp.kernels.smoothing import gaussian
 from stepwarp.registrar.deformable import as_deformation
 from stepwarp.workflow.register import register
@@ -174,6 +174,20 @@ def test_the_record_says_all_and_fits_into_json(tmp_path, brains, run, recipe):
     assert record["verdict"]["status"] in ("pass", "check", "fail")
     assert record["threads"] == 1
     assert record["kernels"] == "cpu"
+
+
+def test_the_record_names_the_kernels_that_were_left_in_the_end(run, monkeypatch):
+    """A back end that cannot compute here is given up on the way."""
+    from stepwarp.kernels.cpu import jacobian as kernels
+
+    def fail(*given, **named):
+        raise backend.UnusableError("it does not compile")
+
+    monkeypatch.setattr(backend, "_unusable", set())
+    monkeypatch.setattr(kernels, "invert", fail)
+    with pytest.warns(UserWarning, match=r"plain torch .* 'cpu'.*does not compile"):
+        record = run(preset=HASTY).record
+    assert record["kernels"] == "reference"
 
 
 def test_the_record_holds_the_whole_recipe_and_what_was_set_and_makes_a_preset(tmp_path, run, recipe):

@@ -2,7 +2,7 @@
 
 A primitive is one function with one contract. Its body is plain torch, the reference: any device, any dimensions,
 differentiable. Back ends do the same for the tensors that they are made for: `cpu`, compiled with numba, and `gpu`,
-for kernels to come. `backend` says which of them a call is handed to.
+with Triton. `backend` says which of them a call is handed to.
 
 What all primitives promise:
 - Coordinates and displacements are in voxels, in ij order; tensors are (B, C, *grid).

@@ -6,6 +6,11 @@ and knows nothing of gradients: those are for `warp_adjoint(gradient, wanted, *a
 argument whether its gradient is wanted and returns them, None for the others; trailing ones may be left out. What a
 back end lacks, the reference does, so that it grows by one function at a time.
 
+A back end that raises `UnusableError` or cannot be imported is given up, which is said once, and the reference
+computes from then on: `gpu`, where Triton is missing or cannot compile. It is taken only where it is chosen by hand,
+until its tests have passed on a card. Where Triton interprets its kernels, as TRITON_INTERPRET=1 in the environment
+tells it to, it then takes the processor's tensors too, so that it can be tried without a GPU.
+
 A file's `ANY_ORDER` names those of its functions that add up in an order that changes from run to run. Where torch is
 told to use deterministic algorithms they count as lacking."""
 
@@ -15,6 +20,8 @@ import functools
 import importlib
 import inspect
 import os
+import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,11 +40,21 @@ CHOICES = ("reference", "cpu", "gpu")
 VARIABLE = "STEPWARP_KERNELS"
 #: Kind of device and axes of the tensors -> the package that is made for them.
 _PACKAGES = {("cpu", 5): "cpu", ("cpu", 4): "cpu.planes", ("cuda", 5): "gpu"}
+#: What their compiler is not installed for everywhere.
+_OPTIONAL = {"gpu"}
+#: What has passed the contract under an interpreter and not yet on a card: taken where it is asked for by hand.
+_UNPROVEN = {"gpu"}
 #: As many voxels of a sample have an index of 32 bits.
 _MOST_VOXELS = 2**31 - 1
 
+#: Packages that were given up.
+_unusable: set[str] = set()
 _by_hand: ContextVar[str | None] = ContextVar("the back end that was chosen by hand", default=None)
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class UnusableError(Exception):
+    """Says why a back end cannot compute here, whatever it is given."""
 
 
 @contextmanager
@@ -67,8 +84,9 @@ def primitive(
 
     deciding: the arguments whose tensors decide; all have to fit, and the first one's axes count. to: those that a
     back end's adjoint gives a gradient to; where another wants one, the reference is taken. adjoint: its name, if it
-    is not the primitive's with `_adjoint`. function: what joins the two for autograd, applied to both of them and the
-    arguments. only: the values of arguments that back ends are made for."""
+    is not the primitive's with `_adjoint`; one of another name is called with the value and not later. function: what
+    joins the two for autograd, applied to both of them and the arguments. only: the values of arguments that back ends
+    are made for."""
 
     def decorate(reference: Function) -> Function:
         file, name = reference.__module__.rpartition(".")[2], reference.__name__
@@ -78,20 +96,26 @@ def primitive(
         @functools.wraps(reference)
         def run(*positional: Any, **named: Any) -> Any:
             call = defaults | dict(zip(defaults, positional, strict=False)) | named
-            kernels = None
+            package = None
             if only is None or only.items() <= call.items():
                 package = _package([call[each] for each in deciding if isinstance(call[each], Tensor)])
-                kernels = None if package is None else _file(package, file)
+            kernels = None if package is None else _file(package, file)
             value = _found(kernels, name)
-            if value is None:
+            if value is None or package is None:
                 return reference(*positional, **named)
-            wanted = _wanting_gradients(call)
-            if not wanted:
-                return value(*positional, **named)
-            back = _found(kernels, adjoint_name)
-            if back is None or not wanted <= set(to) or call.pop("out") is not None:
+            try:
+                wanted = _wanting_gradients(call)
+                if not wanted:
+                    return value(*positional, **named)
+                back = _found(kernels, adjoint_name)
+                if back is None or not wanted <= set(to) or call.pop("out") is not None:
+                    return reference(*positional, **named)
+                if not adjoint:
+                    back = functools.partial(_gradients, package, back, reference)
+                return (function or _Joined).apply(value, back, *call.values())
+            except UnusableError as error:
+                _give_up(package, error)
                 return reference(*positional, **named)
-            return (function or _Joined).apply(value, back, *call.values())
 
         return run  # type: ignore[return-value]
 
@@ -117,14 +141,48 @@ class _Joined(torch.autograd.Function):
         return None, None, *found, *[None] * (len(arguments) - len(found))
 
 
+def _gradients(
+    package: str,
+    adjoint: Callable[..., Any],
+    reference: Callable[..., Tensor],
+    gradient: Tensor,
+    wanted: tuple[bool, ...],
+    *arguments: Any,
+) -> tuple[Tensor | None, ...]:
+    """A back end's, or where it turns out to be unusable, the reference's."""
+    try:
+        return adjoint(gradient, wanted, *arguments)
+    except UnusableError as error:
+        _give_up(package, error)
+
+    def leaf(argument: Tensor | None) -> Tensor:
+        # What was not kept is not needed: the function is linear in it.
+        return (torch.zeros_like(gradient) if argument is None else argument.detach()).requires_grad_()
+
+    given = [leaf(each) if on else each for each, on in zip(arguments, wanted, strict=True)]
+    leaves = [each for each, on in zip(given, wanted, strict=True) if on]
+    with torch.enable_grad():
+        found = iter(torch.autograd.grad(reference(*given), leaves, gradient))
+    return tuple(next(found) if on else None for on in wanted)
+
+
+def _give_up(package: str, why: Exception) -> None:
+    if package not in _unusable:
+        _unusable.add(package)
+        said = f"plain torch computes in place of the kernels '{package}', which is slower: {why}"
+        warnings.warn(textwrap.shorten(said, 300), stacklevel=3)
+
+
 def _package(tensors: list[Tensor]) -> str | None:
     """The rule. None: the reference."""
     if not tensors:
         return None
     first = tensors[0]
-    package = _PACKAGES.get((first.device.type, first.ndim))
     by_hand = _by_hand.get() or _checked(os.environ.get(VARIABLE) or None)
-    if package is None or (by_hand is not None and package.partition(".")[0] != by_hand):
+    package = _PACKAGES.get((_kind(first.device, by_hand), first.ndim))
+    if package is None or package in _unusable:
+        return None
+    if package.partition(".")[0] != by_hand and (by_hand is not None or package in _UNPROVEN):
         return None
     fits = all(
         each.dtype == torch.float32 and each.device == first.device and each.shape[2:].numel() <= _MOST_VOXELS
@@ -133,11 +191,24 @@ def _package(tensors: list[Tensor]) -> str | None:
     return package if fits else None
 
 
+def _kind(device: torch.device, by_hand: str | None) -> str:
+    """A processor counts as a GPU where Triton interprets. What torch calls cuda may be of another maker."""
+    if device.type == "cpu" and by_hand == "gpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return "cuda"
+    return "hip" if device.type == "cuda" and torch.version.hip else device.type
+
+
 @functools.cache
 def _file(package: str, file: str) -> ModuleType | None:
     """A back end's file for those of the primitives that stand in a file of that name; None where it has none."""
     module = f"{__package__}.{package}.{file}"
-    return importlib.import_module(module) if find_spec(module) else None
+    try:
+        return importlib.import_module(module) if find_spec(module) else None
+    except ImportError as error:
+        if package not in _OPTIONAL:
+            raise
+        _give_up(package, error)
+        return None
 
 
 def _found(kernels: ModuleType | None, name: str) -> Callable[..., Any] | None:

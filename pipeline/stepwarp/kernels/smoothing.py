@@ -42,7 +42,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[None, None, Tensor, None]:
-        return None, None, *ctx.adjoint(gradient, (True, False), None, ctx.kernel), None
+        to_field, *_ = ctx.adjoint(gradient, (True, False), None, ctx.kernel)
+        return None, None, to_field, None
 
 
 @primitive("field", to=("field",), function=_Linear)

@@ -193,13 +193,14 @@ def register_pair(
         "settings": _settings(options, net),
         "deterministic": place.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "device": device_name(place),
-        "kernels": backend.name_for(place),
         "threads": threads,
         "versions": _versions(),
     }
 
     def registered(plan: SearchRequest, clock: Clock) -> Registration:
-        return _registration(a, b, search(plan, a, b, clock), clock, about)
+        found = search(plan, a, b, clock)
+        # Only now, because a back end that cannot compute here is given up on the way.
+        return _registration(a, b, found, clock, {**about, "kernels": backend.name_for(place)})
 
     plan = SearchRequest(options, options.recipe, net, place, deadline, rules.notes(), initial)
     first = registered(plan, clock)
