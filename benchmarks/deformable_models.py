@@ -68,7 +68,7 @@ def _descend(
     similarity = LNCC(settings.radius, settings.epsilon)
     field = DisplacementField(torch.zeros(1, 3, *fixed.grid.shape), fixed.grid)
     for level in settings.levels:
-        f, m = _pooled(fixed, level.mm), _pooled(moving, level.mm)
+        f, m = _of_voxels(fixed, level.mm), _of_voxels(moving, level.mm)
         field = field.on(f.grid)
         matrix = torch.from_numpy(f.grid.index_map_to(m.grid, affine.matrix))
         for _ in range(level.iterations):
@@ -98,9 +98,8 @@ def _exponential(field: Tensor) -> Tensor:
     return field
 
 
-def _pooled(image: Image, mm: float) -> Image:
-    factors = tuple(max(1, round(mm / spacing)) for spacing in image.grid.spacing)
-    return Image(sampling.average_pool(image.data[None, None], factors)[0, 0].contiguous(), image.grid.coarser(factors))
+def _of_voxels(image: Image, mm: float) -> Image:
+    return image.coarser([max(1, round(mm / spacing)) for spacing in image.grid.spacing])
 
 
 MODELS: dict[str, Model] = {"greedy": greedy, "symmetric": symmetric, "velocity": velocity}

@@ -22,8 +22,6 @@ import stepwarp
 from stepwarp.data.manifest import Manifest, Pair, data_root, pairs, read_manifest
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels
-from stepwarp.geometry import Image
-from stepwarp.kernels.sampling import average_pool
 from stepwarp.machine import load, machine
 
 OUT = Path(__file__).parent / "results" / "presets_in_order"
@@ -36,7 +34,7 @@ SLACK = 0.002
 
 
 def registered(pair: Pair, manifest: Manifest, mm: int, preset: str) -> dict[str, Any]:
-    fixed, moving = (_pooled(read_image(scan.image), mm) for scan in (pair.fixed, pair.moving))
+    fixed, moving = (read_image(scan.image).coarser(mm) for scan in (pair.fixed, pair.moving))
     cpu = time.process_time()
     found = stepwarp.register(fixed, moving, preset=preset, device="cpu", threads=THREADS)
     cpu = time.process_time() - cpu
@@ -53,14 +51,6 @@ def registered(pair: Pair, manifest: Manifest, mm: int, preset: str) -> dict[str
         "cpu_seconds": round(cpu, 2),
         "load": load(),
     }
-
-
-def _pooled(image: Image, mm: int) -> Image:
-    """Means over blocks of mm voxels; OASIS has voxels of 1 mm."""
-    if mm == 1:
-        return image
-    data = average_pool(image.data[None, None].float(), (mm,) * 3)[0, 0]
-    return Image(data, image.grid.coarser(mm), image.name)
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -38,7 +38,6 @@ from stepwarp.benchmark import child
 from stepwarp.data.manifest import Pair, Scan, data_root, pairs, read_manifest
 from stepwarp.files import read_image, write_volume
 from stepwarp.geometry import Grid, Image
-from stepwarp.kernels.sampling import average_pool
 from stepwarp.machine import cpu_seconds, load, machine
 
 OUT = Path(__file__).parent / "results" / "scaling"
@@ -214,7 +213,7 @@ class Bench:
         """The scan with voxels of `mm` and so much of nothing on all sides, made once."""
         path = self.folder / f"{scan.id}_{mm}mm_{empty}.nii.gz"
         if not path.exists():
-            write_volume(path, _surrounded(_pooled(read_image(scan.image), mm), empty))
+            write_volume(path, _surrounded(read_image(scan.image).coarser(mm), empty))
         return path
 
 
@@ -249,15 +248,6 @@ def _held_by_children() -> float:
         except psutil.NoSuchProcess:
             continue
     return total / 2**20
-
-
-def _pooled(image: Image, mm: int) -> Image:
-    """Means over blocks of voxels; OASIS has voxels of 1 mm."""
-    factor = round(mm / float(image.grid.spacing.min()))
-    if factor == 1:
-        return image
-    data = average_pool(image.data[None, None].float(), (factor,) * 3)[0, 0]
-    return Image(data, image.grid.coarser(factor), image.name)
 
 
 def _surrounded(image: Image, mm: int) -> Image:

@@ -83,16 +83,11 @@ def brains() -> Brains:
     """MNI152 and a second brain made from it, as from another scanner: LAS, another contrast, noise."""
     from stepwarp.data.mni152 import Template, mni152
     from stepwarp.geometry import Image
-    from stepwarp.kernels.sampling import average_pool
     from stepwarp.workflow.demo import make_pair
 
-    def pooled(image: Image, factor: int = 4) -> Image:
-        data = average_pool(image.data[None, None].float(), (factor,) * 3)[0, 0]
-        return Image(data, image.grid.coarser(factor), image.name)
-
     full = mni152()
-    brain, *tissues = (pooled(image) for image in (full.brain, *full.tissues))
-    mask = pooled(Image(full.mask.float(), full.brain.grid)).data > 0.5
+    brain, *tissues = (image.coarser(4) for image in (full.brain, *full.tissues))
+    mask = Image(full.mask.float(), full.brain.grid).coarser(4).data > 0.5
     pair = make_pair(Template(brain, tuple(tissues), mask), 0)
     points = mask.nonzero()[::10].numpy() @ brain.grid.linear.T + brain.grid.affine[:3, 3]
     return Brains(pair.fixed, pair.moving, pair.transform, points)

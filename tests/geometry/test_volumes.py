@@ -86,3 +86,13 @@ def test_cuda_warps_alike(kind: type, grid: Grid, moving_grid: Grid, affine: Aff
     assert on_cuda.device.type == "cuda"
     plain = kind(data, moving_grid).warp(transform, onto=grid).data
     torch.testing.assert_close(on_cuda.cpu(), plain, rtol=0, atol=1e-2 * (kind is Image))
+
+
+def test_a_coarser_image_has_the_means_of_blocks_where_the_blocks_are():
+    grid = Grid((5, 4, 6), np.diag([1.0, 2.0, 3.0, 1.0]))
+    values = torch.arange(5.0)[:, None, None].expand(grid.shape).contiguous()
+    image = Image(values.to(torch.int16), grid, "ramp").coarser((2, 1, 3))
+    assert image.grid.shape == (3, 4, 2)
+    assert image.name == "ramp"
+    torch.testing.assert_close(image.data[:, 0, 0], torch.tensor([0.5, 2.5, 2.0]))
+    np.testing.assert_allclose(image.grid.affine[:3, 3], [0.5, 0, 3])

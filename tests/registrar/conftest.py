@@ -12,7 +12,6 @@ from stepwarp.data.mni152 import Template, mni152
 from stepwarp.geometry import Affine, Grid, Image, Transform
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.kernels.sampling import average_pool
 from stepwarp.workflow.demo import make_pair
 
 #: Voxels of the 1 mm template that make one here, along each axis.
@@ -50,8 +49,8 @@ class Known:
 def template() -> Template:
     """MNI152 in voxels of 3 mm."""
     full = mni152()
-    brain, *tissues = (_pooled(image) for image in (full.brain, *full.tissues))
-    mask = _pooled(Image(full.mask.float(), full.brain.grid)).data > 0.5
+    brain, *tissues = (image.coarser(_POOLED) for image in (full.brain, *full.tissues))
+    mask = Image(full.mask.float(), full.brain.grid).coarser(_POOLED).data > 0.5
     return Template(brain, tuple(tissues), mask)
 
 
@@ -113,8 +112,3 @@ def quarters() -> Quarters:
     low[:size], left[:, :size] = 1, 1
     masks = {"fixed_mask": Image(low, grid), "moving_mask": Image(left, grid)}
     return Quarters(Image(fixed, grid), Image(moving, grid), masks, truth, places)
-
-
-def _pooled(image: Image) -> Image:
-    data = average_pool(image.data[None, None].float(), (_POOLED,) * 3)[0, 0]
-    return Image(data, image.grid.coarser(_POOLED), image.name)

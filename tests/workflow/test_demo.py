@@ -11,7 +11,6 @@ from stepwarp.errors import InputError, OutputError
 from stepwarp.files import read_image, read_labels, read_transform
 from stepwarp.geometry import Affine, DisplacementField, Image, inverse_residual
 from stepwarp.kernels import jacobian
-from stepwarp.kernels.sampling import average_pool
 from stepwarp.workflow import demo as module
 from stepwarp.workflow.demo import demo, make_pair, measured
 
@@ -22,16 +21,11 @@ QUICK = Preset(
 )
 
 
-def coarser(image, factor=4):
-    pooled = average_pool(image.data[None, None], (factor,) * 3)[0, 0]
-    return Image(pooled, image.grid.coarser(factor), image.name)
-
-
 @pytest.fixture(scope="module")
 def template():
     """The brain of the demo at 4 mm, so that tests are quick."""
     fine = mni152()
-    brain, *tissues = (coarser(image) for image in (fine.brain, *fine.tissues))
+    brain, *tissues = (image.coarser(4) for image in (fine.brain, *fine.tissues))
     return Template(brain, tuple(tissues), brain.data > 0.1)
 
 

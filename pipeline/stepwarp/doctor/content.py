@@ -17,7 +17,6 @@ from stepwarp.doctor.findings import Finding
 from stepwarp.errors import InputError
 from stepwarp.geometry import Grid, Image
 from stepwarp.geometry.intensities import scale_intensities
-from stepwarp.kernels.sampling import average_pool
 from stepwarp.printable import counted
 
 #: Fewer values than this, or more of the tissue at the highest one, and contrast is lost.
@@ -91,7 +90,7 @@ def subject_of(data: Tensor, grid: Grid, name: str) -> ShownSubject | None:
     """What the image shows, roughly; None where nothing stands out from the background."""
     axes = zip(grid.shape, grid.spacing, strict=True)
     factors = tuple(min(n, max(1, round(_COARSE_MM / float(s)))) for n, s in axes)
-    coarse = Image(average_pool(data[None, None], factors)[0, 0], grid.coarser(factors), name)
+    coarse = Image(data, grid, name).coarser(factors)
     try:
         values = np.pad(scale_intensities(coarse).data.numpy(), 4)
     except InputError:

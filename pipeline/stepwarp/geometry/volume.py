@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -142,6 +143,13 @@ class Image(Volume):
     """Intensities, read by linear interpolation; 0 outside, unless said otherwise."""
 
     interpolation: ClassVar[sampling.Interpolation] = "linear"
+
+    def coarser(self, factors: int | Sequence[int]) -> Self:
+        """Means over blocks of so many voxels, on `grid.coarser(factors)`; a block that reaches beyond counts zeros."""
+        grid = self.grid.coarser(factors)
+        each = (factors,) * self.grid.ndim if isinstance(factors, int) else tuple(factors)
+        data = self.data if self.data.is_floating_point() else self.data.float()
+        return type(self)(sampling.average_pool(data[None, None], each)[0, 0], grid, self.name, self.outside)
 
     def surrounded(self, outside: float | None = None) -> Self:
         """The same image with another value beyond its grid: by default its own background."""

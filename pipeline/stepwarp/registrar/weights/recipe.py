@@ -14,7 +14,6 @@ from stepwarp.errors import InputError
 from stepwarp.geometry import Affine, Grid, Image, Transform
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.kernels import sampling
 from stepwarp.recipes import Strict
 
 #: An image with values below this is taken to be in Hounsfield units, where air is -1000.
@@ -148,8 +147,7 @@ class Spacing(Strict):
 
     def read(self, image: Image, through: Transform, onto: Grid) -> Image:
         factors = tuple(max(1, int(self.mm / spacing + 1e-3)) for spacing in image.grid.spacing)
-        pooled = sampling.average_pool(image.data[None, None].float(), factors)[0, 0]
-        return Image(pooled, image.grid.coarser(factors), image.name).warp(through, onto)
+        return image.coarser(factors).warp(through, onto)
 
 
 @dataclass(frozen=True, eq=False)
