@@ -1,5 +1,6 @@
 """Recipes: what is in `configs/`, and what happens to a mistake in one."""
 
+import math
 import pickle
 from pathlib import Path
 
@@ -73,6 +74,12 @@ def test_an_unknown_key_names_the_nearest(settings, hint):
             "deformable.levels.0.keep_volume",
         ),
         ({"deformable": {"levels": [{"across": 0, "iterations": 1}]}}, "deformable.levels.0.across"),
+        ({"deformable": {"levels": [{"across": math.inf, "iterations": 1}]}}, "deformable.levels.0.across"),
+        (
+            {"deformable": {"levels": [{"across": 9, "iterations": 1, "smooth_field": 1e9}]}},
+            "deformable.levels.0.smooth_field",
+        ),
+        ({"deformable": {"levels": LEVELS, "tolerance": math.inf}}, "deformable.tolerance"),
         ({"deformable": {"levels": [*LEVELS, {"across": 2, "iterations": "many"}]}}, "deformable.levels.1.iterations"),
         ({"deformable": {"levels": LEVELS}, "affine": {"candidates": 0}}, "affine.candidates"),
     ],
@@ -85,7 +92,14 @@ def test_a_recipe_without_levels_is_refused():
     assert "deformable.levels" in refused({"deformable": {"levels": []}})
 
 
-@pytest.mark.parametrize("across", [0, -2])
+def test_levels_that_do_not_go_from_coarse_to_fine_are_refused_with_their_sizes():
+    levels = [{"across": across, "iterations": 1} for across in (22, 88, 44)]
+    assert "level 2 is coarser (across 44) than level 1 (88); put them in order" in refused(
+        {"deformable": {"levels": levels}}
+    )
+
+
+@pytest.mark.parametrize("across", [0, -2, 0.01])
 def test_a_refinement_on_no_voxels_is_refused(across):
     assert "affine.refine_across" in refused({"deformable": {"levels": LEVELS}, "affine": {"refine_across": [across]}})
 

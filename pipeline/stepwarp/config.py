@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from stepwarp import catalogue, recipes
 from stepwarp.errors import InputError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 else:
     SimilarityName = Literal[catalogue.names(SIMILARITIES)]
 LinearKind = Literal["rigid", "similarity", "affine"]
+#: Blocks of which a subject has fewer tell nothing, and with their margin fill the memory.
+_LinearAcross = Annotated[float, Field(ge=4)]
 
 
 class AffineSettings(Strict):
@@ -30,8 +33,8 @@ class AffineSettings(Strict):
     those of the fits that follow, one after the other. candidates: how many of the scored starts are optimised.
     multimodal: compare by mutual information, whatever the deformable stage compares by."""
 
-    across: float = Field(22, gt=0)
-    refine_across: tuple[PositiveFloat, ...] = (44, 88)
+    across: _LinearAcross = 22
+    refine_across: tuple[_LinearAcross, ...] = (44, 88)
     candidates: int = Field(4, ge=1)
     multimodal: bool = False
 
@@ -48,8 +51,8 @@ class Level(Strict):
     across: float = Field(gt=0)
     iterations: int = Field(ge=1)
     step: float = Field(0.25, gt=0, le=1)
-    smooth_update: float = Field(1.2, ge=0)
-    smooth_field: float = Field(0.35, ge=0)
+    smooth_update: float = Field(1.2, ge=0, le=20)
+    smooth_field: float = Field(0.35, ge=0, le=20)
     keep_volume: float = Field(0.05, ge=0, le=0.25)
 
 
@@ -66,6 +69,16 @@ class DeformableSettings(Strict):
     patience: int = Field(8, ge=2)
     tolerance: float = Field(2e-3, ge=0)
     smallest_jacobian: float = Field(0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _from_coarse_to_fine(self) -> DeformableSettings:
+        for n, (level, finer) in enumerate(pairwise(self.levels)):
+            if finer.across < level.across:
+                raise ValueError(
+                    f"levels go from coarse to fine, and level {n + 1} is coarser (across {finer.across:g}) than level "
+                    f"{n} ({level.across:g}); put them in order"
+                )
+        return self
 
 
 class Preset(Strict):

@@ -17,9 +17,9 @@ from stepwarp.errors import InputError
 
 
 class Strict(BaseModel):
-    """A frozen model that names the nearest key to one it does not know."""
+    """A frozen model of finite numbers that names the nearest key to one it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -142,6 +142,15 @@ def test_strangers_map_points_by_a_field_as_we_do(tmp_path, grid):
     assert read_transform(path).grid == grid
 
 
+@pytest.mark.parametrize("unit", [0.1, 0.01, 0.001])
+def test_a_field_of_small_voxels_is_written_as_exactly_as_one_of_large_ones(tmp_path, unit):
+    grid = Grid((9, 10, 11), np.diag([unit, unit, unit, 1]))
+    field, path = smooth_field(grid, unit), tmp_path / "1Warp.nii.gz"
+    write_displacement(path, field)
+    points = points_in(grid)
+    np.testing.assert_allclose(by_simpleitk(path, points) / unit, field(points) / unit, atol=1e-3)
+
+
 def test_where_a_field_ends_strangers_read_the_identity_and_so_do_we(tmp_path, grid):
     """Its outermost half voxels and beyond, near and far, from every kind of file."""
     field = smooth_field(grid)

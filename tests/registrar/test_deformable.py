@@ -328,6 +328,15 @@ def test_a_value_that_is_not_a_number_is_an_error_in_words(known, start, which):
         optimise(*images.values(), start, QUICK)
 
 
+def test_a_subject_that_would_be_many_times_the_other_is_refused_with_both_sizes():
+    """As where one header says mm and the other cm: the box of both, in the fixed image's voxels, fills any memory."""
+    data = torch.zeros(40, 40, 40)
+    data[8:32, 8:32, 8:32] = blobs((24, 24, 24)) + 0.1
+    fixed, moving = (Image(data, Grid(data.shape, np.diag([mm, mm, mm, 1.0])), f"{mm}.nii") for mm in (1, 10))
+    with pytest.raises(RegistrationError, match=r"\d times as long .* 1.nii shows is 24 mm .* 10.nii shows 240 mm"):
+        optimise(fixed, moving, Affine.identity(3), QUICK)
+
+
 @pytest.mark.parametrize("shape", [(24, 26, 28), (40, 44)], ids=["3D", "2D"])
 def test_mending_undoes_a_fold_and_leaves_the_rest_as_it_is(shape):
     field = torch.stack([blobs(shape, seed) for seed in range(len(shape))])[None]

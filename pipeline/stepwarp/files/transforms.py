@@ -3,6 +3,7 @@ their world is LPS+ mm. Beyond its grid a displacement that is read is 0, as it 
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +32,9 @@ _BRACKETS = re.compile(r"\[(.+),\s*([01])\]")
 #: NIfTI's intent of a displacement in the sense of ITK: vector. Readers disagree on the sign of 1006, displacement.
 _VECTOR, _DISPLACEMENT = 1007, 1006
 
-#: Displacements are stored as multiples of 1 / this (mm): 0.00003 mm away at most, and the file a fifth smaller.
-_STEPS_PER_MM = 2.0**14
+#: Displacements are stored as multiples of 2 to this power (mm), and of small voxels to this power of a voxel or less:
+#: 0.00003 mm and 0.0002 voxels away at most, and the file a fifth smaller.
+_STEP_MM, _STEP_VOXELS = -14, -11
 
 
 def write_affine(path: str | Path, affine: Affine, centre: np.ndarray | None = None, overwrite: bool = False) -> None:
@@ -49,11 +51,13 @@ def write_affine(path: str | Path, affine: Affine, centre: np.ndarray | None = N
 def write_displacement(path: str | Path, field: DisplacementField, overwrite: bool = False) -> None:
     """Write a 3D field, fixed world to moving world, as ITK, ANTs and Slicer read it: .nii or .nii.gz.
 
-    Five axes (I, J, K, 1, 3), float32, intent vector, LPS mm, rounded to 2^-14 mm. Raises OutputError as `atomic_path`
-    does, for another suffix, for values that are not finite, and for a grid with shear."""
+    Five axes (I, J, K, 1, 3), float32, intent vector, LPS mm, rounded to 2^-14 mm, or finer where voxels are
+    small. Raises OutputError as `atomic_path` does, for another suffix, for values that are not finite, and for a
+    grid with shear."""
     path = Path(path)
     _require_straight(path, field.grid)
-    rounded = torch.round(field.millimetres() * _STEPS_PER_MM) / _STEPS_PER_MM
+    steps_per_mm = 2.0 ** -min(_STEP_MM, math.floor(math.log2(field.grid.spacing.min())) + _STEP_VOXELS)
+    rounded = torch.round(field.millimetres() * steps_per_mm) / steps_per_mm
     vectors = torch.from_numpy(flip_vectors(rounded.numpy()))
     nifti.write_nifti(path, vectors[..., None, :], field.grid.affine, intent="vector", overwrite=overwrite)
 

@@ -25,7 +25,7 @@ from stepwarp.kernels import sampling
 from stepwarp.kernels.cpu.threading_layer import fitting_threads
 from stepwarp.losses.similarity import Similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
-from stepwarp.registrar.subject import Blocks, ImagedSubject, voxel_edge
+from stepwarp.registrar.subject import Blocks, ImagedSubject, sizes_compared, voxel_edge
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
 _ROTATIONS = 300
@@ -381,5 +381,8 @@ def _to_world(model: _Model, pair: _LinearPair) -> Affine:
     shift = pair.radius * model.translation.detach().numpy()
     offset = pair.moving_centre + shift - linear @ pair.fixed_centre
     if not np.isfinite(linear).all() or abs(np.linalg.det(linear)) < 1e-3:
-        raise RegistrationError("the linear stage ended in a singular transform: the images may have nothing in common")
+        raise RegistrationError(
+            "the linear stage ended in a singular transform: the images may have nothing in common. By the headers, "
+            f"{sizes_compared(pair.fixed, pair.moving)}."
+        )
     return Affine(np.column_stack([linear, offset]))

@@ -30,7 +30,7 @@ from stepwarp.kernels import jacobian, sampling, smoothing
 from stepwarp.kernels.cpu.threading_layer import fitting_threads
 from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
-from stepwarp.registrar.subject import ImagedSubject, voxel_edge
+from stepwarp.registrar.subject import ImagedSubject, sizes_compared, voxel_edge
 
 #: The step's length is set by a vector than which so many are longer, as a share of the subject's voxels: so that a few
 #: strong edges do not slow down all the rest, and what surrounds the subject has no influence.
@@ -41,6 +41,8 @@ _STRIDE = 3
 _SMALLEST_LEVEL = 8
 #: Voxels around both subjects in which the field can settle.
 _MARGIN = 4
+#: Both subjects together may be so many times as long as the fixed one: its voxels would fill the memory.
+_LONGEST = 4
 #: The field is checked for approaching folds once in so many iterations.
 _MEND_EVERY = 5
 #: The whole map, composed of two halves that each keep their distance from folding, is mended below this.
@@ -155,7 +157,7 @@ def optimise(
     grid; where it folds it is smoothed. deadline: a `time.monotonic()` after which no further iteration starts. watch:
     is told how far each level came.
 
-    Raises RegistrationError when the loss stops being a number."""
+    Raises RegistrationError when the loss stops being a number, and for subjects of quite different sizes."""
     towards_fixed, towards_moving = (None, None) if start is None else _halves(start, settings, device)
     subjects = ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask)
     sides = (
@@ -163,6 +165,7 @@ def optimise(
         _Side(subjects[1], affine.matrix, device, towards_moving),
     )
     around = affine.inverse()(subjects[1].outline())
+    _check_sizes(subjects, around)
     voxels = _mean_volume(subjects, affine) / abs(float(np.linalg.det(fixed.grid.linear)))
     similarity = make_similarity(settings)
     trace: list[dict[str, float]] = []
@@ -237,6 +240,17 @@ def _useful_levels(settings: DeformableSettings, fixed: ImagedSubject, moving: I
             levels.append(useful)
     box = fixed.high - fixed.low
     return [level for level in levels if (-(-box // level.factors)).min() >= _SMALLEST_LEVEL] or levels[-1:]
+
+
+def _check_sizes(subjects: tuple[ImagedSubject, ImagedSubject], around: np.ndarray) -> None:
+    fixed, moving = subjects
+    both = fixed.blocks([1] * fixed.grid.ndim, 0, around)
+    longer = (np.array(both.shape) * fixed.grid.spacing).max() / ((fixed.high - fixed.low) * fixed.grid.spacing).max()
+    if longer > _LONGEST:
+        raise RegistrationError(
+            f"after the linear stage both subjects together are {longer:.1f} times as long as the fixed one. By the "
+            f"headers, {sizes_compared(fixed, moving)}."
+        )
 
 
 def _mean_volume(subjects: tuple[ImagedSubject, ImagedSubject], affine: Affine) -> float:

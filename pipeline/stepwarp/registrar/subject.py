@@ -149,6 +149,14 @@ class Blocks:
         return [s + np.arange(n) for s, n in zip(self.start, self.shape_in_voxels, strict=True)]
 
 
+def sizes_compared(fixed: ImagedSubject, moving: ImagedSubject) -> str:
+    """How large two subjects are by their headers, and what to do where that cannot be."""
+    return (
+        f"what {fixed.image.name} shows is {fixed.size:.3g} mm across, what {moving.image.name} shows {moving.size:.3g}"
+        " mm. If that is not so, correct the voxel sizes in the header that is wrong"
+    )
+
+
 def voxel_edge(size: float, across: float, finest: float) -> float:
     """The length of the voxels of which about `across` make up `size`: the finest length times a power of two, so that
     the grids of a pyramid fit into each other."""

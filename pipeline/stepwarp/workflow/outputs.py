@@ -33,8 +33,9 @@ from stepwarp.workflow.clock import Clock
 if TYPE_CHECKING:
     from stepwarp.workflow.registered import RegisteredPair
 
-#: What the files may differ from what was computed: points in mm, voxels as a share of the intensity range.
-POINT_TOLERANCE_MM = 0.01
+#: What the files may differ from what was computed: points in mm and in voxels, intensities
+#: as a share of their range.
+POINT_TOLERANCE_MM, POINT_TOLERANCE_VOXELS = 0.01, 0.05
 VOXEL_TOLERANCE = 1e-3
 _POINTS = 1000
 
@@ -161,10 +162,11 @@ def _verified(registration: RegisteredPair, folder: Path) -> dict[str, Any]:
         result["inverse_point_error_mm"] = back
         point_errors.append(back)
     worst = float(np.max(point_errors))  # NaN, if one of them is
-    if not (worst <= POINT_TOLERANCE_MM and voxel_error <= VOXEL_TOLERANCE):
+    allowed = min(POINT_TOLERANCE_MM, POINT_TOLERANCE_VOXELS * float(registration.fixed.grid.spacing.min()))
+    if not (worst <= allowed and voxel_error <= VOXEL_TOLERANCE):
         raise VerificationError(
             f"the written files do not say what was computed: SimpleITK maps points {worst:.3g} mm away (allowed "
-            f"{POINT_TOLERANCE_MM}) and voxels differ by {voxel_error:.2g} of the range (allowed {VOXEL_TOLERANCE}). "
+            f"{allowed:.3g}) and voxels differ by {voxel_error:.2g} of the range (allowed {VOXEL_TOLERANCE}). "
             "Nothing was kept; please report this with both headers."
         )
     return {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in result.items()}
