@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stepwarp.geometry.grid import Grid, check_affine, float64
 from stepwarp.kernels import jacobian, sampling
+from stepwarp.kernels.precision import in_full_precision
 
 
 class Transform(ABC):
@@ -323,11 +324,6 @@ class Composition(Transform):
 
     def __repr__(self) -> str:
         return " @ ".join(map(repr, self.parts))
-
-
-def in_full_precision(like: Tensor) -> torch.autocast:
-    """Mixed precision is for convolutions: half precision cannot tell the neighbours of voxel 300 apart."""
-    return torch.autocast(like.device.type, enabled=False)
 
 
 def _transformed(points: Tensor, matrices: Tensor) -> Tensor:

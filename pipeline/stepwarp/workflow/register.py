@@ -20,6 +20,7 @@ from stepwarp.config import LinearKind, Preset, SimilarityName
 from stepwarp.errors import InputError
 from stepwarp.geometry import DisplacementField, Transform
 from stepwarp.kernels import backend
+from stepwarp.kernels.precision import without_tf32
 from stepwarp.machine import device_name
 from stepwarp.options import RegisterOptions
 from stepwarp.progress import Progress, silent
@@ -161,6 +162,7 @@ def register(
     return register_pair(fixed, moving, options, fixed_mask=fixed_mask, moving_mask=moving_mask, progress=progress)
 
 
+@without_tf32()
 def register_pair(
     fixed: Source,
     moving: Source,
