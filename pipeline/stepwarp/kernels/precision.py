@@ -21,9 +21,9 @@ _SETTINGS: list[_Setting] = [
     (lambda: cudnn.allow_tf32, partial(setattr, cudnn, "allow_tf32"), False),
 ]
 if hasattr(torch.backends, "fp32_precision"):  # since torch 2.9
-    _onednn: Any = mkldnn  # whose kinds torch's types do not know
-    for _kind in (cudnn.conv, cudnn.rnn, cuda.matmul, _onednn.conv, _onednn.matmul):
-        _SETTINGS.append((partial(getattr, _kind, "fp32_precision"), partial(setattr, _kind, "fp32_precision"), "ieee"))
+    for _library, _kind in ((cudnn, "conv"), (cudnn, "rnn"), (cuda, "matmul"), (mkldnn, "conv"), (mkldnn, "matmul")):
+        _its = getattr(_library, _kind), "fp32_precision"
+        _SETTINGS.append((partial(getattr, *_its), partial(setattr, *_its), "ieee"))
 
 #: Settings are the process's: the first to enter sets them, and the last to leave restores what was there before.
 _lock = threading.Lock()
