@@ -187,7 +187,7 @@ def optimise(
                 level, sides, voxels / math.prod(level.factors), similarity, settings, deadline, progress
             )
         if watch is not None:
-            so_far = _forward(*(side.on(grid) for side in sides), settings.smallest_jacobian)
+            so_far = _forward(sides[0].on(grid), sides[1].on(grid), settings.smallest_jacobian)
             watch(level.edge, DisplacementField(so_far, grid))
         trace += [{"level_mm": level.edge, "iteration": n, "loss": loss} for n, loss in enumerate(losses)]
         if is_over(deadline):

@@ -178,7 +178,7 @@ def register_pair(
     check_outside(options.outside)
     place = chosen_device(options.device)
     threads = use_threads(options.threads)
-    clock, rules = Clock(progress), files.TrustRules.of(options.trust)
+    clock, rules = Clock(progress, device=place), files.TrustRules.of(options.trust)
     with clock.stage("read"):
         net = None if options.weights is None else read_network(options.weights, options.steps, place)
         a = prepare(fixed, fixed_mask, rules, role="fixed")
@@ -209,7 +209,7 @@ def register_pair(
     if not options.escalate or first.record["verdict"]["status"] != "fail":
         return first
     again = replace(plan, recipe=thorough(plan.recipe))
-    return escalated(first, lambda: registered(again, Clock(second_try(progress))), started, deadline)
+    return escalated(first, lambda: registered(again, Clock(second_try(progress), device=place)), started, deadline)
 
 
 def _settings(options: RegisterOptions, net: Network | None) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _registration(
     if deformation is not None:
         fields = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
         # Beyond the grid, what every reader makes of the files.
-        warp, inverse_warp = (DisplacementField(f.displacement, f.grid, outside="zero") for f in fields)
+        warp, inverse_warp = (DisplacementField(f.displacement.cpu(), f.grid, outside="zero") for f in fields)
     return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps)
 
 
