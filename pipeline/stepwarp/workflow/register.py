@@ -27,8 +27,9 @@ from stepwarp.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
 from stepwarp.version import __version__
 from stepwarp.workflow.clock import Clock
-from stepwarp.workflow.device import chosen_device, use_threads
+from stepwarp.workflow.device import chosen_device, determinism, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
+from stepwarp.workflow.fallback import with_the_processor_left
 from stepwarp.workflow.initial import begin, read_start
 from stepwarp.workflow.network import Network, read_network
 from stepwarp.workflow.registration import Registration
@@ -162,7 +163,6 @@ def register(
     return register_pair(fixed, moving, options, fixed_mask=fixed_mask, moving_mask=moving_mask, progress=progress)
 
 
-@without_tf32()
 def register_pair(
     fixed: Source,
     moving: Source,
@@ -173,6 +173,20 @@ def register_pair(
     progress: Progress = silent,
 ) -> Registration:
     """`register`, told how as one value."""
+    return with_the_processor_left(
+        lambda chosen: _register(fixed, moving, chosen, fixed_mask, moving_mask, progress), options
+    )
+
+
+@without_tf32()
+def _register(
+    fixed: Source,
+    moving: Source,
+    options: RegisterOptions,
+    fixed_mask: MaskSource | None,
+    moving_mask: MaskSource | None,
+    progress: Progress,
+) -> Registration:
     started = time.monotonic()
     deadline = None if options.time_budget is None else started + options.time_budget
     check_outside(options.outside)
@@ -193,7 +207,6 @@ def register_pair(
         "inputs": described_inputs(a, b),
         "trusted": rules.record(),
         "settings": _settings(options, net),
-        "deterministic": place.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "device": device_name(place),
         "threads": threads,
         "versions": _versions(),
@@ -201,8 +214,9 @@ def register_pair(
 
     def registered(plan: SearchRequest, clock: Clock) -> Registration:
         found = search(plan, a, b, clock)
-        # Only now, because a back end that cannot compute here is given up on the way.
-        return _registration(a, b, found, clock, {**about, "kernels": backend.name_for(place)})
+        # Only now: a back end that cannot compute here is given up on the way, and what adds up in any order is met.
+        said = {"kernels": backend.name_for(place), **determinism(place)}
+        return _registration(a, b, found, clock, about | said)
 
     plan = SearchRequest(options, options.recipe, net, place, deadline, rules.notes(), initial)
     first = registered(plan, clock)
@@ -251,6 +265,7 @@ def _registration(
         "measures": found.measures,
         "verdict": found.verdict,
         "escalation": None,
+        "gpu_failure": None,
     }
     warp, inverse_warp = None, None
     if deformation is not None:
