@@ -89,6 +89,26 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     )
 
 
+#: Of torch and the libraries of CUDA, lower case.
+_GPU_FAILED = ("cuda error", "cuda driver error", "cuda out of memory", "cudnn error", "cudnn_status", "cublas_status")
+
+
+def is_gpu_failure(error: BaseException | None) -> bool:
+    """Whether a GPU is lost, broken or full, which says nothing about the same work on a processor."""
+    if error is None:
+        return False
+    return (
+        type(error).__name__ in ("AcceleratorError", "OutOfMemoryError")
+        or (isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _GPU_FAILED))
+        or is_gpu_failure(error.__cause__ or error.__context__)
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says before it explains itself, as CUDA's do at length."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def _one_line(message: str) -> str:
     """Without what would break the line or command a terminal, and cut in its middle where a file's content got into
     it: names and cells of a stranger's file are in these messages."""

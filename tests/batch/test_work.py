@@ -32,6 +32,7 @@ from stepwarp.workflow.initial import digest
         (MemoryError(), "machine", "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "machine", "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "machine", "out of memory"),
+        (RuntimeError("CUDA error: unspecified launch failure\nCompile with"), "machine", "the GPU failed: CUDA error"),
         (KeyError("odd"), "registration", "this is a bug in stepwarp, please report it (KeyError: 'odd')"),
     ],
 )

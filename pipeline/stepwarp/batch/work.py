@@ -23,6 +23,8 @@ from stepwarp.errors import (
     OutputError,
     RegistrationError,
     StepwarpError,
+    first_line,
+    is_gpu_failure,
     is_out_of_memory,
 )
 from stepwarp.files import TrustRules, sha256, unbracketed
@@ -64,6 +66,8 @@ def failure(error: Exception) -> dict[str, Any]:
     kind, where = "machine", None
     if is_out_of_memory(error):
         reason = "out of memory. Run fewer --workers at a time, or work on smaller images."
+    elif is_gpu_failure(error):
+        reason = f"the GPU failed: {first_line(error)}"
     elif isinstance(error, InputError):
         kind = "input"
     elif isinstance(error, ForeignError):

@@ -11,7 +11,14 @@ import typer
 from typer.core import TyperCommand
 
 from stepwarp.cli.terminal import tell
-from stepwarp.errors import OutputError, StepwarpError, is_out_of_memory
+from stepwarp.errors import (
+    OutputError,
+    RegistrationError,
+    StepwarpError,
+    first_line,
+    is_gpu_failure,
+    is_out_of_memory,
+)
 
 VERDICT_FAIL, OUT_OF_MEMORY, INTERRUPTED = 7, 8, 130
 
@@ -80,6 +87,8 @@ class Command(TyperCommand):
                 "register, --preset fast needs less.",
                 OUT_OF_MEMORY,
             )
+        if is_gpu_failure(error):
+            _end(f"the GPU failed ({first_line(error)}). Use --device cpu.", RegistrationError.exit_code)
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             _end(f"{error.filename or 'a result'}: cannot be written ({error.strerror}).", OutputError.exit_code)
         what = " ".join(f"{type(error).__name__}: {error}".split())

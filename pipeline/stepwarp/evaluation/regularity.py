@@ -118,9 +118,8 @@ def inverse_consistency(
 
     transform: fixed world to moving world; inverse: back. mask: bool, grid.shape. every: of the mask's voxels each
     `every`-th is measured. Raises ValueError for a mask of another shape or an empty one."""
-    index = _checked(mask, grid).cpu().nonzero()[::every].double().numpy()
-    points = grid.world(index)
-    return DistanceSummary.of(inverse_residual(transform, inverse, points))
+    index = _checked(mask, grid).nonzero()[::every].double().cpu().numpy()
+    return DistanceSummary.of(inverse_residual(transform, inverse, grid.world(index), mask.device))
 
 
 def _checked(mask: Tensor, grid: Grid) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stepwarp.errors import InputError
 from stepwarp.geometry import Image
+from stepwarp.kernels.order import nth_smallest
 
 #: Intensities are scaled so that these quantiles become 0 and 1 (of all voxels; of those above the first).
 _LOW, _HIGH = 0.001, 0.995
@@ -42,4 +43,4 @@ def _ends(image: Image, mask: Image | None) -> tuple[float, float]:
 
 
 def _quantile(values: Tensor, q: float) -> float:
-    return float(values.kthvalue(max(1, round(q * values.numel()))).values)
+    return float(nth_smallest(values, max(1, round(q * values.numel()))))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stepwarp.geometry.grid import Grid, check_affine, float64
 from stepwarp.kernels import jacobian, sampling
+from stepwarp.kernels.precision import in_full_precision
 
 
 class Transform(ABC):
@@ -201,8 +202,16 @@ class DisplacementField(Transform):
 
     def millimetres(self) -> Tensor:
         """The displacement as RAS mm vectors, (*grid.shape, D) float32 on the CPU, of a batch of one."""
-        (displacement,) = self.displacement.detach().float().cpu()
-        return torch.einsum("ab,b...->...a", float64(self.grid.linear).float(), displacement)
+        return self.to("cpu")._vectors()
+
+    def lengths(self) -> Tensor:
+        """How far it moves each voxel, mm, (*grid.shape) float32 on its own device, of a batch of one."""
+        return self._vectors().norm(dim=-1)
+
+    def _vectors(self) -> Tensor:
+        (displacement,) = self.displacement.detach().float()
+        with in_full_precision(displacement):
+            return torch.einsum("ab,b...->...a", float64(self.grid.linear).to(displacement), displacement)
 
     def to(self, device: torch.device | str) -> DisplacementField:
         return DisplacementField(self.displacement.to(device), self.grid, self.outside)
@@ -325,11 +334,6 @@ class Composition(Transform):
         return " @ ".join(map(repr, self.parts))
 
 
-def in_full_precision(like: Tensor) -> torch.autocast:
-    """Mixed precision is for convolutions: half precision cannot tell the neighbours of voxel 300 apart."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
 def _transformed(points: Tensor, matrices: Tensor) -> Tensor:
     """Homogeneous matrices (B or 1, D+1, D+1) applied to points (B or 1, N, D)."""
     matrices = matrices.to(points.device)
@@ -346,6 +350,11 @@ def _sum_of(weights: Tensor, terms: Iterable[Tensor]) -> Tensor:
     return sum((weight * term for weight, term in zip(weights, terms, strict=True)), start=weights.new_zeros(()))
 
 
-def inverse_residual(transform: Transform, inverse: Transform, points: np.ndarray) -> np.ndarray:
-    """|inverse(transform(x)) - x| in mm for world points (N, D): how far from inverse to each other the two are."""
-    return np.linalg.norm(inverse(transform(points)) - points, axis=1)
+def inverse_residual(
+    transform: Transform, inverse: Transform, points: np.ndarray, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """|inverse(transform(x)) - x| in mm for world points (N, D): how far from inverse to each other the two are.
+
+    device: where to compute, for fields that lie there."""
+    there = float64(points).to(device)
+    return np.linalg.norm((inverse(transform(there)) - there).detach().cpu().numpy(), axis=1)

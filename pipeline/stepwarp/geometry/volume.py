@@ -57,6 +57,11 @@ class Volume:
             if values is not None and tuple(values.shape) != self.grid.shape:
                 raise ValueError(f"{self.name}: values of shape {tuple(values.shape)} do not fit {self.grid}")
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same volume on a device."""
+        missing = None if self.missing is None else self.missing.to(device)
+        return replace(self, data=self.data.to(device), missing=missing)
+
     @property
     def filling(self) -> float:
         """What stands for nothing at all: 0, or the lowest value where that is lower."""

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stepwarp.errors import InputError
+from stepwarp.kernels.precision import without_tf32
 
 #: What may be chosen by hand, with `use` or in this variable of the environment.
 CHOICES = ("reference", "cpu", "gpu")
@@ -92,6 +93,8 @@ def primitive(
         file, name = reference.__module__.rpartition(".")[2], reference.__name__
         adjoint_name = adjoint or f"{name}_adjoint"
         defaults = {parameter.name: parameter.default for parameter in inspect.signature(reference).parameters.values()}
+        # Its convolutions and products make positions, on whatever device.
+        plain = without_tf32()(reference)
 
         @functools.wraps(reference)
         def run(*positional: Any, **named: Any) -> Any:
@@ -102,20 +105,20 @@ def primitive(
             kernels = None if package is None else _file(package, file)
             value = _found(kernels, name)
             if value is None or package is None:
-                return reference(*positional, **named)
+                return plain(*positional, **named)
             try:
                 wanted = _wanting_gradients(call)
                 if not wanted:
                     return value(*positional, **named)
                 back = _found(kernels, adjoint_name)
                 if back is None or not wanted <= set(to) or call.pop("out") is not None:
-                    return reference(*positional, **named)
+                    return plain(*positional, **named)
                 if not adjoint:
-                    back = functools.partial(_gradients, package, back, reference)
+                    back = functools.partial(_gradients, package, back, plain)
                 return (function or _Joined).apply(value, back, *call.values())
             except UnusableError as error:
                 _give_up(package, error)
-                return reference(*positional, **named)
+                return plain(*positional, **named)
 
         return run  # type: ignore[return-value]
 

@@ -28,7 +28,7 @@ def self_similarity(
     pairs = [(a, b) for a, b in itertools.combinations(neighbours, 2) if a[0] != b[0]]
     if not pairs:
         pairs = list(itertools.combinations(neighbours, 2))
-    kernel = smoothing.gaussian_kernel(sigma)
+    kernel = smoothing.kernel_on(image.device, sigma)
     stacked = torch.cat([(shifted[a] - shifted[b]).square() for a, b in pairs], 1)
     if weight is None:
         stacked = smoothing.convolve_axes(stacked, kernel)

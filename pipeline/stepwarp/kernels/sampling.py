@@ -42,7 +42,8 @@ def sample(
     image = image.expand(batch, *image.shape[1:])
     coords = coords.expand(batch, *coords.shape[1:])
     shape = image.shape[2:]
-    sizes = torch.tensor(shape, device=coords.device, dtype=coords.dtype).view(1, d, *[1] * (coords.ndim - 2))
+    sizes = torch.tensor(shape, dtype=coords.dtype).to(coords.device, non_blocking=True)
+    sizes = sizes.view(1, d, *[1] * (coords.ndim - 2))
     if mode == "nearest":
         values = _nearest(image, coords, shape)
     else:
@@ -118,7 +119,7 @@ def compose(outer: Tensor, inner: Tensor, matrix: Tensor | None = None, *, out: 
     of the outer one's; without it they share one grid. Differentiable in both displacements."""
     d = inner.shape[1]
     if matrix is None:
-        matrix = torch.eye(d + 1, dtype=torch.float64)
+        matrix = torch.eye(d + 1, dtype=torch.float64, device=inner.device)
     else:
         outer = _in_voxels_of(matrix, outer)
     return into(out, inner + warp(outer, inner, matrix, outside="border"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -26,7 +27,13 @@ def gaussian(field: Tensor, sigma: float, *, out: Tensor | None = None) -> Tenso
     """`field` (B, C, *grid) smoothed with a Gaussian of `sigma` voxels along every axis; itself where sigma is 0."""
     if sigma <= 0:
         return into(out, field)
-    return convolve_axes(field, gaussian_kernel(sigma), out=out)
+    return convolve_axes(field, kernel_on(field.device, sigma), out=out)
+
+
+@functools.lru_cache(maxsize=64)
+def kernel_on(device: torch.device, sigma: float) -> Tensor:
+    """`gaussian_kernel` on a device, to which it is brought once."""
+    return gaussian_kernel(sigma).to(device, non_blocking=True)
 
 
 class _Linear(torch.autograd.Function):

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepwarp.kernels.precision import in_full_precision
+
 Norm = Literal["none", "instance", "group"]
 
 CONVOLUTION: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -73,8 +75,8 @@ def zeroed(layer: _Last) -> _Last:
 
 
 def exactly(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, x: Tensor) -> Tensor:
-    """The layer applied to x outside mixed precision: for outputs that are positions."""
-    with torch.autocast(x.device.type, enabled=False):
+    """The layer applied to x in full precision: for outputs that are positions."""
+    with in_full_precision(x):
         return layer(x.to(layer.weight.dtype))
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepwarp.errors import InputError
+from stepwarp.kernels.precision import in_full_precision
 from stepwarp.networks.layers import CONVOLUTION, crop_to, pad_to_even
 from stepwarp.networks.unet import UNetBody
 
@@ -49,7 +50,7 @@ class Segmenter(nn.Module):
         slabs = []
         for slab in self._features(image).movedim(1, -1).split(_SLAB, 1):
             logits = F.linear(slab, weights, bias).unflatten(-1, (-1, self.classes))
-            with torch.autocast(image.device.type, enabled=False):
+            with in_full_precision(image):
                 slabs.append(logits.float().softmax(-1) @ values)
         found = torch.cat(slabs, 1).movedim((-1, -2), (1, 2)).flatten(1, 2)
         return crop_to(depth_to_space(found, values.shape[1]), image)

@@ -28,6 +28,7 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, DisplacementField, Grid, Image
 from stepwarp.kernels import jacobian, sampling, smoothing
 from stepwarp.kernels.cpu.threading_layer import fitting_threads
+from stepwarp.kernels.order import nth_smallest
 from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
 from stepwarp.registrar.subject import ImagedSubject, sizes_compared, voxel_edge
@@ -43,7 +44,8 @@ _SMALLEST_LEVEL = 8
 _MARGIN = 4
 #: Both subjects together may be so many times as long as the fixed one: its voxels would fill the memory.
 _LONGEST = 4
-#: The field is checked for approaching folds once in so many iterations.
+#: The field is checked for approaching folds once in so many iterations, and then the losses of a GPU are read: to look
+#: at them is to wait for all that it was told.
 _MEND_EVERY = 5
 #: The whole map, composed of two halves that each keep their distance from folding, is mended below this.
 _SMALLEST_AT_THE_END = 0.1
@@ -91,7 +93,7 @@ class _Side:
     def enter(self, grid: Grid, edge: float) -> None:
         """Prepare a level: image and mask pooled, and the field brought onto the level's grid."""
         blocks = self.subject.all_blocks(self.subject.factors(edge))
-        self.matrix = torch.from_numpy(grid.index_map_to(blocks.grid, self.world))
+        self.matrix = torch.from_numpy(grid.index_map_to(blocks.grid, self.world)).to(self.device)
         self.values, self.trusted = self.subject.pooled(blocks, self.device)
         if self.field is None:
             self.field = DisplacementField(torch.zeros(1, grid.ndim, *grid.shape, device=self.device), grid)
@@ -102,6 +104,12 @@ class _Side:
     def displacement(self) -> Tensor:
         assert self.field is not None
         return self.field.displacement
+
+    def on(self, grid: Grid) -> Tensor:
+        """The displacement on a grid, as far as it came."""
+        if self.field is None:
+            return torch.zeros(1, grid.ndim, *grid.shape, device=self.device)
+        return self.field.on(grid).displacement
 
     def warped(self, room: Tensor | None) -> Tensor:
         return sampling.warp(self.values, self.displacement, self.matrix, out=room)
@@ -154,8 +162,8 @@ def optimise(
 
     fixed, moving: intensities of about 0 to 1, background 0. Masks: 1 where an image may be trusted, on that image's
     own grid. start: what to begin with in place of the identity, fixed world -> fixed world before the affine, on any
-    grid; where it folds it is smoothed. deadline: a `time.monotonic()` after which no further iteration starts. watch:
-    is told how far each level came.
+    grid; where it folds it is smoothed. device: where to compute, and where the result is. deadline: a
+    `time.monotonic()` after which no further iteration starts. watch: is told how far each level came.
 
     Raises RegistrationError when the loss stops being a number, and for subjects of quite different sizes."""
     towards_fixed, towards_moving = (None, None) if start is None else _halves(start, settings, device)
@@ -182,17 +190,17 @@ def optimise(
                 level, sides, voxels / math.prod(level.factors), similarity, settings, deadline, progress
             )
         if watch is not None:
-            so_far = _forward(*_fields(grid, sides), settings.smallest_jacobian)
+            so_far = _forward(sides[0].on(grid), sides[1].on(grid), settings.smallest_jacobian)
             watch(level.edge, DisplacementField(so_far, grid))
         trace += [{"level_mm": level.edge, "iteration": n, "loss": loss} for n, loss in enumerate(losses)]
         if is_over(deadline):
             stopped = f"the time budget was spent at {level.edge:g} mm"
             break
     if all(side.field is None for side in sides):
-        still = DisplacementField.identity(fixed.grid)
+        still = DisplacementField.identity(fixed.grid, device)
         return Deformation(still, still, trace, stopped)
     box = subjects[0].blocks([1] * fixed.grid.ndim, _MARGIN, around).grid
-    to_fixed, to_moving = _fields(box, sides)
+    to_fixed, to_moving = (side.on(box) for side in sides)
     forward = _forward(to_fixed, to_moving, settings.smallest_jacobian)
     backward = _balanced(forward, sampling.compose(to_fixed, jacobian.invert(to_moving)))
     warp, inverse_warp = (DisplacementField(field, box).on(fixed.grid) for field in (forward, backward))
@@ -216,10 +224,18 @@ def make_similarity(settings: DeformableSettings) -> Similarity:
 
 
 def mended(displacement: Tensor, smallest: float) -> Tensor:
-    """The displacement, smoothed where a one-sided Jacobian determinant is below `smallest`: once, and only there."""
-    close = jacobian.smallest_corner_determinant(displacement)[:, None] < smallest
-    if not close.any():
-        return displacement
+    """The displacement, smoothed where a one-sided Jacobian determinant is below `smallest`: once, and only there.
+
+    On a GPU nobody looks whether there is such a place: what is smoothed nowhere is the same to the last bit."""
+    close = _near_a_fold(displacement, smallest)
+    return _smoothed(displacement, close) if _must_wait(close) or close.any() else displacement
+
+
+def _near_a_fold(displacement: Tensor, smallest: float) -> Tensor:
+    return jacobian.smallest_corner_determinant(displacement)[:, None] < smallest
+
+
+def _smoothed(displacement: Tensor, close: Tensor) -> Tensor:
     # The sum of a few Gaussians around each such voxel, cut at 1: a soft ball that covers all its neighbours.
     weight = (4 * smoothing.gaussian(4 * close.to(displacement.dtype), 1.2)).clamp_max(1)
     return torch.lerp(displacement, smoothing.gaussian(displacement, 1.0), weight)
@@ -271,19 +287,23 @@ def _run_level(
 
     voxels: of the level, that the subject has. A level that ends worse than it began leaves the fields as they were."""
     losses: list[float] = []
+    unread: list[Tensor] = []
     rooms = _Rooms(), _Rooms()
     before = [side.displacement.clone() for side in sides]
+    look_every = _MEND_EVERY if _must_wait(before[0]) else 1
     stage, most = f"deformable {level.edge:g} mm", level.settings.iterations
     for n in range(most):
         if is_over(deadline) or _settled(losses, settings):
             break
-        losses.append(_checked(_iterate(level.settings, sides, voxels, rooms, similarity, settings), level))
+        unread.append(_iterate(level.settings, sides, voxels, rooms, similarity, settings))
+        if len(unread) == look_every:
+            losses += _read(unread, level)
         if n % _MEND_EVERY == _MEND_EVERY - 1:
             for side in sides:
                 side.mend(settings.smallest_jacobian)
-        progress(ProgressReport(stage, n + 1, most, losses[-1]))
-    if losses:
-        losses.append(_checked(similarity(*_compared(sides, rooms)), level))
+        progress(ProgressReport(stage, n + 1, most, losses[-1] if losses else None))
+    if losses or unread:
+        losses += _read([*unread, similarity(*_compared(sides, rooms))], level)
         if losses[-1] > losses[0]:
             for side, displacement in zip(sides, before, strict=True):
                 side.displacement.copy_(displacement)
@@ -291,12 +311,21 @@ def _run_level(
     return losses
 
 
-def _checked(loss: Tensor, level: _UsefulLevel) -> float:
-    if not math.isfinite(value := float(loss)):
-        raise RegistrationError(
-            f"the dissimilarity became {value} at {level.edge:g} mm: check the intensities of both images"
-        )
-    return value
+def _must_wait(values: Tensor) -> bool:
+    """Whether to look at values is to wait for them: a GPU has not even begun when it was told what to do."""
+    return values.device.type != "cpu"
+
+
+def _read(unread: list[Tensor], level: _UsefulLevel) -> list[float]:
+    """The losses as numbers, in one go; none is unread afterwards."""
+    values = torch.stack(unread).tolist()
+    unread.clear()
+    for value in values:
+        if not math.isfinite(value):
+            raise RegistrationError(
+                f"the dissimilarity became {value} at {level.edge:g} mm: check the intensities of both images"
+            )
+    return values
 
 
 def _settled(losses: list[float], settings: DeformableSettings) -> bool:
@@ -343,7 +372,7 @@ def _typical_length(step: Tensor, voxels: float) -> Tensor:
     some = step[(slice(None), slice(None)) + (slice(None, None, _STRIDE),) * (step.ndim - 2)]
     lengths = some.square().sum(1).sqrt().flatten()
     longer = round(_LONGER * voxels / _STRIDE ** (step.ndim - 2))
-    typical = lengths.kthvalue(max(1, lengths.numel() - longer)).values
+    typical = nth_smallest(lengths, max(1, lengths.numel() - longer))
     return torch.where(typical > 0, typical, lengths.max()).double()
 
 
@@ -353,19 +382,10 @@ def _halves(
     """A start as what leads to the fixed and to the moving image from the points half-way, x + u(x) / 2.
 
     Both on the start's grid; to_moving o to_fixed^-1 is the start."""
-    whole = _unfolded(start.displacement.float().cpu(), settings.smallest_jacobian)
+    whole = _unfolded(start.displacement.float().to(device), settings.smallest_jacobian)
     to_fixed = jacobian.invert(whole / 2)
     to_moving = sampling.compose(whole, to_fixed)
-    return DisplacementField(to_fixed.to(device), start.grid), DisplacementField(to_moving.to(device), start.grid)
-
-
-def _fields(grid: Grid, sides: tuple[_Side, _Side]) -> tuple[Tensor, Tensor]:
-    """The way to the fixed and the way to the moving image, on a grid."""
-    to_fixed, to_moving = (
-        torch.zeros(1, grid.ndim, *grid.shape) if side.field is None else side.field.on(grid).displacement.cpu()
-        for side in sides
-    )
-    return to_fixed, to_moving
+    return DisplacementField(to_fixed, start.grid), DisplacementField(to_moving, start.grid)
 
 
 def _forward(to_fixed: Tensor, to_moving: Tensor, smallest: float) -> Tensor:
@@ -376,10 +396,10 @@ def _forward(to_fixed: Tensor, to_moving: Tensor, smallest: float) -> Tensor:
 def _unfolded(displacement: Tensor, smallest: float) -> Tensor:
     """The displacement, smoothed where it folds or is about to, until it does not."""
     for _ in range(_MEND_AT_MOST):
-        following = mended(displacement, min(smallest, _SMALLEST_AT_THE_END))
-        if following is displacement:
+        close = _near_a_fold(displacement, min(smallest, _SMALLEST_AT_THE_END))
+        if not close.any():
             break
-        displacement = following
+        displacement = _smoothed(displacement, close)
     return displacement
 
 

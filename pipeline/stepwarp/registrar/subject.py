@@ -65,7 +65,8 @@ class ImagedSubject:
         means = []
         for axis, n in enumerate(self.grid.shape):
             profile = mass.movedim(axis, 0).reshape(n, -1).sum(1)
-            means.append(float((profile * torch.arange(n, dtype=torch.float64)).sum() / profile.sum()))
+            places = torch.arange(n, dtype=torch.float64, device=mass.device)
+            means.append(float((profile * places).sum() / profile.sum()))
         return self.grid.world(np.array(means))
 
     def outline(self) -> np.ndarray:
@@ -73,7 +74,8 @@ class ImagedSubject:
         every = [max(1, (high - low) // _OUTLINE) for low, high in zip(self.low, self.high, strict=True)]
         box = tuple(slice(*part) for part in zip(self.low, self.high, every, strict=True))
         shown = self._trusted[box] > SHOWN
-        return self.grid.world((shown if shown.any() else torch.ones_like(shown)).nonzero().numpy() * every + self.low)
+        found = (shown if shown.any() else torch.ones_like(shown)).nonzero().cpu().numpy()
+        return self.grid.world(found * every + self.low)
 
     def factors(self, edge: float) -> tuple[int, ...]:
         """How many voxels make one of about `edge` mm, along each axis."""
@@ -108,7 +110,7 @@ class ImagedSubject:
 
     def known_volume(self, blocks: Blocks) -> float:
         """Cubic mm of what may be trusted of the blocks."""
-        known = self._known(blocks, "cpu")
+        known = self._known(blocks, self.image.data.device)
         voxels = math.prod(blocks.shape_in_voxels) if known is None else float(known.sum())
         return voxels * abs(float(np.linalg.det(self.grid.linear)))
 
@@ -125,7 +127,7 @@ class ImagedSubject:
             unseen = ((at < 0) & before) | ((at >= n) & after)
             if unseen.any():
                 known = torch.ones(blocks.shape_in_voxels, device=device) if known is None else known
-                known.movedim(axis, 0)[torch.from_numpy(unseen)] = 0
+                known.movedim(axis, 0)[torch.from_numpy(unseen).to(device)] = 0
         return known
 
 
@@ -167,7 +169,7 @@ def _slices(shown: Tensor) -> list[np.ndarray]:
     """Along each axis, how many voxels of each slice are shown."""
     shown = shown.float()  # ten times as fast as counting, and exact up to slices of 16 million voxels
     others = [tuple(a for a in range(shown.ndim) if a != axis) for axis in range(shown.ndim)]
-    return [(shown.sum(dims) if dims else shown).numpy() for dims in others]
+    return [(shown.sum(dims) if dims else shown).cpu().numpy() for dims in others]
 
 
 def _laid_out(values: Tensor, blocks: Blocks) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 
@@ -20,17 +23,50 @@ from stepwarp.kernels.cpu import threading_layer
 #: back, and how many are asked for beyond what is needed.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2
 _SPARE_BYTES = 2**28
+#: How torch says that an operation may have other bits the next time.
+_UNSURE = re.compile(r"(\S+) does not have a deterministic implementation")
+#: What torch has warned of within `same_bits`.
+_met: ContextVar[list[warnings.WarningMessage] | None] = ContextVar("warnings within same_bits", default=None)
 
 
 def chosen_device(name: str) -> torch.device:
     """auto, cpu or cuda as a device. InputError for another name, and for cuda where there is none."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
+    if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device '{name}' does not exist; there are auto, cpu and cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' was asked for, but torch sees no CUDA device; use --device cpu")
-    return torch.device(name)
+    if name == "cpu":
+        return torch.device("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's of the driver, over several lines: it is said below in one
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        old = _too_old_a_driver()
+    if name == "cuda":
+        raise InputError(f"device 'cuda' was asked for, but {old or 'torch sees no CUDA device'}; use --device cpu")
+    if old:
+        _say_once(f"the processor computes, because {old}")
+    return torch.device("cpu")
+
+
+def _too_old_a_driver() -> str | None:
+    """What is wrong with the driver and what helps, if that is why torch sees no GPU."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        found = re.search(r"driver on your system is too old(?: \(found version (\d+)\))?", str(error))
+        if found is None:
+            return None
+        version = int(found[1] or 0)
+        serves = f"it serves CUDA {version // 1000}.{version % 1000 // 10}, " if version else ""
+        return (
+            f"the NVIDIA driver is too old ({serves}torch {torch.__version__} is made for CUDA {torch.version.cuda}): "
+            "update the driver, or install a build of torch for an older CUDA"
+        )
+    return None
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
 
 
 @contextmanager
@@ -39,23 +75,43 @@ def same_bits() -> Iterator[list[str]]:
 
     Processors give the same bits for the same number of threads anyhow, so this changes only GPUs. Yields a list that
     holds, afterwards, the operations that ran on one without such a kernel. cuBLAS is told by the environment, which
-    it reads once: enter before anything has run on a GPU."""
+    it reads once: enter before anything has run on a GPU. `determinism` says within it what has been met so far."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     unsure: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        token = _met.set(caught)
         try:
             yield unsure
         finally:
+            _met.reset(token)
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    unsure += _named(caught)
     for warning in caught:
-        operation = re.match(r"(\S+) does not have a deterministic implementation", str(warning.message))
-        if operation is None:
+        if not _UNSURE.match(str(warning.message)):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif operation[1] not in unsure:
-            unsure.append(operation[1])
+
+
+def determinism(device: torch.device) -> dict[str, Any]:
+    """For a record: whether the same work has the same bits again on a device, as far as it has come, and which
+    operations have added up there in any order in spite of `same_bits`."""
+    if device.type == "cpu":
+        return {"deterministic": True, "any_order": []}
+    caught = _met.get()
+    if caught is not None:
+        unsure = _named(caught)
+        return {"deterministic": not unsure, "any_order": unsure}
+    # By somebody else's order: torch then stops at such an operation, unless it is told to warn of it alone.
+    sure = torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    return {"deterministic": sure, "any_order": []}
+
+
+def _named(caught: list[warnings.WarningMessage]) -> list[str]:
+    """The operations that torch has warned of, each once."""
+    found = (_UNSURE.match(str(warning.message)) for warning in caught)
+    return list(dict.fromkeys(match[1] for match in found if match))
 
 
 def use_threads(threads: int | None) -> int:

@@ -4,7 +4,6 @@ it was not."""
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from stepwarp.registrar.steps import parameters
 from stepwarp.registrar.steps.structure import MOST_STEPS, finest_spacing, repeats, steps_run
 from stepwarp.registrar.weights import Card, Registrar, load_weights, weights_path
 from stepwarp.registrar.weights.recipe import Prepared
+from stepwarp.workflow.clock import now
 from stepwarp.workflow.trace import Recorder
 from stepwarp.workflow.verdict import FOLD_SHARE_FAIL, foreground, lowered
 
@@ -121,12 +121,15 @@ def attempt(
     what they exclude is background to the network. similarity: that of the preset: what the network finds may lower
     neither it nor the local correlation. deadline: a `time.monotonic()` after which no further step starts. recorder:
     is told of every step."""
-    started = time.perf_counter()
+    started = now(network.registrar.device)
     registrar = network.registrar
     if is_over(deadline):
         return Attempt(None, 0.0, _record(network, started)).dropped("the time budget was spent before it")
     try:
-        prepared = registrar.recipe.prepare(_trusted(fixed, fixed_mask), _trusted(moving, moving_mask), affine)
+        fixed, moving = (
+            _trusted(image.to(registrar.device), mask) for image, mask in ((fixed, fixed_mask), (moving, moving_mask))
+        )
+        prepared = registrar.recipe.prepare(fixed, moving, affine)
         warp, steps = _run(registrar, prepared, deadline, recorder)
     except InputError as error:
         return Attempt(None, 0.0, _record(network, started)).dropped(str(error))
@@ -147,12 +150,17 @@ def attempt(
         return Attempt(warp, finest, record).dropped("its map holds values that are not numbers")
     if float(warp.displacement.abs().max()) > _FURTHEST * max(grid.shape):
         return Attempt(warp, finest, record).dropped("its map leads far out of the images")
-    judged = _judged(Attempt(warp.to("cpu"), finest, record), network.card, prepared, similarity)
+    judged = _judged(Attempt(warp, finest, record), network.card, prepared, similarity)
     return replace(judged, checks=(*judged.checks, cut)) if cut else judged
 
 
 def _record(network: Network, started: float) -> dict[str, Any]:
-    return network.described | {"seconds": _seconds(started), "used": True, "reason": None, "unlike": []}
+    return network.described | {
+        "seconds": round(now(network.registrar.device) - started, 3),
+        "used": True,
+        "reason": None,
+        "unlike": [],
+    }
 
 
 def _run(
@@ -179,7 +187,7 @@ def _judged(tried: Attempt, card: Card, prepared: Prepared, similarity: Similari
     before = similarities(prepared.fixed, prepared.moving, inside)
     after = similarities(prepared.fixed, prepared.moving.warp(tried.warp), inside)
     smooth = regularity(tried.warp, inside)
-    lengths = tried.warp.millimetres().norm(dim=-1)[inside]
+    lengths = tried.warp.lengths()[inside]
     measured: dict[str, Any] = {
         "similarity_before": before,
         "similarity_after": after,
@@ -242,7 +250,7 @@ def _trusted(image: Image, mask: Image | None) -> Image:
     image = canonical(image)
     if mask is None:
         return image
-    trusted = mask.data > 0
+    trusted = mask.data.to(image.data.device) > 0
     return Image(torch.where(trusted, image.data, image.data[trusted].min()), image.grid, image.name)
 
 
@@ -256,7 +264,3 @@ def _repeat(registrar: Registrar, steps: int, name: str) -> None:
         repeat.n = steps
     if steps_run(registrar.step) > MOST_STEPS:
         raise InputError(f"{name}: would run {steps_run(registrar.step)} steps; at most {MOST_STEPS} are. Give fewer.")
-
-
-def _seconds(started: float) -> float:
-    return round(time.perf_counter() - started, 3)

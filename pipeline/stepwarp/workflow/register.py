@@ -20,14 +20,16 @@ from stepwarp.config import LinearKind, Preset, SimilarityName
 from stepwarp.errors import InputError
 from stepwarp.geometry import DisplacementField, Transform
 from stepwarp.kernels import backend
+from stepwarp.kernels.precision import without_tf32
 from stepwarp.machine import device_name
 from stepwarp.options import RegisterOptions
 from stepwarp.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
 from stepwarp.version import __version__
 from stepwarp.workflow.clock import Clock
-from stepwarp.workflow.device import chosen_device, use_threads
+from stepwarp.workflow.device import chosen_device, determinism, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
+from stepwarp.workflow.fallback import with_the_processor_left
 from stepwarp.workflow.initial import begin, read_start
 from stepwarp.workflow.network import Network, read_network
 from stepwarp.workflow.registration import Registration
@@ -171,12 +173,26 @@ def register_pair(
     progress: Progress = silent,
 ) -> Registration:
     """`register`, told how as one value."""
+    return with_the_processor_left(
+        lambda chosen: _register(fixed, moving, chosen, fixed_mask, moving_mask, progress), options
+    )
+
+
+@without_tf32()
+def _register(
+    fixed: Source,
+    moving: Source,
+    options: RegisterOptions,
+    fixed_mask: MaskSource | None,
+    moving_mask: MaskSource | None,
+    progress: Progress,
+) -> Registration:
     started = time.monotonic()
     deadline = None if options.time_budget is None else started + options.time_budget
     check_outside(options.outside)
     place = chosen_device(options.device)
     threads = use_threads(options.threads)
-    clock, rules = Clock(progress), files.TrustRules.of(options.trust)
+    clock, rules = Clock(progress, device=place), files.TrustRules.of(options.trust)
     with clock.stage("read"):
         net = None if options.weights is None else read_network(options.weights, options.steps, place)
         a = prepare(fixed, fixed_mask, rules, role="fixed")
@@ -191,7 +207,6 @@ def register_pair(
         "inputs": described_inputs(a, b),
         "trusted": rules.record(),
         "settings": _settings(options, net),
-        "deterministic": place.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         "device": device_name(place),
         "threads": threads,
         "versions": _versions(),
@@ -199,15 +214,16 @@ def register_pair(
 
     def registered(plan: SearchRequest, clock: Clock) -> Registration:
         found = search(plan, a, b, clock)
-        # Only now, because a back end that cannot compute here is given up on the way.
-        return _registration(a, b, found, clock, {**about, "kernels": backend.name_for(place)})
+        # Only now: a back end that cannot compute here is given up on the way, and what adds up in any order is met.
+        said = {"kernels": backend.name_for(place), **determinism(place)}
+        return _registration(a, b, found, clock, about | said)
 
     plan = SearchRequest(options, options.recipe, net, place, deadline, rules.notes(), initial)
     first = registered(plan, clock)
     if not options.escalate or first.record["verdict"]["status"] != "fail":
         return first
     again = replace(plan, recipe=thorough(plan.recipe))
-    return escalated(first, lambda: registered(again, Clock(second_try(progress))), started, deadline)
+    return escalated(first, lambda: registered(again, Clock(second_try(progress), device=place)), started, deadline)
 
 
 def _settings(options: RegisterOptions, net: Network | None) -> dict[str, Any]:
@@ -249,12 +265,13 @@ def _registration(
         "measures": found.measures,
         "verdict": found.verdict,
         "escalation": None,
+        "gpu_failure": None,
     }
     warp, inverse_warp = None, None
     if deformation is not None:
         fields = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
         # Beyond the grid, what every reader makes of the files.
-        warp, inverse_warp = (DisplacementField(f.displacement, f.grid, outside="zero") for f in fields)
+        warp, inverse_warp = (DisplacementField(f.displacement.cpu(), f.grid, outside="zero") for f in fields)
     return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps)
 
 

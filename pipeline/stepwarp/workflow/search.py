@@ -63,6 +63,7 @@ class SearchResult:
 def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clock: Clock) -> SearchResult:
     """Carry out a plan. Raises RegistrationError where the optimisation breaks down."""
     recorder = Recorder() if plan.options.trace else None
+    fixed, moving = fixed.to(plan.device), moving.to(plan.device)
     with clock.stage("affine", reports_itself=True):
         fit = _linear_fit(plan, fixed, moving, clock)
     if recorder is not None:
@@ -147,7 +148,7 @@ class _DeformablePair:
             measures = self._measures(deformation)
         if deformation is not None and lowered(measures, self.settings.similarity):
             self._drop("deformable")
-            still = DisplacementField.identity(self.fixed.scaled.grid)
+            still = DisplacementField.identity(self.fixed.scaled.grid, self.plan.device)
             deformation = Deformation(still, still, deformation.trace, "it lowered the similarity and was dropped")
             measures = self._measures(deformation)
         if start is not None and start.warp is None:
@@ -180,7 +181,7 @@ class _DeformablePair:
             unrefined = "no level of the preset is as fine as the network's grid"
             reason = unrefined if self.plan.options.refine else "nothing was refined"
             self.clock.progress(ProgressReport("deformable", 0, 1))
-            found = as_deformation(start.warp, self.fixed.scaled.grid, self.settings, reason)
+            found = as_deformation(start.warp.to(self.plan.device), self.fixed.scaled.grid, self.settings, reason)
             self.clock.progress(ProgressReport("deformable", 1, 1))
             return found
 
@@ -205,7 +206,7 @@ class _DeformablePair:
             start=start,
             deadline=self.plan.deadline,
             progress=self.clock.progress,
-            watch=None if recorder is None else lambda _, field: recorder.add("deformable", field),
+            watch=None if recorder is None else lambda _, field: recorder.add("deformable", field.to("cpu")),
         )
 
     def _measures(self, deformation: Deformation | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class PreparedImage:
     image: Image
     scaled: Image
     mask: Image | None
+
+    def to(self, device: torch.device) -> PreparedImage:
+        """What is registered, on a device. The image as read stays: it is for the network alone, and for the result."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return replace(self, scaled=self.scaled.to(device), mask=mask)
 
     @property
     def masked_out(self) -> float | None:

@@ -34,8 +34,8 @@ TRACE = "trace.json"
 @dataclass(frozen=True, eq=False)
 class TraceStep:
     """One step. field: the whole deformation after it, fixed world -> fixed world before the affine, on the grid that
-    the step worked on; None for the affine. used: whether the result came by this way. row: its numbers in trace.json,
-    once they are measured."""
+    the step worked on, and on the processor; None for the affine. used: whether the result came by this way. row: its
+    numbers in trace.json, once they are measured."""
 
     kind: Kind
     field: DisplacementField | None
@@ -81,17 +81,18 @@ def measured(steps: list[TraceStep], affine: Affine, fixed: Image, moving: Image
 def _rows(
     steps: list[TraceStep], affine: Affine, fixed: Image, moving: Image, inside: Tensor
 ) -> Iterator[dict[str, Any]]:
-    still = DisplacementField.identity(fixed.grid)
+    device = fixed.data.device
+    still = DisplacementField.identity(fixed.grid, device)
     before = reached = still
     kind: Kind = "affine"
     for number, step in enumerate(steps):
         if step.kind != kind:  # it began where the last way that was used ended
             kind, before = step.kind, reached
-        field = still if step.field is None else step.field.on(fixed.grid)
+        field = still if step.field is None else step.field.to(device).on(fixed.grid)
         alike = similarities(fixed, moving.warp(Composition.of(affine, field), fixed.grid), inside)
         smooth = regularity(field, inside).as_dict()
         change = DisplacementField(field.displacement - before.displacement, fixed.grid)
-        lengths = change.millimetres().norm(dim=-1)[inside]
+        lengths = change.lengths()[inside]
         yield {
             "step": number,
             "kind": step.kind,

@@ -201,5 +201,5 @@ def _information(fixed: Image, moved: Image, trusted: Image | None, edge: float)
 
 def _lengths(warp: DisplacementField, inside: Tensor) -> dict[str, float]:
     """How far the deformation alone moves the subject, mm."""
-    lengths = warp.millimetres().norm(dim=-1)[inside]
+    lengths = warp.lengths()[inside]
     return {"mean": round(float(lengths.mean()), 4), "max": round(float(lengths.max()), 4)}

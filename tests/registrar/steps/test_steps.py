@@ -187,6 +187,41 @@ def test_gradients_through_all_kinds_of_steps_are_right(dims, steps):
     )
 
 
+def test_networks_keep_all_bits_of_single_precision(noise):
+    """In TF32, to which cuDNN resorts by itself, a displacement is off by a thousandth of its length."""
+    grid, found = Grid.isotropic((8, 8)), []
+
+    class Listening(UNet):
+        def forward(self, fixed, moving):
+            found.append(torch.backends.cudnn.conv.fp32_precision)
+            return super().forward(fixed, moving)
+
+    before = torch.backends.cudnn.conv.fp32_precision
+    step = TwoStep(VectorField(Listening(2, (4, 8))), Velocity(Listening(2, (4, 8))))
+    step(noise(grid), noise(grid, 1))
+    assert found == ["ieee", "ieee"] != [before, before]
+    assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+@pytest.mark.gpu
+def test_a_gpus_displacement_has_the_bits_of_single_precision(dims, grid, noise):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    torch.manual_seed(0)
+    step = VectorField(small_unet(dims))
+    with torch.no_grad():
+        for weights in step.parameters():
+            weights.add_(0.1 * torch.randn_like(weights))
+    fixed, moving = noise(grid), noise(grid, 1)
+
+    def found(dtype):
+        pair = (Images(each.data.to("cuda", dtype), grid) for each in (fixed, moving))
+        return step.to("cuda", dtype)(*pair).displacement.detach()
+
+    here, exact = found(torch.float32), found(torch.float64)
+    assert (here - exact).norm() < 1e-5 * exact.norm()
+
+
 @pytest.mark.gpu
 def test_the_same_on_a_gpu_and_all_of_it_stays_there(dims, grid, noise, inside):
     if not torch.cuda.is_available():

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwarp.errors import is_gpu_failure
 from stepwarp.kernels import backend, buffers
 
 #: Voxels that a program works on, unless the kernel says otherwise.
@@ -23,6 +24,8 @@ def launch(kernel: Any, voxels: int, maps: int, /, *arguments: Any, block: int =
             # A product and a sum may be rounded once: said, because Triton is about to change what it does unasked.
             kernel[(programs(voxels, block), maps)](*arguments, **constants, block=block, enable_fp_fusion=True)
     except Exception as error:
+        if is_gpu_failure(error):  # which is no fault of the kernel
+            raise
         raise backend.UnusableError(f"the kernel {kernel.__name__}: {error}") from error
 
 

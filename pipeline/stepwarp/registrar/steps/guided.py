@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from stepwarp.geometry import DisplacementField
 from stepwarp.kernels import sampling, smoothing
+from stepwarp.kernels.precision import in_full_precision
 from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.registrar.steps.images import Images
 from stepwarp.registrar.steps.step import Step
@@ -44,7 +45,7 @@ class Guided(Step):
             raise ValueError(f"a step needs both images on one grid, not on {fixed.grid} and {moving.grid}")
         of_fixed, of_moving = forces(self.similarity, fixed.data, moving.data)
         found = self.net(torch.cat([fixed.data[:, :1], of_fixed], 1), torch.cat([moving.data[:, :1], of_moving], 1))
-        with torch.autocast(found.device.type, enabled=False):
+        with in_full_precision(found):
             step = found.float() + self.gain * smoothing.gaussian(of_moving, self.smooth_force)
             return DisplacementField(smoothing.gaussian(step, self.smooth_step), fixed.grid)
 
@@ -59,7 +60,7 @@ def forces(similarity: LNCC, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Ten
     what a step is composed of, along the moving image's. Per voxel, so without the size of the images in it.
 
     Of the first channel the correlation, of all others the negative squared difference."""
-    with torch.autocast(fixed.device.type, enabled=False):
+    with in_full_precision(fixed):
         fixed, moving = fixed.float(), moving.float()
         image, *others = (
             tuple(each.contiguous() for each in pair)

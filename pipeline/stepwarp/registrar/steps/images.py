@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepwarp.geometry import Grid, Image, Transform
-from stepwarp.geometry.transform import in_full_precision
 from stepwarp.kernels import sampling
+from stepwarp.kernels.precision import in_full_precision
 
 _AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 

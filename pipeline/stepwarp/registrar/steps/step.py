@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
 from stepwarp.geometry import Grid, Transform
+from stepwarp.kernels.precision import without_tf32
 from stepwarp.registrar.steps.images import Images
 
 
@@ -14,6 +16,11 @@ class Step(nn.Module):
     """Finds a map from the fixed to the moving images, which lie on one grid.
 
     Keeps nothing of what it has seen: no image, shape, device or coordinates."""
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        # What comes out is a position, and what leads there is not computed any more coarsely than it asks for.
+        with without_tf32():
+            return super().__call__(*given, **named)
 
     def forward(self, fixed: Images, moving: Images) -> Transform:
         raise NotImplementedError

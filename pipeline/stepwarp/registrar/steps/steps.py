@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stepwarp.geometry import Affine, DisplacementField
 from stepwarp.geometry.grid import float64
 from stepwarp.kernels import sampling
+from stepwarp.kernels.precision import in_full_precision
 from stepwarp.registrar.steps.images import Images
 from stepwarp.registrar.steps.step import Step
 
@@ -52,7 +53,7 @@ class Velocity(Step):
 
     def forward(self, fixed: Images, moving: Images) -> DisplacementField:
         velocity = _vectors(self.net, fixed, moving, self.scale, self.unit)
-        with torch.autocast(velocity.device.type, enabled=False):
+        with in_full_precision(velocity):
             return DisplacementField(exponential(velocity, self.squarings), fixed.grid)
 
     @property
@@ -75,7 +76,7 @@ class Matrix(Step):
         _check_one_grid(fixed, moving)
         output = self.net(fixed.data, moving.data).double()
         grid = fixed.grid
-        with torch.autocast(output.device.type, enabled=False):
+        with in_full_precision(output):
             axes, centre = (float64(a).to(output.device) for a in (grid.linear / grid.spacing, grid.centre))
             radius = float((np.array(grid.shape) * grid.spacing).max() / 2)
             change = axes @ output[..., :-1] @ torch.linalg.inv(axes)

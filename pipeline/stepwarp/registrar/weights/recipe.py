@@ -14,6 +14,7 @@ from stepwarp.errors import InputError
 from stepwarp.geometry import Affine, Grid, Image, Transform
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
+from stepwarp.kernels.order import nth_smallest
 from stepwarp.recipes import Strict
 
 #: An image with values below this is taken to be in Hounsfield units, where air is -1000.
@@ -216,7 +217,7 @@ def _stretched(image: Image, low: float, high: float) -> Image:
 
 
 def _quantile(values: Tensor, q: float) -> float:
-    return float(values.kthvalue(max(1, int(q * values.numel()))).values)
+    return float(nth_smallest(values, max(1, int(q * values.numel()))))
 
 
 def _world_axis(letter: str) -> int:

@@ -62,15 +62,16 @@ class Registrar:
             yield found.on(prepared.fixed.grid)
 
     def _images(self, prepared: Prepared) -> tuple[Images, Images]:
-        return Images.stack([prepared.fixed], self._device), Images.stack([prepared.moving], self._device)
+        return Images.stack([prepared.fixed], self.device), Images.stack([prepared.moving], self.device)
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the weights are."""
         return next((weights.device for weights in self.step.parameters()), torch.device("cpu"))
 
     def _precision(self) -> torch.autocast:
-        half = self.recipe.precision == "bf16" and _fast_in_half(self._device)
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=half)
+        half = self.recipe.precision == "bf16" and _fast_in_half(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def __repr__(self) -> str:
         return f"{self.card.name}\n{describe(self.step)}"

@@ -1,0 +1,73 @@
+"""A GPU that fails under a pair."""
+
+import re
+
+import pytest
+import torch
+
+from stepwarp.workflow import fallback, register
+
+LOST = "CUDA error: unspecified launch failure"
+FAILURES = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError(f"{LOST}\nCompile ...")]
+if hasattr(torch, "AcceleratorError"):
+    FAILURES.append(torch.AcceleratorError(LOST))
+
+
+@pytest.fixture
+def failing_gpu(monkeypatch):
+    """error -> a GPU that is found and named, and raises that in the search; where searches were made."""
+
+    def choose(name: str) -> torch.device:
+        return torch.device("cuda" if name == "auto" else name)
+
+    def make(error: Exception) -> list[str]:
+        tried, search = [], register.search
+
+        def searched(plan, *given):
+            tried.append(plan.device.type)
+            if plan.device.type == "cuda":
+                raise error
+            return search(plan, *given)
+
+        monkeypatch.setattr(register, "search", searched)
+        return tried
+
+    for module in (fallback, register):
+        monkeypatch.setattr(module, "chosen_device", choose)
+        monkeypatch.setattr(module, "device_name", lambda place: "a GPU" if place.type == "cuda" else "cpu (ours)")
+    for name, value in (("synchronize", None), ("reset_peak_memory_stats", None), ("max_memory_allocated", 0)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    return make
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+def test_the_processor_computes_what_a_failing_gpu_does_not_and_the_record_says_so(brains, recipe, failing_gpu, error):
+    tried = failing_gpu(error)
+    reason = str(error).splitlines()[0]
+    with pytest.warns(UserWarning, match=re.escape(reason)):
+        found = register.register(brains.fixed, brains.moving, preset=recipe, threads=1, affine_only=True)
+    assert tried == ["cuda", "cpu"]
+    assert found.record["device"] == "cpu (ours)"
+    assert found.record["gpu_failure"] == {"device": "a GPU", "reason": reason}
+    assert found.record["verdict"]["reasons"][-1].startswith("the GPU (a GPU) failed, and the processor computed this")
+
+
+def test_another_error_is_not_hidden_behind_a_second_try(brains, recipe, failing_gpu):
+    tried = failing_gpu(RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        register.register(brains.fixed, brains.moving, preset=recipe, threads=1, affine_only=True)
+    assert tried == ["cuda"]
+
+
+def test_the_second_try_has_the_time_that_is_left(failing_gpu, monkeypatch):
+    budgets = []
+
+    def run(options):
+        budgets.append(options.time_budget)
+        raise RuntimeError(LOST)
+
+    clock = iter([100.0, 107.0])
+    monkeypatch.setattr(fallback.time, "monotonic", lambda: next(clock))
+    with pytest.warns(UserWarning, match=LOST), pytest.raises(RuntimeError):
+        fallback.with_the_processor_left(run, register.RegisterOptions(time_budget=20, device="cuda"))
+    assert budgets == [20, 13]
