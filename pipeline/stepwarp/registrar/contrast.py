@@ -24,8 +24,11 @@ from stepwarp.registrar.subject import SHOWN
 _BINS = 32
 #: Fewer voxels than this in a bin say nothing of its mean, which is then that between its neighbours'.
 _FEW = 20
-#: One contrast: a line explains at least this share of what any function does.
-_ALIKE = 0.6
+#: One contrast: a rising line explains at least this share of what any function does.
+_ALIKE = 0.7
+#: Less than this is explained by chance, or where images are not aligned.
+_NOTHING = 0.01
+Side = Literal["fixed", "moving"]
 #: Of the windows by which the better direction is chosen.
 _RADIUS, _FAINT = 2, 1e-6
 
@@ -46,17 +49,22 @@ class Contrasts:
 
     @property
     def alike(self) -> bool:
-        """Whether both show one contrast, as far as two images of different people can tell."""
-        return self.line >= _ALIKE * max(self.of_moving, self.of_fixed)
+        """Whether both show one contrast, or too little in common to say that they do not."""
+        most = max(self.of_moving, self.of_fixed)
+        return most < _NOTHING or self.line >= _ALIKE * most
+
+    def as_dict(self) -> dict[str, float | bool]:
+        """For a record."""
+        shares = {name: round(getattr(self, name), 4) for name in ("line", "of_moving", "of_fixed")}
+        return {"alike": self.alike, **shares}
 
 
 @dataclass(frozen=True, eq=False)
 class MappedPair:
-    """Two images of one contrast: one as it was, the greys of the other mapped. mapped: which."""
+    """Two images of one contrast: one as it was, the greys of the other replaced."""
 
     fixed: Image
     moving: Image
-    mapped: Literal["fixed", "moving"]
 
 
 def contrasts(
@@ -79,30 +87,34 @@ def contrasts(
     return Contrasts(_line(joint, values), of_moving, of_fixed, moving_of_fixed, fixed_of_moving)
 
 
-def mapped_pair(
-    found: Contrasts,
+def mapped_pair(seen: Contrasts, mapped: Side, fixed: Image, moving: Image) -> MappedPair:
+    """The pair with the greys of the one image as the other shows them."""
+    if mapped == "fixed":
+        return MappedPair(_mapped(fixed, seen.moving_of_fixed), moving)
+    return MappedPair(fixed, _mapped(moving, seen.fixed_of_moving))
+
+
+def better_side(
+    seen: Contrasts,
     fixed: Image,
     moving: Image,
     transform: Transform,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
-) -> MappedPair:
-    """The pair in the contrast of the one image or of the other: that in which windows inside both correlate better.
+) -> Side:
+    """Which image to map: the one after which windows inside both correlate better.
 
     Where several greys of one image are one grey of the other, only the way from the first to the second is a
     function, and the other way leaves less to be seen."""
-    either = (
-        MappedPair(_mapped(fixed, found.moving_of_fixed), moving, "fixed"),
-        MappedPair(fixed, _mapped(moving, found.fixed_of_moving), "moving"),
-    )
     _, both = _together(fixed, moving, transform, fixed_mask, moving_mask)
 
-    def dissimilarity(pair: MappedPair) -> float:
-        moved = pair.moving.warp(transform, pair.fixed.grid)
-        images = (_batch(each.data.float()) for each in (pair.fixed, moved))
-        return float(correlation(*images, _batch(both.float()), None, _RADIUS, _FAINT))
+    def dissimilarity(side: Side) -> float:
+        pair = mapped_pair(seen, side, fixed, moving)
+        moved = pair.moving.warp(transform, fixed.grid)
+        return float(correlation(_batch(pair.fixed.data), _batch(moved.data), _batch(both), None, _RADIUS, _FAINT))
 
-    return min(either, key=dissimilarity) if both.any() else either[0]
+    sides: tuple[Side, ...] = ("fixed", "moving")
+    return min(sides, key=dissimilarity) if both.any() else "moving"
 
 
 def _together(
@@ -117,8 +129,9 @@ def _explained(joint: Tensor, values: Tensor, few: float) -> tuple[Tensor, float
     """The mean of the second image at each grey of the first, and the share of its variance that this explains."""
     count = joint.sum(1)
     known = count > few
-    means = (joint @ values / count.clamp_min(few)).numpy()
-    means = torch.from_numpy(np.interp(values, values[known], means[known.numpy()])) if known.any() else values
+    means = joint @ values / count.clamp_min(few)
+    if known.any():
+        means = torch.from_numpy(np.interp(values.numpy(), values[known].numpy(), means[known].numpy()))
     mean = joint.sum(0) @ values
     variance = float(joint.sum(0) @ (values - mean).square())
     return means, float(count @ (means - mean).square()) / max(variance, 1e-12)
