@@ -19,8 +19,10 @@ from stepwarp.recipes import Strict
 SIMILARITIES = "losses.similarities"
 if TYPE_CHECKING:
     SimilarityName = str
+    SimilarityChoice = str
 else:
     SimilarityName = Literal[catalogue.names(SIMILARITIES)]
+    SimilarityChoice = Literal["auto", SimilarityName]
 LinearKind = Literal["rigid", "similarity", "affine"]
 #: Blocks of which a subject has fewer tell nothing, and with their margin fill the memory.
 _LinearAcross = Annotated[float, Field(ge=4)]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from stepwarp import catalogue
-from stepwarp.config import PRESETS, SIMILARITIES, LinearKind, Preset, SimilarityName, preset, preset_summary
+from stepwarp.config import PRESETS, SIMILARITIES, LinearKind, Preset, SimilarityChoice, preset, preset_summary
 from stepwarp.errors import InputError
 from stepwarp.recipes import Strict, first_problem, nearest
 
@@ -97,9 +97,12 @@ class RegisterOptions(Strict):
         ),
     ] = ()
     similarity: Annotated[
-        SimilarityName | None,
-        OptionHelp(f"What makes two images alike: {_SIMILARITIES}.", default="the preset's, lncc"),
-    ] = None
+        SimilarityChoice,
+        OptionHelp(
+            f"What makes two images alike: {_SIMILARITIES}. auto: the preset's, which is lncc, or, where it turns out "
+            "that the images are of different contrasts, mi and then lncc of greys mapped onto one contrast."
+        ),
+    ] = "auto"
     device: Annotated[
         Literal["auto", "cpu", "cuda"], OptionHelp("Where to compute. auto: on a CUDA GPU if there is one.")
     ] = "auto"
@@ -178,8 +181,8 @@ class RegisterOptions(Strict):
 
     @property
     def recipe(self) -> Preset:
-        """The same with the similarity that was asked for."""
-        if self.similarity is None:
+        """The same with the similarity that was asked for; auto leaves it to the search."""
+        if self.similarity == "auto":
             return self._changed
         deformable = self._changed.deformable.model_copy(update={"similarity": self.similarity})
         return self._changed.model_copy(update={"deformable": deformable})

@@ -260,6 +260,27 @@ def test_another_similarity_in_place_of_the_recipe_s(brains, run, similarity):
     assert brains.error(other.transform) < 0.6 * brains.error(Affine.identity(3))
 
 
+def test_images_of_one_contrast_are_compared_as_the_recipe_says(registration, run):
+    assert registration.record["contrast"]["alike"]
+    given = run(similarity="lncc")
+    assert given.record["contrast"] is None
+    assert torch.equal(given.warp.displacement, registration.warp.displacement)
+
+
+def test_another_contrast_is_noticed_and_its_greys_are_mapped(brains, run):
+    """Greys folded at a tissue's: correlation is misled, and mutual information sees less exactly."""
+    data = brains.moving.data.float()
+    folded = torch.where(data > 0.05 * data.max(), (data - 0.6 * data.max()).abs(), 0)
+    other = Image(folded, brains.moving.grid, "folded")
+    found, *told = (run(moving=other, similarity=name, escalate=False) for name in ("auto", "mi", "lncc"))
+    assert not found.record["contrast"]["alike"]
+    assert any("different contrasts" in reason for reason in found.record["verdict"]["reasons"])
+    assert brains.error(found.transform) < 0.9 * min(brains.error(each.transform) for each in told)
+    assert {row["stage"] for row in found.record["loss"]} == {"deformable"}
+    linear = run(moving=other, affine_only=True, escalate=False)
+    assert linear.affine.matrix.tobytes() == found.affine.matrix.tobytes()
+
+
 def test_a_deformation_that_makes_the_brains_less_alike_is_no_deformation(brains, run, monkeypatch):
     def harmful(fixed, moving, affine, settings, **_):
         noise = torch.randn(1, 3, *fixed.grid.shape, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from stepwarp import files
-from stepwarp.config import LinearKind, Preset, SimilarityName
+from stepwarp.config import LinearKind, Preset, SimilarityChoice
 from stepwarp.errors import InputError
 from stepwarp.geometry import DisplacementField, Transform
 from stepwarp.kernels import backend
@@ -54,7 +54,7 @@ def register(
     affine_only: bool = False,
     transform: Literal[LinearKind, "none"] = "affine",
     initial: str | Path | Transform | Sequence[str | Path | Transform] = (),
-    similarity: SimilarityName | None = None,
+    similarity: SimilarityChoice = "auto",
     fixed_mask: MaskSource | None = None,
     moving_mask: MaskSource | None = None,
     device: str = "auto",
@@ -93,8 +93,9 @@ def register(
         means by itself; or "centres", the centres of mass on each other. A linear start is refined as far as
         `transform` lets it. Of one with a field the linear part is kept, and the deformable stage goes on from the
         rest, with those levels that are as fine as the field's grid, the finest one at least.
-    similarity : str, optional
-        Instead of the preset's, the name of a file of `losses.similarities`; mi and mind are for different contrasts.
+    similarity : str
+        The name of a file of `losses.similarities`, or "auto": the preset's, or, where the two images turn out to be of
+        different contrasts, mutual information and then local correlation of greys mapped onto one contrast.
     fixed_mask, moving_mask : path or image, optional
         As the images, non-zero where an image may be trusted; the rest has no influence.
     device : {"auto", "cpu", "cuda"}
@@ -261,6 +262,7 @@ def _registration(
         },
         "loss": [] if deformation is None else [{"stage": "deformable", **row} for row in deformation.trace],
         "stopped": None if deformation is None else deformation.stopped,
+        "contrast": found.contrast,
         "network": None if found.tried is None else found.tried.record,
         "measures": found.measures,
         "verdict": found.verdict,

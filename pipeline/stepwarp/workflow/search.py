@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from stepwarp.config import DeformableSettings, Level, Preset
-from stepwarp.geometry import Affine, DisplacementField
+from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
 from stepwarp.losses.similarities.mi import MutualInformation
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.options import RegisterOptions
-from stepwarp.progress import ProgressReport
+from stepwarp.progress import ProgressReport, is_over
 from stepwarp.registrar.affine import LinearFit, register_linear
+from stepwarp.registrar.contrast import Contrasts, MappedPair, better_side, contrasts, mapped_pair
 from stepwarp.registrar.deformable import Deformation, as_deformation, level_edges, make_similarity, optimise
-from stepwarp.registrar.subject import ImagedSubject
+from stepwarp.registrar.subject import ImagedSubject, voxel_edge
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.initial import Initial
 from stepwarp.workflow.network import Attempt, Network, attempt
@@ -27,6 +28,11 @@ from stepwarp.workflow.verdict import foreground, judge, lowered, measure
 
 #: A level is as fine as the network's grid, or a start's, up to this factor: spacings are rounded.
 _AS_FINE = 1.01
+#: What compares images of different contrasts, before and after their greys are mapped onto one.
+_ACROSS, _IN_THE_END = "mi", "lncc"
+#: Contrasts are looked at on voxels of which the subject is so many across, about 2 mm in a brain: of larger ones too
+#: many hold several tissues.
+_CONTRAST_ACROSS = 88
 #: What the deformable stage may go on from.
 Start = Attempt | Initial
 
@@ -49,7 +55,8 @@ class SearchRequest:
 @dataclass(frozen=True, eq=False)
 class SearchResult:
     """What came of a plan. deformation: None for a linear registration. tried: None without a network. initial: the
-    user's start, with what became of it. steps: of the trace, if one was wanted."""
+    user's start, with what became of it. contrast: what the greys of the images have to do with each other, for
+    registration.json; None where nobody asked. steps: of the trace, if one was wanted."""
 
     fit: LinearFit
     deformation: Deformation | None
@@ -57,6 +64,7 @@ class SearchResult:
     initial: Initial | None
     measures: dict[str, Any]
     verdict: dict[str, Any]
+    contrast: dict[str, Any] | None
     steps: tuple[TraceStep, ...]
 
 
@@ -66,9 +74,13 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     fixed, moving = fixed.to(plan.device), moving.to(plan.device)
     with clock.stage("affine", reports_itself=True):
         fit = _linear_fit(plan, fixed, moving, clock)
+        seen = _contrasts(plan, fixed, moving, fit.transform)
+        if seen is not None and not seen.alike:
+            plan = replace(plan, recipe=_across_contrasts(plan.recipe))
+            fit = _refined_in_one_contrast(plan, fixed, moving, _linear_fit(plan, fixed, moving, clock), clock)
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
-    pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder)
+    pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder, seen is not None and not seen.alike)
     given = plan.initial
     tried = None if plan.network is None else pair.attempt(plan.network)
     start, deformation, measures = pair.deform(given if tried is None else tried)
@@ -80,38 +92,113 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     notes = [*plan.notes, *notes, *outside_remarks(moving)]
     if fit.stopped:
         checks = [*checks, f"the time budget ended the linear stage {fit.stopped}"]
+    if seen is not None and not seen.alike:
+        notes.append(_said(seen, deformation))
     for each in (given, tried):
         if each is not None:
             notes, checks = [*notes, *each.notes], [*checks, *each.checks]
     verdict = judge(measures, notes, checks, multimodal=find_similarity(plan.recipe.deformable.similarity).multimodal)
-    return SearchResult(fit, deformation, tried, given, measures, verdict, pair.steps())
+    contrast = None if seen is None else seen.as_dict()
+    return SearchResult(fit, deformation, tried, given, measures, verdict, contrast, pair.steps())
 
 
 def _linear_fit(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clock: Clock) -> LinearFit:
     """The linear part: searched for, refined from the user's start, or that start as it is."""
-    kind, initial = plan.options.transform, plan.initial
-    if kind == "none" or (initial is not None and not initial.refined):
+    initial = plan.initial
+    if not _searches(plan):
         assert initial is not None
         clock.progress(ProgressReport("affine", 1, 1))
         return LinearFit(initial.affine, math.nan, ())
+    pair, start = MappedPair(fixed.scaled, moving.scaled), None if initial is None else initial.affine
+    return _fitted(plan, pair, fixed, moving, *_linear_similarities(plan.recipe), start, clock)
+
+
+def _refined_in_one_contrast(
+    plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, fit: LinearFit, clock: Clock
+) -> LinearFit:
+    """A fit by mutual information as correlation makes it, which sees more exactly, once the greys are mapped."""
+    if not _searches(plan) or fit.stopped:
+        return fit
+    pair = _in_one_contrast(fixed, moving, fit.transform)
+    refine = find_similarity(_IN_THE_END).of(plan.recipe.deformable)
+    return _fitted(plan, pair, fixed, moving, NCC(), refine, fit.transform, clock)
+
+
+def _searches(plan: SearchRequest) -> bool:
+    return plan.options.transform != "none" and (plan.initial is None or plan.initial.refined)
+
+
+def _fitted(
+    plan: SearchRequest,
+    pair: MappedPair,
+    fixed: PreparedImage,
+    moving: PreparedImage,
+    search: Similarity,
+    refine: Similarity,
+    start: Affine | None,
+    clock: Clock,
+) -> LinearFit:
+    kind = plan.options.transform
+    assert kind != "none"
     return register_linear(
-        fixed.scaled,
-        moving.scaled,
+        pair.fixed,
+        pair.moving,
         kind,
-        *_linear_similarities(plan.recipe),
+        search,
+        refine,
         plan.recipe.affine,
         fixed_mask=fixed.mask,
         moving_mask=moving.mask,
         device=plan.device,
-        initial=None if initial is None else initial.affine,
+        initial=start,
         deadline=plan.deadline,
         progress=clock.progress,
     )
 
 
+def _in_one_contrast(fixed: PreparedImage, moving: PreparedImage, transform: Transform) -> MappedPair:
+    """The scaled pair in one contrast, as the greys that meet under a transform tell."""
+    (f, f_mask), (m, m_mask) = (_coarse(each) for each in (fixed, moving))
+    seen = contrasts(f, m, transform, f_mask, m_mask)
+    side = better_side(seen, f, m, transform, f_mask, m_mask)
+    return mapped_pair(seen, side, fixed.scaled, moving.scaled)
+
+
+def _contrasts(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, affine: Affine) -> Contrasts | None:
+    """What the greys of a pair have to do with each other after the linear stage, where the similarity is to follow
+    from it."""
+    if plan.options.similarity != "auto" or find_similarity(plan.recipe.deformable.similarity).multimodal:
+        return None
+    (f, f_mask), (m, m_mask) = (_coarse(each) for each in (fixed, moving))
+    return contrasts(f, m, affine, f_mask, m_mask)
+
+
+def _across_contrasts(recipe: Preset) -> Preset:
+    deformable = recipe.deformable.model_copy(update={"similarity": _ACROSS})
+    return recipe.model_copy(update={"deformable": deformable})
+
+
+def _coarse(image: PreparedImage) -> tuple[Image, Image | None]:
+    """An image and its mask, on the voxels on which their contrasts are looked at."""
+    subject = ImagedSubject(image.scaled, image.mask)
+    edge = voxel_edge(subject.size, _CONTRAST_ACROSS, float(image.scaled.grid.spacing.min()))
+    factors = subject.factors(edge)
+    return image.scaled.coarser(factors), None if image.mask is None else image.mask.coarser(factors)
+
+
+def _said(seen: Contrasts, deformation: Deformation | None) -> str:
+    text = (
+        f"the images are of different contrasts: a rising line explains {max(seen.line, 0):.0%} of the variance of one "
+        f"and a curve {max(seen.of_moving, seen.of_fixed):.0%}; they were compared by mutual information"
+    )
+    return text if deformation is None else f"{text}, and then by local correlation of greys mapped onto one contrast"
+
+
 @dataclass(frozen=True, eq=False)
 class _DeformablePair:
-    """Two images with the affine between them, to be deformed."""
+    """Two images with the affine between them, to be deformed.
+
+    mapping: whether, in the end, their greys are mapped onto one contrast."""
 
     plan: SearchRequest
     fixed: PreparedImage
@@ -119,6 +206,7 @@ class _DeformablePair:
     affine: Affine
     clock: Clock
     recorder: Recorder | None
+    mapping: bool
 
     def attempt(self, network: Network) -> Attempt:
         with self.clock.stage("network"):
@@ -192,12 +280,24 @@ class _DeformablePair:
         return tuple(lv for lv, edge in zip(self.settings.levels, edges, strict=True) if edge <= mm * _AS_FINE)
 
     def _optimised(self, settings: DeformableSettings, start: DisplacementField | None) -> Deformation:
+        if self.recorder is not None:
+            self.recorder.begin()
+        found = self._moved_on(self.fixed.scaled, self.moving.scaled, settings, start)
+        if not self.mapping or is_over(self.plan.deadline):
+            return found
+        alike = _in_one_contrast(self.fixed, self.moving, Composition.of(self.affine, found.warp))
+        # The coarsest level would find again what is known by now.
+        finer = {"similarity": _IN_THE_END, "levels": settings.levels[1:] or settings.levels}
+        again = self._moved_on(alike.fixed, alike.moving, settings.model_copy(update=finer), found.warp)
+        return replace(again, trace=[*found.trace, *again.trace])
+
+    def _moved_on(
+        self, fixed: Image, moving: Image, settings: DeformableSettings, start: DisplacementField | None
+    ) -> Deformation:
         recorder = self.recorder
-        if recorder is not None:
-            recorder.begin()
         return optimise(
-            self.fixed.scaled,
-            self.moving.scaled,
+            fixed,
+            moving,
             self.affine,
             settings,
             fixed_mask=self.fixed.mask,

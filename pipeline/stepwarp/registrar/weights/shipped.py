@@ -12,7 +12,7 @@ from stepwarp.files import sha256
 #: name -> SHA-256 of `weights/NAME.safetensors` in the package.
 SHIPPED: dict[str, str] = {
     "brain-t1": "f7b344c9e0990c48ae9441d831e43a7dd5fe2fc61859eb06cf65c2074c7461bd",
-    "brain-t1-labels": "2a5836e043eebccf59fc6244ad4b93f32eba735f00de8aba4716bddfdea101ea",
+    "brain-t1-labels": "8f0c3e898819ed18859f35655801583d880d5905b74892f08043a28f20056d48",
 }
 
 
