@@ -24,7 +24,6 @@ from stepwarp.files import read_image, read_labels, write_text
 from stepwarp.files.json import write_json
 from stepwarp.geometry import Affine, Image, LabelMap
 from stepwarp.geometry.orientation import canonical
-from stepwarp.kernels.sampling import average_pool
 from stepwarp.machine import machine
 from stepwarp.workflow.verdict import judge
 
@@ -38,10 +37,10 @@ UNSPOILT = "as it is"
 SPOILT = {"training": 4, "validation": 6}
 #: Pairs of other kinds that are taken to be registered well, for nobody has labelled them: fixed, moving, similarity.
 OTHERS = {
-    "Colin27, MNI152": ("templates/tpl-MNIColin27_brain_T1w", "templates/tpl-MNI152NLin2009cAsym_brain_T1w", None),
+    "Colin27, MNI152": ("templates/tpl-MNIColin27_brain_T1w", "templates/tpl-MNI152NLin2009cAsym_brain_T1w", "auto"),
     "T1, T2 of an average brain, mi": ("multimodal/avg152T1", "multimodal/avg152T2", "mi"),
     "T1, PD of an average brain, mi": ("multimodal/avg152T1", "multimodal/avg152PD", "mi"),
-    "two whole heads": ("wholehead/1000_T1w_2mm", "wholehead/1001_T1w_2mm", None),
+    "two whole heads": ("wholehead/1000_T1w_2mm", "wholehead/1001_T1w_2mm", "auto"),
 }
 
 
@@ -93,7 +92,7 @@ def cases(split: str, root: Path, only_kept: bool = False) -> Iterator[dict[str,
 def register(pair: Pair, spoil: Any, escalate: bool) -> dict[str, Any]:
     fixed, fixed_labels = scan(pair.fixed)
     moving, moving_labels = spoil(*scan(pair.moving))
-    found = attempt(fixed, moving, None, escalate)
+    found = attempt(fixed, moving, "auto", escalate)
     if "refused" in found:
         return found | {"dice": 0.0}
     transform = found.pop("transform")
@@ -118,10 +117,10 @@ def others(root: Path) -> Iterator[dict[str, Any]]:
     for title, (fixed, moving, similarity) in OTHERS.items():
         yield other(title, root / f"{fixed}.nii.gz", root / f"{moving}.nii.gz", similarity, "good")
     head = root / "wholehead/1000_T1w_2mm.nii.gz"
-    yield other("a whole head, a torso phantom", head, None, None, "failed")
+    yield other("a whole head, a torso phantom", head, None, "auto", "failed")
 
 
-def other(title: str, fixed: Path, moving: Path | None, similarity: str | None, known: str) -> dict[str, Any]:
+def other(title: str, fixed: Path, moving: Path | None, similarity: str, known: str) -> dict[str, Any]:
     path = WORK / f"{title.replace(' ', '-').replace(',', '')}.json"
     if not path.exists():
         a = at_2_mm(read_image(fixed))
@@ -140,9 +139,7 @@ def scan(of: Scan) -> tuple[Image, LabelMap]:
 
 def at_2_mm(image: Image) -> Image:
     image = canonical(image)
-    factor = max(1, round(2 / float(image.grid.spacing.mean())))
-    data = average_pool(image.data[None, None].float(), (factor,) * 3)[0, 0]
-    return Image(data, image.grid.coarser(factor), image.name)
+    return image.coarser(max(1, round(2 / float(image.grid.spacing.mean()))))
 
 
 def judged(row: dict[str, Any]) -> dict[str, Any]:

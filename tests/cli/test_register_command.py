@@ -29,7 +29,7 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "affine_only": False,
             "transform": "affine",
             "initial": (),
-            "similarity": None,
+            "similarity": "auto",
             "fixed_mask": None,
             "moving_mask": None,
             "device": "auto",

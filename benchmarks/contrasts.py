@@ -1,0 +1,183 @@
+"""Whether images of different contrasts are known as such, and how far a registration of them comes.
+
+    python benchmarks/contrasts.py [--data FOLDER]
+
+The people of the validation split; the greys of the moving image are replaced by a function of them, or it is brighter,
+noisy, or under a bias. First, on all ordered pairs, whether `--similarity auto` takes the two for different contrasts.
+Then, on the pairs of the split, Dice of `auto` beside what can be chosen by hand. The average brain in three contrasts,
+where the identity is right and every deformation is harm, stands beside them: the mm by which its points are off.
+Preset fast, voxels of 2 mm; the limits of `registrar.contrast` were set on training pairs. Cases that are done are kept,
+so it can be interrupted; remove cases.jsonl to begin afresh.
+
+Writes results/contrasts/{cases.jsonl, results.json, table.md}."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import stepwarp
+from stepwarp.data.manifest import Scan, data_root, pairs, read_manifest
+from stepwarp.evaluation.overlap import dice, mean_dice
+from stepwarp.files import read_image, read_labels
+from stepwarp.geometry import Image, Transform
+from stepwarp.geometry.intensities import scale_intensities
+from stepwarp.machine import machine
+
+OUT = Path(__file__).parent / "results" / "contrasts"
+PRESET, FACTOR, THREADS = "fast", 2, 1
+AVERAGES = ("T1", "T2", "PD")
+#: Brighter than this, of bright tissue, is what has greys; the rest is background.
+SHOWN = 0.02
+
+
+def steps(x: Tensor) -> Tensor:
+    """One grey for each of three tissues, in no order."""
+    return torch.where(x < 0.35, 0.9, torch.where(x < 0.72, 0.3, 0.6))
+
+
+def noisy(x: Tensor) -> Tensor:
+    return x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+def biased(x: Tensor) -> Tensor:
+    return x * torch.linspace(-0.6, 0.6, x.shape[2]).exp()
+
+
+@dataclass(frozen=True)
+class Greys:
+    """What becomes of the moving image's greys, and whether it is another contrast then."""
+
+    change: Callable[[Tensor], Tensor]
+    other: bool
+
+
+KINDS = {
+    "as scanned": Greys(lambda x: x, False),
+    "square root": Greys(torch.sqrt, False),
+    "squared": Greys(torch.square, False),
+    "noise of a fifth": Greys(noisy, False),
+    "bias of 3.3": Greys(biased, False),
+    "abs(x - .6)": Greys(lambda x: (x - 0.6).abs(), True),
+    "inverted": Greys(lambda x: (1.05 - x).clamp_min(0), True),
+    "a grey per tissue": Greys(steps, True),
+}
+SIMILARITIES = ("auto", "mi", "mind", "lncc")
+
+
+def shown(image: Image, greys: Greys) -> Image:
+    scaled = scale_intensities(image)
+    data = torch.where(scaled.data > SHOWN, greys.change(scaled.data.clamp_min(0)), 0)
+    return Image(data, image.grid, image.name)
+
+
+def cases(root: Path) -> Iterator[tuple[dict[str, str], Callable[[], dict[str, Any]]]]:
+    """(what it is, how it is made) of every case."""
+    manifest = read_manifest("oasis")
+    chosen = pairs(manifest, root, "validation", verify=False)
+    scans = {scan.name: scan for pair in chosen for scan in (pair.fixed, pair.moving)}
+    for (a, b), kind in itertools.product(itertools.permutations(scans, 2), KINDS):
+        yield (
+            {"part": "choice", "pair": f"{a}_{b}", "kind": kind},
+            lambda a=a, b=b, kind=kind: choice(scans[a], scans[b], KINDS[kind]),
+        )
+    others = ["as scanned", *(kind for kind, greys in KINDS.items() if greys.other)]
+    for pair, kind, similarity in itertools.product(chosen, others, SIMILARITIES):
+        what = {"part": "dice", "pair": pair.id, "kind": kind, "similarity": similarity}
+        yield (
+            what,
+            lambda pair=pair, kind=kind, similarity=similarity: registered(
+                pair.fixed, pair.moving, KINDS[kind], similarity, manifest.ignore_labels
+            ),
+        )
+    for (a, b), similarity in itertools.product(itertools.permutations(AVERAGES, 2), SIMILARITIES):
+        what = {"part": "average", "pair": f"{a}_{b}", "kind": "average", "similarity": similarity}
+        yield what, lambda a=a, b=b, similarity=similarity: average(root / "multimodal", a, b, similarity)
+
+
+def choice(fixed: Scan, moving: Scan, greys: Greys) -> dict[str, Any]:
+    f, m = (read_image(scan.image).coarser(FACTOR) for scan in (fixed, moving))
+    found = stepwarp.register(f, shown(m, greys), preset=PRESET, affine_only=True, escalate=False, threads=THREADS)
+    return {"other": greys.other, **found.record["contrast"]}
+
+
+def registered(fixed: Scan, moving: Scan, greys: Greys, similarity: str, ignored: tuple[int, ...]) -> dict[str, Any]:
+    f, m = (read_image(scan.image).coarser(FACTOR) for scan in (fixed, moving))
+    found = stepwarp.register(f, shown(m, greys), preset=PRESET, similarity=similarity, escalate=False, threads=THREADS)
+    assert fixed.labels is not None
+    assert moving.labels is not None
+    a, b = read_labels(fixed.labels), read_labels(moving.labels)
+
+    def overlap(transform: Transform) -> float:
+        return round(mean_dice(dice(a, b.warp(transform, a.grid), ignored)), 5)
+
+    return {"affine": overlap(found.affine), "value": overlap(found.transform), **quality(found)}
+
+
+def average(folder: Path, fixed: str, moving: str, similarity: str) -> dict[str, Any]:
+    f, m = (read_image(folder / f"avg152{name}.nii.gz") for name in (fixed, moving))
+    found = stepwarp.register(f, m, preset=PRESET, similarity=similarity, escalate=False, threads=THREADS)
+    points = f.grid.world((scale_intensities(f).data > 0.1).nonzero().numpy())
+
+    def off(transform: Transform) -> float:
+        return round(float(np.linalg.norm(transform(points) - points, axis=1).mean()), 4)
+
+    return {"affine": off(found.affine), "value": off(found.transform), **quality(found)}
+
+
+def quality(found: stepwarp.Registration) -> dict[str, Any]:
+    return {
+        "std_log_jacobian": round(found.record["measures"]["regularity"]["std_log_jacobian"], 4),
+        "verdict": found.record["verdict"]["status"],
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [["greys of the moving image", "pairs", "taken for another contrast"], ["---"] * 3]
+    for kind in KINDS:
+        own = [row for row in rows if row["part"] == "choice" and row["kind"] == kind]
+        lines.append([kind, str(len(own)), str(sum(not row["alike"] for row in own))])
+    parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    for part, title in (("dice", "Dice, mean of the pairs"), ("average", "mm off, the average brain")):
+        lines = [[title, "affine of `auto`", *(f"`{name}`" for name in SIMILARITIES)], ["---"] * 6]
+        of_part = [row for row in rows if row["part"] == part]
+        key = "kind" if part == "dice" else "pair"
+        for name in dict.fromkeys(row[key] for row in of_part):
+            own = [row for row in of_part if row[key] == name]
+            linear = np.mean([row["affine"] for row in own if row["similarity"] == "auto"])
+            each = [np.mean([row["value"] for row in own if row["similarity"] == name]) for name in SIMILARITIES]
+            lines.append([name.replace("_", " <- "), *(f"{value:.3f}" for value in (linear, *each))])
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the data root; $STEPWARP_DATA by default")
+    root = data_root(parser.parse_args().data, "oasis")
+    kept = OUT / "cases.jsonl"
+    OUT.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    done = [{key: row[key] for key in ("part", "pair", "kind", "similarity") if key in row} for row in rows]
+    for what, make in cases(root):
+        if what not in done:
+            rows.append(what | make())
+            with kept.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(rows[-1], flush=True)
+    (OUT / "results.json").write_text(json.dumps({"preset": PRESET, "machine": machine(THREADS)}, indent=1) + "\n")
+    (OUT / "table.md").write_text(table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
