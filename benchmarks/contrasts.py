@@ -6,7 +6,7 @@ The people of the validation split; the greys of the moving image are replaced b
 noisy, or under a bias. First, on all ordered pairs, whether `--similarity auto` takes the two for different contrasts.
 Then, on the pairs of the split, Dice of `auto` beside what can be chosen by hand. The average brain in three contrasts,
 where the identity is right and every deformation is harm, stands beside them: the mm by which its points are off.
-Preset fast, voxels of 2 mm; the limits of `registrar.contrast` were set on training pairs. Cases that are done are kept,
+Preset fast, voxels of 2 mm; the limits of `registrar.contrast` were set on training pairs. Cases that are done stay,
 so it can be interrupted; remove cases.jsonl to begin afresh.
 
 Writes results/contrasts/{cases.jsonl, results.json, table.md}."""
