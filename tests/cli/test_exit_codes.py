@@ -22,6 +22,7 @@ from stepwarp.errors import InputError, OutputError, RegistrationError, Stepwarp
         (MemoryError(), 8, "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 8, "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 8, "out of memory"),
+        (RuntimeError("CUDA error: it timed out\nCompile with"), 6, "the GPU failed (CUDA error: it timed out)"),
         (OSError(errno.ENOSPC, "No space left on device", "/full/Warped.nii.gz"), 4, "/full/Warped.nii.gz"),
         (
             ValueError("shapes (3,)\nand (4,)"),

@@ -30,7 +30,7 @@ RECORD = {
     "inputs": {"fixed": {"path": "fixed.nii.gz", "shape": [40, 48, 36]}, "moving": {"path": "moving.nii.gz"}},
     "settings": {"levels_mm": [4.0, 2.0], "trust": None, "refine": {"verify": True}},
     "stages": [
-        {"name": "affine", "seconds": 1.5, "peak_mib": 200.0},
+        {"name": "affine", "seconds": 1.5, "peak_mib": 200.0, "gpu_peak_mib": 1234.0},
         {"name": "refine", "seconds": 4.0, "peak_mib": 400.0},
     ],
     "loss": [

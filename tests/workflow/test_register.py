@@ -390,6 +390,19 @@ def test_a_wrong_choice_is_found_before_anything_is_read(run):
         run("absent.nii.gz", similarity="cc")
 
 
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_processor_finds_and_says_where_it_was(brains, recipe, registration):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    found = register(brains.fixed, brains.moving, preset=recipe, threads=1, device="cuda")
+    apart = np.linalg.norm(found.transform(brains.points) - registration.transform(brains.points), axis=1)
+    assert apart.mean() < 0.05
+    assert found.warp.displacement.device.type == "cpu", "what is written lies where it is written from"
+    assert found.record["gpu_failure"] is None
+    assert found.record["device"] == torch.cuda.get_device_name(0)
+    assert all(stage["gpu_peak_mib"] > 0 for stage in found.record["stages"] if stage["name"] == "deformable")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_refused(run):
     with pytest.raises(InputError, match="torch sees no CUDA device; use --device cpu"):

@@ -78,11 +78,12 @@ def register(
     Where the verdict is fail, a second try is made with more starts, mutual information in the linear stage and more
     iterations, unless a time budget leaves no time for it. The better of the two is kept, and the verdict says which.
 
-    Run again on the CPU of one machine, with the same versions and --threads, every voxel and number of the result is
-    the same to the last bit. Another number of threads, another kind of processor and other versions change last
-    digits; so does --time-budget, which ends at another iteration each time. On a GPU, sums are added in the order in
-    which they finish, unless --deterministic is given; an operation for which torch has no such kernel is then named
-    on stderr. Never the same are seconds, dates and memory in registration.json and report.html."""
+    Run again on the CPU of one machine, with the same versions and --threads, every voxel and number of the result
+    is the same to the last bit. Another number of threads, another kind of processor and other versions change last
+    digits; so does --time-budget, which ends at another iteration each time. On a GPU, sums are added in the order
+    in which they finish, unless --deterministic is given; an operation for which torch has no such kernel is then
+    named on stderr and in registration.json, which then does not say deterministic. Never the same are seconds,
+    dates and memory in registration.json and report.html."""
     check_files([fixed, moving, fixed_mask, moving_mask])
     check_out(out, overwrite=force)
     if trace is not None:

@@ -61,7 +61,9 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         seconds[stage["name"]] = seconds.get(stage["name"], 0.0) + stage["seconds"]
     stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     rows.append(("seconds", f"{sum(seconds.values()):.1f} ({stages})"))
-    rows.append(("memory", f"{max(stage['peak_mib'] for stage in record['stages'])} MiB at most"))
+    memory = f"{max(stage['peak_mib'] for stage in record['stages'])} MiB at most"
+    gpu = [stage["gpu_peak_mib"] for stage in record["stages"] if "gpu_peak_mib" in stage]
+    rows.append(("memory", f"{memory}, and {max(gpu)} MiB of the GPU's" if gpu else memory))
     return rows
 
 

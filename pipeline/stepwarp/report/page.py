@@ -44,9 +44,11 @@ def render(page: PairPage) -> str:
 def _header(page: PairPage) -> str:
     record = page.record
     stages = record.get("stages", [])
+    gpu = [stage["gpu_peak_mib"] for stage in stages if "gpu_peak_mib" in stage]
     facts = {
         "time": f"{sum(stage['seconds'] for stage in stages):.1f} s" if stages else None,
         "peak memory": f"{max(stage['peak_mib'] for stage in stages):,.0f} MiB" if stages else None,
+        "peak GPU memory": f"{max(gpu):,.0f} MiB" if gpu else None,
         "device": record.get("device"),
         "threads": record.get("threads"),
         "stepwarp": record.get("version"),

@@ -32,8 +32,9 @@ class PairPage:
     fixed, moved: the fixed image, and the moving one after the whole registration.
     moving_before: the moving image before any, resampled with nothing but the start that `start` names in words.
     record: the content of registration.json. Keys that it lacks are left out of the page: inputs, settings, version,
-    device, threads, stages [{name, seconds, peak_mib}], loss [{stage, level_mm, iteration, loss}] (level_mm may be
-    None), measures (nested numbers), verdict {status: pass | check | fail, reasons: [str]}, self_check.
+    device, threads, stages [{name, seconds, peak_mib, gpu_peak_mib (on a GPU)}], loss [{stage, level_mm, iteration,
+    loss}] (level_mm may be None), measures (nested numbers), verdict {status: pass | check | fail, reasons: [str]},
+    self_check.
     affine_moved: the moving image under the affine part alone.
     warp: the deformable part, voxels of the fixed grid. jacobian: the determinant, float, grid.shape. mask: bool,
     grid.shape, where the determinant is shown (everywhere by default).
