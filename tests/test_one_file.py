@@ -151,7 +151,7 @@ def test_all_are_in_lists_refusals_and_plans(command):
     assert "sloth A sloth cannot run here: its feet are not installed" in said
     assert "stepwarp-hasty stepwarp hasty" in said
     assert "method 'slot' does not exist; did you mean 'sloth'?" in said
-    assert "'cubing' is not one of 'cubed', " in said
+    assert "'cubing' is not one of 'auto', 'cubed', " in said
     assert "preset 'hasti' does not exist; did you mean 'hasty'?" in said
     assert "0 to run, 0 done, 1 that cannot be run" in said
 
