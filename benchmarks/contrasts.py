@@ -18,6 +18,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,24 +85,17 @@ def cases(root: Path) -> Iterator[tuple[dict[str, str], Callable[[], dict[str, A
     """(what it is, how it is made) of every case."""
     manifest = read_manifest("oasis")
     chosen = pairs(manifest, root, "validation", verify=False)
-    scans = {scan.name: scan for pair in chosen for scan in (pair.fixed, pair.moving)}
+    scans = {scan.id: scan for pair in chosen for scan in (pair.fixed, pair.moving)}
     for (a, b), kind in itertools.product(itertools.permutations(scans, 2), KINDS):
-        yield (
-            {"part": "choice", "pair": f"{a}_{b}", "kind": kind},
-            lambda a=a, b=b, kind=kind: choice(scans[a], scans[b], KINDS[kind]),
-        )
+        what = {"part": "choice", "pair": f"{a}_{b}", "kind": kind}
+        yield what, partial(choice, scans[a], scans[b], KINDS[kind])
     others = ["as scanned", *(kind for kind, greys in KINDS.items() if greys.other)]
     for pair, kind, similarity in itertools.product(chosen, others, SIMILARITIES):
         what = {"part": "dice", "pair": pair.id, "kind": kind, "similarity": similarity}
-        yield (
-            what,
-            lambda pair=pair, kind=kind, similarity=similarity: registered(
-                pair.fixed, pair.moving, KINDS[kind], similarity, manifest.ignore_labels
-            ),
-        )
+        yield what, partial(registered, pair.fixed, pair.moving, KINDS[kind], similarity, manifest.ignore_labels)
     for (a, b), similarity in itertools.product(itertools.permutations(AVERAGES, 2), SIMILARITIES):
         what = {"part": "average", "pair": f"{a}_{b}", "kind": "average", "similarity": similarity}
-        yield what, lambda a=a, b=b, similarity=similarity: average(root / "multimodal", a, b, similarity)
+        yield what, partial(average, root / "multimodal", a, b, similarity)
 
 
 def choice(fixed: Scan, moving: Scan, greys: Greys) -> dict[str, Any]:
