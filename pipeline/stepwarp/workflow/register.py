@@ -252,9 +252,11 @@ def _registration(
     }
     warp, inverse_warp = None, None
     if deformation is not None:
-        fields = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
         # Beyond the grid, what every reader makes of the files.
-        warp, inverse_warp = (DisplacementField(f.displacement, f.grid, outside="zero") for f in fields)
+        warp, inverse_warp = (
+            DisplacementField(field.on(a.image.grid).displacement, a.image.grid, outside="zero")
+            for field in (deformation.warp, deformation.inverse_warp)
+        )
     return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps)
 
 
