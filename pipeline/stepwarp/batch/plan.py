@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from stepwarp.batch.places import BatchPlaces
 from stepwarp.batch.settings import damage, difference, for_workers, identity, key_of, parts_in, parts_of
 from stepwarp.data.manifest import Manifest, Role, located, located_start
@@ -19,7 +21,6 @@ from stepwarp.layout import RECORD
 from stepwarp.options import RegisterOptions
 from stepwarp.printable import counted
 from stepwarp.progress import Progress, ProgressReport, silent
-from stepwarp.workflow.device import chosen_device
 from stepwarp.workflow.memory import Extent, PairMemory
 
 #: Of the fixed image's voxels, the most that the files of a result take, bytes.
@@ -252,15 +253,13 @@ def _job(
 
 
 def _memory_mib(job: Job, inputs: Inputs) -> int:
-    """What a worker will hold at most: as planned, and no more than it is allowed to."""
+    """What a worker will hold at most: as planned, and where it computes by itself no more than it is allowed to."""
     pair = PairMemory(
-        inputs.extent(job.images["fixed"]),
-        inputs.extent(job.images["moving"]),
-        affine_only=job.options.affine_only,
-        gpu=chosen_device(job.options.device).type == "cuda",
+        *(inputs.extent(job.images[role]) for role in ("fixed", "moving")), affine_only=job.options.affine_only
     )
     peak = max(stage.bytes for stage in pair.stages(job.options.recipe))
-    allowed = None if pair.gpu else job.options.max_memory
+    on_gpu = job.options.device == "cuda" or (job.options.device == "auto" and torch.cuda.is_available())
+    allowed = None if on_gpu else job.options.max_memory
     return (peak if allowed is None else min(peak, allowed)) // 2**20
 
 

@@ -19,7 +19,7 @@ from stepwarp.losses.similarity import find_similarity
 from stepwarp.registrar.subject import SHOWN, voxel_edge
 
 #: What a process holds that has read nothing yet, and what it loads on its way besides.
-AT_FIRST, _LOADED = 650 * 2**20, 330 * 2**20
+AT_FIRST, _LOADED = 650 * 2**20, 400 * 2**20
 #: Bytes of a single value, and of a vector of three.
 _ONE, _VECTOR = 4, 12
 #: Where a subject lies is seen on every so many voxels along each axis.
