@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stepwarp.config import Level, Preset
-from stepwarp.files import quiet_nibabel
+from stepwarp.files import nifti, quiet_nibabel
 from stepwarp.geometry import Grid, Image
 from stepwarp.losses.similarity import find_similarity
 from stepwarp.registrar.subject import SHOWN, voxel_edge
@@ -48,9 +48,15 @@ class Extent:
 
     @classmethod
     def of_file(cls, path: Path) -> Extent | None:
-        """By its header; None where that cannot be read, of which the reader will speak."""
+        """By its header; None where that cannot be, of which the reader will speak: more than the file can hold, or
+        than any may."""
         try:
             image = quiet_nibabel.load(path)
+            itemsize = image.get_data_dtype().itemsize
+            nifti.check_shape(image.shape, itemsize, str(path))
+            ratio = nifti.LARGEST_RATIO if path.suffix.lower() in (".gz", ".mgz") else 1
+            if math.prod(image.shape) * itemsize > path.stat().st_size * ratio:
+                return None
             return cls.of_grid(Grid(image.shape[:3], image.affine))
         except Exception:  # nibabel raises whatever its parsers run into
             return None
