@@ -254,9 +254,8 @@ def _job(
 
 def _memory_mib(job: Job, inputs: Inputs) -> int:
     """What a worker will hold at most: as planned, and where it computes by itself no more than it is allowed to."""
-    pair = PairMemory(
-        *(inputs.extent(job.images[role]) for role in ("fixed", "moving")), affine_only=job.options.affine_only
-    )
+    fixed, moving = (inputs.extent(job.images[role]) for role in ("fixed", "moving"))
+    pair = PairMemory(fixed, moving, affine_only=job.options.affine_only)
     peak = max(stage.bytes for stage in pair.stages(job.options.recipe))
     on_gpu = job.options.device == "cuda" or (job.options.device == "auto" and torch.cuda.is_available())
     allowed = None if on_gpu else job.options.max_memory
