@@ -16,7 +16,6 @@ from stepwarp.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-_BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 #: Methods in the README, in the order of their seconds; the tables of `results/` have more.
 _METHODS = {
@@ -66,6 +65,11 @@ def chest() -> str:
             name = _METHODS.get(method, "before")
             lines.append([name, *errors, *(_cell(list(rows.values()), *column) for column in costs.items())])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def memory() -> str:
+    """The guide's table of what a pair of 0.5 mm takes."""
+    return (RESULTS / "half_millimetre" / "table.md").read_text()
 
 
 def readme() -> str:
@@ -155,14 +159,20 @@ def _cell(rows: list[dict[str, Any]], metric: str, form: str) -> str:
     return f"{value:.0f}" if value >= 100 else format(value, form)
 
 
-def _with_tables(text: str, tables: str) -> str:
-    return _BLOCK.sub(lambda found: found[1] + tables + found[2], text)
+def _with_tables(text: str, mark: str, tables: str) -> str:
+    block = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    return block.sub(lambda found: found[1] + tables + found[2], text)
 
 
 def main() -> None:
-    for name, block in {"README.md": readme, "docs/guide.md": chest}.items():
+    blocks = [
+        ("README.md", "results", readme),
+        ("docs/guide.md", "results", chest),
+        ("docs/guide.md", "memory", memory),
+    ]
+    for name, mark, block in blocks:
         before = (ROOT / name).read_text()
-        after = _with_tables(before, block())
+        after = _with_tables(before, mark, block())
         if "--check" not in sys.argv:
             (ROOT / name).write_text(after)
         elif before != after:

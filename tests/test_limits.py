@@ -4,6 +4,7 @@ import psutil
 import pytest
 
 from stepwarp import limits
+from stepwarp.errors import InputError
 
 GIB = 2**30
 
@@ -82,3 +83,24 @@ def test_slurm_and_the_shell(groups, monkeypatch):
     monkeypatch.setattr(psutil.Process, "rlimit", lambda *_: (2**26, 2**26))
     assert limits.memory() == 2**26
     assert limits.free_memory() == 0, "this process holds more than that already"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("6G", 6 * GIB),
+        ("6 GiB", 6 * GIB),
+        ("1.5gb", 3 * GIB // 2),
+        ("800M", 800 * 2**20),
+        ("2t", 2048 * GIB),
+        (4096, 4096),
+    ],
+)
+def test_an_amount_of_memory_has_a_unit(given, expected):
+    assert limits.as_bytes(given) == expected
+
+
+@pytest.mark.parametrize("given", ["6", "G", "-1G", "0M", "6 GB of it", "", "nan", 0, -5, float("nan"), True])
+def test_what_is_no_amount_of_memory_is_refused_with_one_that_is(given):
+    with pytest.raises(InputError, match="such as 6G or 800M"):
+        limits.as_bytes(given)

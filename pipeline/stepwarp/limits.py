@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from stepwarp.errors import InputError
+
 _MIB = 2**20
 #: Where control groups are, and which of them this process is in.
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+#: A number and its unit: K, M, G or T, with or without iB or B.
+_AMOUNT = re.compile(r"\s*(\d{1,9}(?:\.\d*)?)\s*([KMGT])(?:i?B)?\s*", re.IGNORECASE)
 #: From here on, what a control group or the shell says is no limit: v1 writes a very large number for none.
 _NO_LIMIT = 2**60
 
@@ -42,6 +47,29 @@ def free_memory() -> int:
     known += [limit - _mapped() for limit in _shell_limits()]
     known += _job_memory()
     return max(0, min([*known, psutil.virtual_memory().available]))
+
+
+def held_memory() -> int:
+    """Bytes of memory that this process holds."""
+    return psutil.Process().memory_info().rss
+
+
+def as_bytes(given: object) -> int:
+    """An amount of memory: bytes, or a text with a unit such as 6G, 6 GiB or 800M, of 1024 to the next.
+
+    Raises InputError for what is none, and for nothing."""
+    if isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given) and given >= 1:
+        return int(given)
+    found = _AMOUNT.fullmatch(str(given))
+    number = float(found[1]) if found else 0.0
+    if found is None or not number:
+        raise InputError(f"'{given}' is no amount of memory; write a number with its unit, such as 6G or 800M")
+    return max(1, int(number * 2 ** (10 * (1 + "KMGT".index(found[2].upper())))))
+
+
+def in_words(size: float) -> str:
+    """Bytes as MiB or GiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / _MIB:.0f} MiB"
 
 
 def _memory_limits() -> list[int]:

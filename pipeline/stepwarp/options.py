@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from stepwarp import catalogue
 from stepwarp.config import PRESETS, SIMILARITIES, LinearKind, Preset, SimilarityChoice, preset, preset_summary
 from stepwarp.errors import InputError
+from stepwarp.limits import as_bytes
 from stepwarp.recipes import Strict, first_problem, nearest
 
 
@@ -107,6 +108,16 @@ class RegisterOptions(Strict):
         Literal["auto", "cpu", "cuda"], OptionHelp("Where to compute. auto: on a CUDA GPU if there is one.")
     ] = "auto"
     threads: Annotated[int | None, Field(ge=1), OptionHelp("CPU threads.", "N", "all that this process may use")] = None
+    max_memory: Annotated[
+        int | None,
+        BeforeValidator(lambda given: None if given is None else as_bytes(given)),
+        OptionHelp(
+            "The most memory to take, of a GPU if that computes: 6G, 800M. Where a pair needs more, its finest levels "
+            "are left out, and the verdict says so.",
+            "SIZE",
+            "what is free",
+        ),
+    ] = None
     time_budget: Annotated[
         float | None, OptionHelp("Of each pair: start no further iteration after this time.", "SECONDS", "none")
     ] = None

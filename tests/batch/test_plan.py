@@ -61,11 +61,11 @@ def test_everything_is_to_be_run_at_first(source, places):
     assert todos(plan(source, RegisterOptions(), places)) == {"a_b": ("run", ""), "b_c": ("run", "")}
 
 
-def test_what_is_done_is_done_whatever_the_threads_or_folder(source, places, root, tmp_path):
+def test_what_is_done_is_done_whatever_the_threads_memory_or_folder(source, places, root, tmp_path):
     pretend(places, plan(source, RegisterOptions(), places)[0])
     root.rename(tmp_path / "elsewhere")
     moved = replace(source, root=tmp_path / "elsewhere")
-    assert todos(plan(moved, RegisterOptions(), places)) == {"a_b": ("done", ""), "b_c": ("run", "")}
+    assert todos(plan(moved, RegisterOptions.of(max_memory="4G"), places)) == {"a_b": ("done", ""), "b_c": ("run", "")}
 
 
 def test_a_result_of_a_version_that_asked_for_a_seed_is_not_made_anew(source, places):
@@ -230,8 +230,7 @@ def test_the_number_of_workers_follows_cores_and_memory(monkeypatch):
     from stepwarp.batch import farm
 
     monkeypatch.setattr(farm.limits, "processors", lambda: 8)
-    brain = BatchCase("a", "run", voxels=11_000_000)  # two brains of 1 mm
-    assert 1800 < brain.memory_mib < 2600
+    brain = BatchCase("a", "run", memory_mib=2200)
     sizes = {}
     for free in (4_000, 100_000):
         monkeypatch.setattr(farm, "available_mib", lambda free=free: free)
@@ -244,6 +243,25 @@ def test_the_number_of_workers_follows_cores_and_memory(monkeypatch):
     assert Farm().size([brain] * 20, gpu=True).workers == 1
     with pytest.raises(InputError, match="two places"):
         Farm(scheduler="tcp://here:1", system="slurm")
+
+
+@pytest.mark.parametrize(
+    ("changes", "least", "most"),
+    [
+        ({}, 1900, 2600),
+        ({"preset": "fast"}, 1200, 1800),
+        ({"affine_only": True}, 1000, 1500),
+        ({"similarity": "mind"}, 7000, 10000),
+        ({"max_memory": "1800M"}, 1800, 1800),
+        ({"max_memory": "64G"}, 1900, 2600),
+    ],
+)
+def test_a_case_is_planned_as_register_plans_it(source, places, root, changes, least, most):
+    for name in "abc":
+        brain = Image(torch.zeros(160, 210, 170, dtype=torch.uint8), Grid.isotropic((160, 210, 170)))
+        write_volume(root / f"{name}.nii.gz", brain, overwrite=True)
+    case, _ = plan(source, RegisterOptions.of(**changes, device="cpu"), places)
+    assert least <= case.memory_mib <= most
 
 
 def test_keys_do_not_depend_on_the_order_of_things():

@@ -14,7 +14,14 @@ from stepwarp.batch.settings import parts_of
 from stepwarp.batch.study import Batch
 from stepwarp.batch.work import failure, work
 from stepwarp.data.manifest import read_manifest
-from stepwarp.errors import ForeignError, InputError, OutputError, RegistrationError, VerificationError
+from stepwarp.errors import (
+    ForeignError,
+    InputError,
+    MemoryShortageError,
+    OutputError,
+    RegistrationError,
+    VerificationError,
+)
 from stepwarp.files import sha256
 from stepwarp.options import RegisterOptions
 from stepwarp.workflow.initial import digest
@@ -30,6 +37,7 @@ from stepwarp.workflow.initial import digest
         (VerificationError("differs"), "machine", "differs"),
         (OSError(errno.EIO, "Input/output error"), "machine", "Input/output error"),
         (MemoryError(), "machine", "out of memory"),
+        (MemoryShortageError("it needs 3 GiB of memory"), "machine", "it needs 3 GiB of memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "machine", "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "machine", "out of memory"),
         (RuntimeError("CUDA error: unspecified launch failure\nCompile with"), "machine", "the GPU failed: CUDA error"),

@@ -48,15 +48,17 @@ def record():
 
 @pytest.fixture
 def fake_register(monkeypatch, record):
-    """Stands in for `register` of the workflow: `.calls`, `.saved` and `.traced` tell what it was called with, `.error`
-    is what it raises, `.record` what it returns."""
+    """Stands in for `register_pair` of the workflow: `.calls`, `.saved` and `.traced` tell what it was called with,
+    `.plans` are what it tells of memory, `.error` is what it raises, `.record` what it returns."""
     import stepwarp.workflow.register as module
     from stepwarp.progress import ProgressReport
 
-    fake = SimpleNamespace(calls=[], saved=[], traced=[], error=None, record=record)
+    fake = SimpleNamespace(calls=[], plans=[], saved=[], traced=[], error=None, record=record)
 
-    def register(fixed, moving, *, progress, **options):
-        fake.calls.append({"fixed": fixed, "moving": moving, **options})
+    def register(fixed, moving, options, *, progress, planned, **masks):
+        fake.calls.append({"fixed": fixed, "moving": moving, **dict(options), **masks})
+        for plan in fake.plans:
+            planned(plan)
         progress(ProgressReport("affine", 0, 2))
         progress(ProgressReport("affine", 1, 2, 0.25))
         if fake.error:
@@ -71,7 +73,7 @@ def fake_register(monkeypatch, record):
     def save_trace(folder, *, overwrite, place):
         fake.traced.append((folder, overwrite))
 
-    monkeypatch.setattr(module, "register", register)
+    monkeypatch.setattr(module, "register_pair", register)
     return fake
 
 

@@ -62,7 +62,7 @@ module = types.ModuleType("stepwarp.workflow.register")
 def register(*arguments, **options):
     print("at work", flush=True)
     time.sleep(60)
-module.register = register
+module.register_pair = register
 sys.modules[module.__name__] = module
 sys.argv = ["stepwarp", "register", "--fixed", __file__, "--moving", __file__, "--out", "out"]
 from stepwarp.cli import main
@@ -82,7 +82,7 @@ main()
     ],
 )
 def test_a_signal_ends_the_work_cleanly(run, two_files, tmp_path, monkeypatch, number, code, word):
-    monkeypatch.setattr("stepwarp.workflow.register.register", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr("stepwarp.workflow.register.register_pair", lambda *_, **__: signal.raise_signal(number))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     result = run("register", "--fixed", two_files[0], "--moving", two_files[1], "--out", tmp_path / "out")
     assert result.code == code

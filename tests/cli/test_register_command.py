@@ -34,6 +34,7 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "moving_mask": None,
             "device": "auto",
             "threads": None,
+            "max_memory": None,
             "time_budget": None,
             "weights": None,
             "steps": None,
@@ -49,8 +50,8 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
 def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
     mask = two_files[0]
     text = f"--fixed-mask {mask} --moving-mask {mask} --preset best --affine-only --transform rigid --similarity mi"
-    text += " --device cpu --threads 3 --time-budget 12.5 --trust sform --outside -1000 --no-escalate --force"
-    text += " --set levels.0.iterations=3 --set radius=3 --initial warp.nii.gz --initial [a.mat,1]"
+    text += " --device cpu --threads 3 --max-memory 2G --time-budget 12.5 --trust sform --outside -1000 --force"
+    text += " --no-escalate --set levels.0.iterations=3 --set radius=3 --initial warp.nii.gz --initial [a.mat,1]"
     assert register(run, two_files, tmp_path / "out", *text.split()).code == 0
     assert fake_register.saved == [(tmp_path / "out", True)]
     assert fake_register.calls[0] | {"fixed": None, "moving": None} == {
@@ -66,6 +67,7 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "moving_mask": mask,
         "device": "cpu",
         "threads": 3,
+        "max_memory": 2 * 2**30,
         "time_budget": 12.5,
         "weights": None,
         "steps": None,
@@ -322,3 +324,27 @@ def test_two_files_become_results_that_apply_understands(run, small_pair, tmp_pa
     moved, expected = read_image(tmp_path / "moved.nii.gz"), read_image(out / "Warped.nii.gz")
     assert (moved.data - expected.data).abs().max() < 1e-3 * expected.data.max()
     assert result.err == ""
+
+
+class Plan:
+    left_out = ("the level of 1 mm was left out: it needs 5 GiB",)
+
+    def __str__(self):
+        return "memory planned: affine 1 GiB"
+
+
+def test_what_does_not_fit_into_memory_is_told_and_the_plan_on_demand(run, fake_register, two_files, tmp_path):
+    fake_register.plans = [Plan()]
+    quiet = register(run, two_files, tmp_path / "out", "--max-memory", "4G", "--json")
+    loud = register(run, two_files, tmp_path / "out", "--verbose")
+    assert fake_register.calls[0]["max_memory"] == 4 * 2**30
+    assert "stepwarp: the level of 1 mm was left out: it needs 5 GiB" in quiet.err
+    assert "memory planned" not in quiet.err
+    assert "stepwarp: memory planned: affine 1 GiB" in loud.err
+
+
+def test_an_amount_of_memory_without_a_unit_is_refused(run, fake_register, two_files, tmp_path):
+    result = register(run, two_files, tmp_path / "out", "--max-memory", "4")
+    assert result.code == 3
+    assert "such as 6G or 800M" in result.err
+    assert not fake_register.calls

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from stepwarp.workflow import fallback, register
+from stepwarp.workflow import fallback, fitting, register
 
 LOST = "CUDA error: unspecified launch failure"
 FAILURES = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError(f"{LOST}\nCompile ...")]
@@ -21,7 +21,7 @@ def failing_gpu(monkeypatch):
         return torch.device("cuda" if name == "auto" else name)
 
     def make(error: Exception) -> list[str]:
-        tried, search = [], register.search
+        tried, search = [], fitting.search
 
         def searched(plan, *given):
             tried.append(plan.device.type)
@@ -29,7 +29,7 @@ def failing_gpu(monkeypatch):
                 raise error
             return search(plan, *given)
 
-        monkeypatch.setattr(register, "search", searched)
+        monkeypatch.setattr(fitting, "search", searched)
         return tried
 
     for module in (fallback, register):
@@ -37,6 +37,7 @@ def failing_gpu(monkeypatch):
         monkeypatch.setattr(module, "device_name", lambda place: "a GPU" if place.type == "cuda" else "cpu (ours)")
     for name, value in (("synchronize", None), ("reset_peak_memory_stats", None), ("max_memory_allocated", 0)):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**34, 2**34))
     return make
 
 
@@ -50,6 +51,15 @@ def test_the_processor_computes_what_a_failing_gpu_does_not_and_the_record_says_
     assert found.record["device"] == "cpu (ours)"
     assert found.record["gpu_failure"] == {"device": "a GPU", "reason": reason}
     assert found.record["verdict"]["reasons"][-1].startswith("the GPU (a GPU) failed, and the processor computed this")
+
+
+def test_a_pair_that_does_not_fit_the_gpu_is_the_processors(brains, recipe, failing_gpu, monkeypatch):
+    tried = failing_gpu(RuntimeError(LOST))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**20, 2**34))
+    with pytest.warns(UserWarning, match="of the GPU's memory"):
+        found = register.register(brains.fixed, brains.moving, preset=recipe, threads=1, affine_only=True)
+    assert tried == ["cpu"]
+    assert "of the GPU's memory" in found.record["gpu_failure"]["reason"]
 
 
 def test_another_error_is_not_hidden_behind_a_second_try(brains, recipe, failing_gpu):

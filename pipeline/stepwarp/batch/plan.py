@@ -8,22 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from stepwarp.batch.places import BatchPlaces
 from stepwarp.batch.settings import damage, difference, for_workers, identity, key_of, parts_in, parts_of
 from stepwarp.data.manifest import Manifest, Role, located, located_start
 from stepwarp.errors import InputError, OutputError
-from stepwarp.files import quiet_nibabel, sha256
+from stepwarp.files import sha256
 from stepwarp.files.json import read_record
+from stepwarp.geometry import Grid
 from stepwarp.layout import RECORD
 from stepwarp.options import RegisterOptions
 from stepwarp.printable import counted
 from stepwarp.progress import Progress, ProgressReport, silent
+from stepwarp.workflow.memory import Extent, PairMemory
 
-#: Measured: what a worker holds before it reads, and what each million voxels of the two images adds to its peak.
-_BASE_MIB, _MIB_PER_MILLION = 950, 110
 #: Of the fixed image's voxels, the most that the files of a result take, bytes.
 _BYTES_PER_VOXEL = 28
-_TYPICAL_VOXELS = 7_000_000
+#: What an image is like of which only the reader will know.
+_TYPICAL = Extent.of_grid(Grid.isotropic((190, 190, 190)))
 
 #: run: register. done: nothing. failed: it cannot be run, `why` says what is wrong with its files.
 Todo = Literal["run", "done", "failed"]
@@ -53,19 +56,15 @@ class Job:
 class BatchCase:
     """One pair, or one image and the template. why: a few words on `todo`; empty where there is nothing to say.
 
-    voxels: of both images together. replaces: a result is there, of other inputs or settings."""
+    memory_mib: what registering it takes at its peak, at most. replaces: a result is there, of other inputs or
+    settings."""
 
     id: str
     todo: Todo
     why: str = ""
     job: Job | None = None
-    voxels: int = 0
+    memory_mib: int = 0
     replaces: bool = False
-
-    @property
-    def memory_mib(self) -> int:
-        """What registering it takes, about."""
-        return round(_BASE_MIB + _MIB_PER_MILLION * self.voxels / 1e6)
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class Inputs:
     def __init__(self, source: CaseSource) -> None:
         self.source = source
         self._known: dict[tuple[str | None, str], tuple[Path, str] | InputError] = {}
-        self._voxels: dict[Path, int] = {}
+        self._extents: dict[Path, Extent] = {}
         self._starts = {pair.id: pair.initial for pair in source.manifest.pairs}
         self._digests: dict[tuple[str, ...], str] = {}
 
@@ -165,15 +164,11 @@ class Inputs:
             self._digests[start] = digest(start)
         return self._digests[start]
 
-    def voxels(self, path: Path) -> int:
-        """From the header; a typical number where only the reader will know."""
-        if path not in self._voxels:
-            try:
-                shape = quiet_nibabel.load(path).shape
-                self._voxels[path] = int(shape[0]) * int(shape[1]) * int(shape[2])
-            except Exception:  # whatever is wrong with the file is said when it is read
-                self._voxels[path] = _TYPICAL_VOXELS
-        return self._voxels[path]
+    def extent(self, path: Path) -> Extent:
+        """By the header; a typical one where only the reader will know."""
+        if path not in self._extents:
+            self._extents[path] = Extent.of_file(path) or _TYPICAL  # whatever is wrong is said when it is read
+        return self._extents[path]
 
     def _look(self, scan: str | None, role: Role) -> tuple[Path, str]:
         if scan is None:
@@ -211,9 +206,8 @@ def plan(
         except InputError as error:
             cases.append(BatchCase(case, "failed", str(error)))
             continue
-        voxels = sum(inputs.voxels(path) for path in job.images.values())
         todo, why, replaces = _todo(job, places)
-        cases.append(BatchCase(case, todo, why, job, voxels, replaces))
+        cases.append(BatchCase(case, todo, why, job, _memory_mib(job, inputs), replaces))
     progress(ProgressReport("check inputs and results", len(entries), len(entries)))
     return cases
 
@@ -254,8 +248,18 @@ def _job(
         {role: path.absolute() for role, (path, _) in masks.items()},
         parts_of(settings, digests),
         options.model_copy(update={"initial": start}),
-        disk_mib=round(_BYTES_PER_VOXEL * inputs.voxels(images["fixed"][0]) / 2**20),
+        disk_mib=round(_BYTES_PER_VOXEL * inputs.extent(images["fixed"][0]).voxels / 2**20),
     )
+
+
+def _memory_mib(job: Job, inputs: Inputs) -> int:
+    """What a worker will hold at most: as planned, and where it computes by itself no more than it is allowed to."""
+    fixed, moving = (inputs.extent(job.images[role]) for role in ("fixed", "moving"))
+    pair = PairMemory(fixed, moving, affine_only=job.options.affine_only)
+    peak = max(stage.bytes for stage in pair.stages(job.options.recipe))
+    on_gpu = job.options.device == "cuda" or (job.options.device == "auto" and torch.cuda.is_available())
+    allowed = None if on_gpu else job.options.max_memory
+    return (peak if allowed is None else min(peak, allowed)) // 2**20
 
 
 def _todo(job: Job, places: BatchPlaces) -> tuple[Todo, str, bool]:

@@ -16,7 +16,7 @@ from stepwarp.version import __version__
 from stepwarp.workflow.subjects import check_outside, recorded_outside
 
 #: Options that make no other result, or that are known by what they make of the preset or of a case's inputs.
-_NO_MATTER = {"set", "threads", "trace", "initial"}
+_NO_MATTER = {"set", "threads", "max_memory", "trace", "initial"}
 
 
 def check(options: RegisterOptions) -> None:

@@ -20,6 +20,7 @@ from stepwarp.batch.settings import damage, key_of, parts_in
 from stepwarp.errors import (
     ForeignError,
     InputError,
+    MemoryShortageError,
     OutputError,
     RegistrationError,
     StepwarpError,
@@ -64,7 +65,7 @@ def failure(error: Exception) -> dict[str, Any]:
     where: the traceback, for errors that should not be; otherwise None."""
     reason = " ".join(str(error).split())
     kind, where = "machine", None
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) and not isinstance(error, MemoryShortageError):
         reason = "out of memory. Run fewer --workers at a time, or work on smaller images."
     elif is_gpu_failure(error):
         reason = f"the GPU failed: {first_line(error)}"

@@ -56,7 +56,7 @@ def with_register_options(*without: str) -> Callable[[Callable[..., None]], Call
 def _parameter(name: str) -> inspect.Parameter:
     """As typer takes it, which knows neither settings nor tuples of any length."""
     field = RegisterOptions.model_fields[name]
-    kind = {"preset": str, "weights": str | None}.get(name, field.annotation)
+    kind = {"preset": str, "weights": str | None, "max_memory": str | None}.get(name, field.annotation)
     kind = list[str] | None if get_origin(kind) is tuple else kind
     default = field.default if field.default != () else None
     annotation = Annotated[kind, register_option(name)]  # type: ignore[valid-type]

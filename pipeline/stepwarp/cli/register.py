@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stepwarp.cli.checks import TRACE, check_files, check_out
 from stepwarp.cli.command import VERDICT_FAIL
-from stepwarp.cli.options import ForceOption, JsonOption, OutOption, VerboseOption, path_option, with_register_options
+from stepwarp.cli.options import ForceOption, JsonOption, OutOption, path_option, with_register_options
 from stepwarp.cli.progress import shown_progress
 from stepwarp.cli.terminal import say_json, tell
 from stepwarp.options import RegisterOptions
+
+if TYPE_CHECKING:
+    from stepwarp.workflow.fitting import MemoryPlan
 
 
 @with_register_options("trace")
@@ -41,7 +44,10 @@ def register(
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
-    verbose: VerboseOption = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Show the plan of memory, and where an unexpected error comes from."),
+    ] = False,
 ) -> None:
     """Align a moving image to a fixed one: affine, then deformable.
 
@@ -78,6 +84,10 @@ def register(
     Where the verdict is fail, a second try is made with more starts, mutual information in the linear stage and more
     iterations, unless a time budget leaves no time for it. The better of the two is kept, and the verdict says which.
 
+    Before it searches, it plans how much memory each stage takes (--verbose shows the plan, registration.json keeps
+    it). Where that is more than is free, or than --max-memory, the finest levels are left out, which stderr and the
+    verdict say; where not even the coarsest fits, nothing is begun.
+
     Run again on the CPU of one machine, with the same versions and --threads, every voxel and number of the result
     is the same to the last bit. Another number of threads, another kind of processor and other versions change last
     digits; so does --time-budget, which ends at another iteration each time. On a GPU, sums are added in the order
@@ -90,7 +100,7 @@ def register(
         check_out(trace, TRACE, overwrite=force, option="--trace", default="trace")
     from stepwarp.workflow.device import same_bits
     from stepwarp.workflow.outputs import claimed
-    from stepwarp.workflow.register import register as register_files
+    from stepwarp.workflow.register import register_pair
     from stepwarp.workflow.trace import claimed_trace
 
     with ExitStack() as stack:
@@ -98,13 +108,14 @@ def register(
         unsure = stack.enter_context(same_bits()) if deterministic else []
         place = stack.enter_context(claimed(out, force))
         trace_place = None if trace is None else stack.enter_context(claimed_trace(trace, force, out))
-        registration = register_files(
+        registration = register_pair(
             fixed,
             moving,
+            options.model_copy(update={"trace": trace is not None}),
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
-            **dict(options) | {"trace": trace is not None},
             progress=progress,
+            planned=lambda plan: _tell_plan(plan, verbose),
         )
         registration.save(out, overwrite=force, progress=progress, place=place)
         if trace is not None:
@@ -120,3 +131,11 @@ def register(
         print_registration(record, out)
     if record["verdict"]["status"] == "fail":
         raise typer.Exit(VERDICT_FAIL)
+
+
+def _tell_plan(plan: MemoryPlan, verbose: bool) -> None:
+    """What did not fit into memory, and on demand all that is planned to."""
+    if verbose:
+        tell(f"stepwarp: {plan}")
+    for note in plan.left_out:
+        tell(f"stepwarp: {note}")

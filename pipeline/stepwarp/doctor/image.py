@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from stepwarp import limits
+from stepwarp.config import preset
 from stepwarp.doctor import content, header
 from stepwarp.doctor.findings import Examined, Finding, Kind, refusal
 from stepwarp.errors import InputError
@@ -23,14 +25,13 @@ from stepwarp.files.volumes import OTHER_SUFFIXES
 from stepwarp.geometry import Grid
 from stepwarp.printable import worded
 from stepwarp.workflow.kinds import kind_of
+from stepwarp.workflow.memory import Extent, PairMemory
 
 VOLUMES = (*SUFFIXES, *OTHER_SUFFIXES)
 _TRANSFORMS = (".mat", ".tfm", ".h5", ".hdf5")
 _LANDMARKS = (".csv", ".tsv", ".fcsv", ".json")
 _WEIGHTS = (".safetensors", ".trch", ".pt")
 _VECTOR = 1007
-#: What a registration of this many voxels may take of memory (bytes each), measured.
-_BYTES_PER_VOXEL = 150
 
 
 def examine_file(
@@ -132,7 +133,7 @@ def _examine_values(
     if grid is not None:
         facts = {**header.grid_facts(grid), **facts}
         findings += header.grid_findings(grid, name)
-    findings += _memory_findings(voxels.stored.size, name)
+        findings += _memory_findings(grid, name)
     digest = hashlib.blake2b(np.ascontiguousarray(voxels.values.T.astype(np.float64)).data, digest_size=16).hexdigest()
     if kind == "mask":
         return Examined(path, kind, facts, (*findings, *_mask_findings(voxels)), grid, digest)
@@ -209,14 +210,18 @@ def _shear(shape: tuple[int, ...], affine: np.ndarray) -> float | None:
     return round(grid.distance_to(straightened(grid)), 5)
 
 
-def _memory_findings(voxels: int, name: str) -> Iterator[Finding]:
-    needed, free = voxels * _BYTES_PER_VOXEL, limits.free_memory()
+def _memory_findings(grid: Grid, name: str) -> Iterator[Finding]:
+    """Where a registration with another image of this size would leave something out, or not begin."""
+    extent = Extent.of_grid(grid)
+    needed = max(stage.bytes for stage in PairMemory(extent, extent).stages(preset("default")))
+    free = limits.free_memory()
     if needed > free:
         yield Finding(
             "warning",
             "size",
             name,
-            f"A registration of its {voxels / 1e6:.0f} million voxels takes about {needed / 2**30:.0f} GiB of memory, "
-            f"and {free / 2**30:.0f} GiB are free.",
-            "Resample it to coarser voxels, or use a machine with more memory.",
+            f"A registration of its {math.prod(grid.shape) / 1e6:.0f} million voxels takes up to "
+            f"{limits.in_words(needed)} of memory, and {limits.in_words(free)} are free.",
+            "Resample it to coarser voxels, use a machine with more memory, or do without the finest levels, which "
+            "register leaves out where they do not fit.",
         )

@@ -168,7 +168,7 @@ def write_nifti(
     which other readers would turn into 0."""
     if suffix_of(path) not in SUFFIXES:
         raise OutputError(f"{path}: volumes are written as {' or '.join(SUFFIXES)}. Choose such a name.")
-    if values.is_floating_point() and not values.isfinite().all():
+    if values.is_floating_point() and not torch.stack(torch.aminmax(values)).isfinite().all():
         raise OutputError(f"{path}: would hold values that are not finite. Nothing was written.")
     values = values.detach().cpu() if missing is None else torch.where(missing, math.nan, values.detach()).cpu()
     header = _new_header(path, values, affine, intent)

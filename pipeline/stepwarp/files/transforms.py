@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stepwarp.errors import InputError, OutputError
 from stepwarp.files import itk_linear, nifti
@@ -56,10 +57,20 @@ def write_displacement(path: str | Path, field: DisplacementField, overwrite: bo
     grid with shear."""
     path = Path(path)
     _require_straight(path, field.grid)
+    nifti.write_nifti(path, _rounded_lps(field), field.grid.affine, intent="vector", overwrite=overwrite)
+
+
+def _rounded_lps(field: DisplacementField) -> Tensor:
+    """LPS mm (I, J, K, 1, 3), rounded: a component at a time, and laid out as in the file, so that of a large field
+    there is one copy and not five."""
+    (displacement,) = field.displacement.detach().float().cpu()
     steps_per_mm = 2.0 ** -min(_STEP_MM, math.floor(math.log2(field.grid.spacing.min())) + _STEP_VOXELS)
-    rounded = torch.round(field.millimetres() * steps_per_mm) / steps_per_mm
-    vectors = torch.from_numpy(flip_vectors(rounded.numpy()))
-    nifti.write_nifti(path, vectors[..., None, :], field.grid.affine, intent="vector", overwrite=overwrite)
+    linear, signs = torch.tensor(field.grid.linear).float(), flip_vectors(np.ones(3))
+    vectors = torch.empty(3, 1, *reversed(field.grid.shape)).permute(4, 3, 2, 1, 0)
+    for row, sign, component in zip(linear, signs, vectors.unbind(-1), strict=True):
+        along = torch.einsum("b,b...->...", row, displacement)
+        component[..., 0] = along.mul_(steps_per_mm).round_().div_(steps_per_mm).mul_(sign)
+    return vectors
 
 
 def write_composite(path: str | Path, transform: Transform, overwrite: bool = False) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stepwarp.geometry.grid import Grid, check_affine, float64
 from stepwarp.kernels import jacobian, sampling
+from stepwarp.kernels.buffers import nothing
 from stepwarp.kernels.precision import in_full_precision
 
 
@@ -189,7 +190,7 @@ class DisplacementField(Transform):
 
     @classmethod
     def identity(cls, grid: Grid, device: torch.device | str = "cpu") -> DisplacementField:
-        return cls(torch.zeros(1, grid.ndim, *grid.shape, device=device), grid)
+        return cls(nothing((1, grid.ndim, *grid.shape), device=device), grid)
 
     @classmethod
     def from_millimetres(

@@ -1,7 +1,10 @@
-"""Memory that the caller gives for a result: the `out` of the primitives."""
+"""Memory of results, the `out` of the primitives that the caller gives, and of what is nothing everywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,3 +25,10 @@ def check(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         raise ValueError(
             f"`out` is {tuple(out.shape)}, {out.dtype}; the result is {tuple(shape)}, {dtype}, without gaps"
         )
+
+
+def nothing(shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+    """Zeros. On a processor they take no memory until they are written to, and most are only read."""
+    if torch.device(device).type == "cpu" and dtype == torch.float32:
+        return torch.from_numpy(np.zeros(tuple(shape), np.float32))
+    return torch.zeros(tuple(shape), dtype=dtype, device=device)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepwarp.kernels.backend import primitive
-from stepwarp.kernels.buffers import into
+from stepwarp.kernels.buffers import into, nothing
 
 Interpolation = Literal["linear", "nearest"]
 Outside = Literal["zero", "border"]
@@ -107,7 +107,7 @@ def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...], *, out: T
 
     matrix: (D+1, D+1) float64, index of that grid -> index of the image. 0 outside the image. Differentiable in the
     matrix, where a back end may take the half voxel beyond the outermost centres for flat."""
-    still = torch.zeros(1, len(shape), *shape, device=image.device, dtype=_at_least_single(image))
+    still = nothing((1, len(shape), *shape), _at_least_single(image), image.device)
     return warp(image, still, matrix, out=out)
 
 
@@ -158,7 +158,7 @@ def resize_displacement(
     """A displacement (B, D, *grid) read on another grid of the given shape and expressed in that grid's voxels.
 
     matrix: (D+1, D+1), index of the new grid -> index of the displacement's grid."""
-    still = torch.zeros(1, len(shape), *shape, device=displacement.device, dtype=displacement.dtype)
+    still = nothing((1, len(shape), *shape), displacement.dtype, displacement.device)
     return warp(_in_voxels_of(matrix, displacement), still, matrix, outside="border", out=out)
 
 
@@ -177,7 +177,7 @@ def average_pool(image: Tensor, factors: tuple[int, ...]) -> Tensor:
     short = [(-n) % f for n, f in zip(image.shape[2:], factors, strict=True)]
     padding = [p for missing in reversed(short) for p in (0, missing)]
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[image.ndim - 3]
-    return pool(F.pad(image, padding), factors)
+    return pool(F.pad(image, padding) if any(padding) else image, factors)
 
 
 def _indices_like(displacement: Tensor) -> Tensor:

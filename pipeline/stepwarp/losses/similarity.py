@@ -31,13 +31,15 @@ class Similarity(ABC):
     """A dissimilarity of a fixed and a moved image.
 
     multimodal: whether it compares images of different contrasts. nearest_measure: of those that every registration is
-    judged by, lncc, ncc and mutual_information, the one that is most like it.
+    judged by, lncc, ncc and mutual_information, the one that is most like it. bytes_per_voxel: what `forces` takes at
+    its peak besides the images, with kernels and in plain torch, for planning.
 
     The constructor's parameters, each with a default and its limits as pydantic's, are also the settings of a training;
     in_training: their defaults there, where they are others."""
 
     multimodal: ClassVar[bool] = False
     nearest_measure: ClassVar[str] = "ncc"
+    bytes_per_voxel: ClassVar[tuple[int, int]] = (300, 600)
     in_training: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod

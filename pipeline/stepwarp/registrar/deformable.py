@@ -200,11 +200,10 @@ def optimise(
         still = DisplacementField.identity(fixed.grid, device)
         return Deformation(still, still, trace, stopped)
     box = subjects[0].blocks([1] * fixed.grid.ndim, _MARGIN, around).grid
-    to_fixed, to_moving = (side.on(box) for side in sides)
-    forward = _forward(to_fixed, to_moving, settings.smallest_jacobian)
-    backward = _balanced(forward, sampling.compose(to_fixed, jacobian.invert(to_moving)))
-    warp, inverse_warp = (DisplacementField(field, box).on(fixed.grid) for field in (forward, backward))
-    return Deformation(warp, inverse_warp, trace, stopped)
+    forward, backward = _there_and_back(box, sides, settings.smallest_jacobian)
+    warp = DisplacementField(forward, box).on(fixed.grid)
+    del forward
+    return Deformation(warp, DisplacementField(backward, box).on(fixed.grid), trace, stopped)
 
 
 def as_deformation(warp: DisplacementField, grid: Grid, settings: DeformableSettings, stopped: str) -> Deformation:
@@ -238,7 +237,8 @@ def _near_a_fold(displacement: Tensor, smallest: float) -> Tensor:
 def _smoothed(displacement: Tensor, close: Tensor) -> Tensor:
     # The sum of a few Gaussians around each such voxel, cut at 1: a soft ball that covers all its neighbours.
     weight = (4 * smoothing.gaussian(4 * close.to(displacement.dtype), 1.2)).clamp_max(1)
-    return torch.lerp(displacement, smoothing.gaussian(displacement, 1.0), weight)
+    smooth = smoothing.gaussian(displacement, 1.0)
+    return torch.lerp(displacement, smooth, weight, out=smooth)
 
 
 def level_edges(settings: DeformableSettings, fixed: ImagedSubject, moving: ImagedSubject) -> list[float]:
@@ -388,6 +388,19 @@ def _halves(
     return DisplacementField(to_fixed, start.grid), DisplacementField(to_moving, start.grid)
 
 
+def _there_and_back(grid: Grid, sides: tuple[_Side, _Side], smallest: float) -> tuple[Tensor, Tensor]:
+    """Fixed -> moving and back on a grid, each as one displacement.
+
+    Of a fine grid these are the largest that there are: each makes room for the next as soon as it was read."""
+    to_fixed, to_moving = (side.on(grid) for side in sides)
+    forward = _forward(to_fixed, to_moving, smallest)
+    to_middle = jacobian.invert(to_moving)
+    del to_moving
+    start = sampling.compose(to_fixed, to_middle)
+    del to_fixed, to_middle
+    return forward, _balanced(forward, start)
+
+
 def _forward(to_fixed: Tensor, to_moving: Tensor, smallest: float) -> Tensor:
     """Fixed -> middle -> moving as one displacement, free of folds."""
     return _unfolded(sampling.compose(to_moving, jacobian.invert(to_fixed)), smallest)
@@ -404,10 +417,11 @@ def _unfolded(displacement: Tensor, smallest: float) -> Tensor:
 
 
 def _balanced(forward: Tensor, start: Tensor) -> Tensor:
-    """The inverse, as exact after the forward map as before it.
+    """The inverse, as exact after the forward map as before it; it takes the memory of `start`, its first guess.
 
     Inverting voxel by voxel makes forward(inverse(y)) = y at the voxels of the inverse, and leaves all the error of
     interpolating it to inverse(forward(x)). Half of that error, taken back, makes both about equal."""
-    inverse = jacobian.invert(forward, start)
+    inverse = jacobian.invert(forward, start, out=start)
     error = sampling.compose(inverse, forward)
-    return inverse - 0.5 * (sampling.compose(error, inverse) - inverse)
+    taken_back = sampling.compose(error, inverse).sub_(inverse)
+    return inverse.sub_(taken_back, alpha=0.5)

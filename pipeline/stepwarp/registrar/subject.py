@@ -25,6 +25,8 @@ _SPECKS = 1e-3
 _BRIGHT = 0.1
 #: A face of the image with so much of the subject's largest slice cuts it: the subject goes on there, unseen.
 _CUT_FACE = 0.25
+#: Planes of an image that are in double precision at a time.
+_PLANES = 8
 #: The subject's outline is told by about so many points along each axis.
 _OUTLINE = 32
 
@@ -59,13 +61,12 @@ class ImagedSubject:
 
     def centre_of_mass(self) -> np.ndarray:
         """World mm (D,) of the centre of mass of the intensities that may be trusted; RegistrationError without any."""
-        mass = self._trusted.double().clamp_min(0)
-        if not mass.sum() > 0:
-            raise RegistrationError(f"{self.image.name}: there is nothing above the background")
         means = []
         for axis, n in enumerate(self.grid.shape):
-            profile = mass.movedim(axis, 0).reshape(n, -1).sum(1)
-            places = torch.arange(n, dtype=torch.float64, device=mass.device)
+            profile = _masses(self._trusted.movedim(axis, 0))
+            if not profile.sum() > 0:
+                raise RegistrationError(f"{self.image.name}: there is nothing above the background")
+            places = torch.arange(n, dtype=torch.float64, device=profile.device)
             means.append(float((profile * places).sum() / profile.sum()))
         return self.grid.world(np.array(means))
 
@@ -170,6 +171,11 @@ def _slices(shown: Tensor) -> list[np.ndarray]:
     shown = shown.float()  # ten times as fast as counting, and exact up to slices of 16 million voxels
     others = [tuple(a for a in range(shown.ndim) if a != axis) for axis in range(shown.ndim)]
     return [(shown.sum(dims) if dims else shown).cpu().numpy() for dims in others]
+
+
+def _masses(planes: Tensor) -> Tensor:
+    """The sum of what is above 0 in each plane, in double precision, of which there are a few planes at a time."""
+    return torch.cat([some.double().clamp_min(0).reshape(len(some), -1).sum(1) for some in planes.split(_PLANES)])
 
 
 def _laid_out(values: Tensor, blocks: Blocks) -> Tensor:

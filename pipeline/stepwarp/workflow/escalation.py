@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from stepwarp.config import Preset
-from stepwarp.errors import RegistrationError
+from stepwarp.errors import MemoryShortageError, RegistrationError
 from stepwarp.progress import Progress
 from stepwarp.workflow.registration import Registration
 
@@ -52,7 +52,7 @@ def escalated(
     record: dict[str, Any] = {"tried": tried, "reason": failure, "first": _found(first)}
     try:
         second = again()
-    except RegistrationError as error:
+    except (RegistrationError, MemoryShortageError) as error:
         record |= {"second": str(error), "kept": "first"}
         return _noted(first, record, f"a second try {what} broke down: {error}")
     record["second"] = _found(second)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from stepwarp.errors import first_line, is_gpu_failure
+from stepwarp.errors import MemoryShortageError, first_line, is_gpu_failure
 from stepwarp.machine import device_name
 from stepwarp.options import RegisterOptions
 from stepwarp.workflow.device import chosen_device
@@ -18,8 +18,8 @@ from stepwarp.workflow.registration import Registration
 
 
 def with_the_processor_left(run: Callable[[RegisterOptions], Registration], options: RegisterOptions) -> Registration:
-    """What `run` makes of the options; where it fails on a GPU for the GPU's sake (lost, broken, its memory full), what
-    it makes of them on the processor, in the time that is left. The record's `gpu_failure` and the verdict's last
+    """What `run` makes of the options; where it fails on a GPU for the GPU's sake (lost, broken, its memory full or too
+    small), what it makes of them on the processor, in the time that is left. The record's `gpu_failure` and the verdict's last
     sentence then say why."""
     started = time.monotonic()
     place = chosen_device(options.device)
@@ -29,7 +29,8 @@ def with_the_processor_left(run: Callable[[RegisterOptions], Registration], opti
     try:
         return run(options)
     except Exception as error:
-        if not is_gpu_failure(error):
+        # Where it is the process's own memory that is short, the processor says so again.
+        if not (is_gpu_failure(error) or isinstance(error, MemoryShortageError)):
             raise
         reason = first_line(error)
     # Only here, where nothing holds the error any more, nor what its frames held of the GPU's memory.

@@ -4,6 +4,7 @@ it was not."""
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,11 @@ from stepwarp.config import SimilarityName
 from stepwarp.errors import InputError
 from stepwarp.evaluation.regularity import regularity
 from stepwarp.evaluation.similarity import similarities
-from stepwarp.geometry import Affine, DisplacementField, Image
+from stepwarp.geometry import Affine, DisplacementField, Grid, Image
 from stepwarp.geometry.orientation import canonical
 from stepwarp.printable import counted
 from stepwarp.progress import is_over
-from stepwarp.registrar.steps import parameters
+from stepwarp.registrar.steps import Step, parameters
 from stepwarp.registrar.steps.structure import MOST_STEPS, finest_spacing, repeats, steps_run
 from stepwarp.registrar.weights import Card, Registrar, load_weights, weights_path
 from stepwarp.registrar.weights.recipe import Prepared
@@ -101,6 +102,30 @@ def read_network(source: str | Path | Registrar, steps: int | None, device: torc
             "steps": steps_run(registrar.step),
         },
     )
+
+
+def bytes_for(network: Network, fixed: Image) -> int:
+    """What running it for a scaled fixed image takes, about: on the grid of each step the widest convolution, with what
+    goes in and comes out, each laid out twice; besides, images and fields on its own grid."""
+    registrar = network.registrar
+    try:
+        grid = registrar.recipe.grid.grid(fixed)
+    except InputError:
+        return 0  # it will not be run, and that is said
+    return 4 * (2 * _widest(registrar.step, grid) + 16 * math.prod(grid.shape))
+
+
+def _widest(step: Step, grid: Grid) -> int:
+    """The most values of a convolution in one of the steps on a grid."""
+    inner = [child for child in step.children() if isinstance(child, Step)]
+    if inner:
+        return max(_widest(child, step.inner_grid(grid)) for child in inner)
+    widths = [
+        module.in_channels + module.out_channels
+        for module in step.modules()
+        if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d)
+    ]
+    return max(widths, default=0) * math.prod(grid.shape)
 
 
 def attempt(

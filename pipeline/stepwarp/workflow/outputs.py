@@ -151,6 +151,7 @@ def _verified(registration: RegisteredPair, folder: Path) -> dict[str, Any]:
     voxel_error = proof.voxel_error(
         forward, registration.transform, registration.moving, registration.moved, folder / MOVED
     )
+    del forward  # a field in double precision, as is the one that is read next
     result = {
         "reader": "SimpleITK",
         "points": len(points),

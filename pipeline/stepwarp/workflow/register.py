@@ -6,7 +6,7 @@ import math
 import platform
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +30,11 @@ from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, determinism, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
 from stepwarp.workflow.fallback import with_the_processor_left
+from stepwarp.workflow.fitting import MemoryPlan, Room, check_reading, search_in_room
 from stepwarp.workflow.initial import begin, read_start
 from stepwarp.workflow.network import Network, read_network
 from stepwarp.workflow.registration import Registration
-from stepwarp.workflow.search import SearchRequest, SearchResult, search
+from stepwarp.workflow.search import SearchRequest, SearchResult
 from stepwarp.workflow.subjects import (
     MaskSource,
     PreparedImage,
@@ -59,6 +60,7 @@ def register(
     moving_mask: MaskSource | None = None,
     device: str = "auto",
     threads: int | None = None,
+    max_memory: int | str | None = None,
     time_budget: float | None = None,
     weights: str | Path | Registrar | None = None,
     steps: int | None = None,
@@ -102,6 +104,10 @@ def register(
         Where to compute.
     threads : int, optional
         All cores by default.
+    max_memory : int or str, optional
+        The most bytes that this process may hold at a time, "6G" as well; of a GPU where that computes; by default
+        what is free. Where a pair needs more, the finest levels are left out; `memory` in the record says what was
+        planned, and the verdict what was left out.
     time_budget : float, optional
         Seconds after which no further iteration starts.
     weights : str, Path or Registrar, optional
@@ -140,6 +146,8 @@ def register(
         For inputs that cannot be used.
     RegistrationError
         Where the optimisation breaks down.
+    MemoryShortageError
+        Where there is too little memory for the pair, whatever is left out.
     """
     weights = _renamed("network", network, "weights", weights)
     steps = _renamed("network_steps", network_steps, "steps", steps)
@@ -152,6 +160,7 @@ def register(
         similarity=similarity,
         device=device,
         threads=threads,
+        max_memory=max_memory,
         time_budget=time_budget,
         weights=weights,
         steps=steps,
@@ -172,10 +181,12 @@ def register_pair(
     fixed_mask: MaskSource | None = None,
     moving_mask: MaskSource | None = None,
     progress: Progress = silent,
+    planned: Callable[[MemoryPlan], None] = lambda plan: None,
 ) -> Registration:
-    """`register`, told how as one value."""
+    """`register`, told how as one value. planned: is told how much memory the search will take, before it begins, and
+    what was left out for want of it."""
     return with_the_processor_left(
-        lambda chosen: _register(fixed, moving, chosen, fixed_mask, moving_mask, progress), options
+        lambda chosen: _register(fixed, moving, chosen, fixed_mask, moving_mask, progress, planned), options
     )
 
 
@@ -187,6 +198,7 @@ def _register(
     fixed_mask: MaskSource | None,
     moving_mask: MaskSource | None,
     progress: Progress,
+    planned: Callable[[MemoryPlan], None],
 ) -> Registration:
     started = time.monotonic()
     deadline = None if options.time_budget is None else started + options.time_budget
@@ -194,6 +206,7 @@ def _register(
     place = chosen_device(options.device)
     threads = use_threads(options.threads)
     clock, rules = Clock(progress, device=place), files.TrustRules.of(options.trust)
+    check_reading(fixed, moving, Room.now(options.max_memory, place))
     with clock.stage("read"):
         net = None if options.weights is None else read_network(options.weights, options.steps, place)
         a = prepare(fixed, fixed_mask, rules, role="fixed")
@@ -213,17 +226,17 @@ def _register(
         "versions": _versions(),
     }
 
-    def registered(plan: SearchRequest, clock: Clock) -> Registration:
-        found = search(plan, a, b, clock)
+    def registered(request: SearchRequest, clock: Clock) -> Registration:
+        found, plan = search_in_room(request, a, b, clock, planned)
         # Only now: a back end that cannot compute here is given up on the way, and what adds up in any order is met.
-        said = {"kernels": backend.name_for(place), **determinism(place)}
-        return _registration(a, b, found, clock, about | said)
+        known = {"memory": plan.record(), "kernels": backend.name_for(place), **determinism(place)}
+        return _registration(a, b, found, clock, about | known)
 
-    plan = SearchRequest(options, options.recipe, net, place, deadline, rules.notes(), initial)
-    first = registered(plan, clock)
+    request = SearchRequest(options, options.recipe, net, place, deadline, rules.notes(), initial)
+    first = registered(request, clock)
     if not options.escalate or first.record["verdict"]["status"] != "fail":
         return first
-    again = replace(plan, recipe=thorough(plan.recipe))
+    again = replace(request, recipe=thorough(request.recipe))
     return escalated(first, lambda: registered(again, Clock(second_try(progress), device=place)), started, deadline)
 
 
@@ -231,7 +244,7 @@ def _settings(options: RegisterOptions, net: Network | None) -> dict[str, Any]:
     """What was asked for, as a record holds it, with the whole recipe. Where it was computed stands beside it."""
     name = None if net is None else net.card.name
     return {
-        **options.model_dump(exclude={"preset", "device", "threads", "weights", "initial"}),
+        **options.model_dump(exclude={"preset", "device", "threads", "max_memory", "weights", "initial"}),
         "preset": "custom" if isinstance(options.preset, Preset) else str(options.preset),
         "set": list(options.set),
         "initial": [str(each) for each in options.initial],
@@ -271,9 +284,11 @@ def _registration(
     }
     warp, inverse_warp = None, None
     if deformation is not None:
-        fields = (field.on(a.image.grid) for field in (deformation.warp, deformation.inverse_warp))
         # Beyond the grid, what every reader makes of the files.
-        warp, inverse_warp = (DisplacementField(f.displacement.cpu(), f.grid, outside="zero") for f in fields)
+        warp, inverse_warp = (
+            DisplacementField(field.on(a.image.grid).displacement.cpu(), a.image.grid, outside="zero")
+            for field in (deformation.warp, deformation.inverse_warp)
+        )
     return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps)
 
 

@@ -51,7 +51,10 @@ def invert(
 ) -> Tensor:
     """By Newton's method at each voxel, which also converges where space is stretched."""
     result, target = room(out, tuple(displacement.shape))
-    np.copyto(target, array(-displacement if start is None else start))
+    if start is None:
+        np.negative(array(displacement), out=target)
+    else:
+        np.copyto(target, array(start))
     for u, inverse in zip(array(at_least_two(displacement)), target, strict=True):
         _invert(u, iterations, np.float32(tolerance), inverse)
     return result

@@ -23,6 +23,7 @@ class LNCC(Similarity):
     faint a structure still counts (intensities 0..1) and has a large effect on accuracy in flat tissue."""
 
     nearest_measure = "lncc"
+    bytes_per_voxel = (48, 280)
     in_training = MappingProxyType({"epsilon": 1e-5})
 
     def __init__(self, radius: Annotated[int, Field(ge=1, le=8)] = 2, epsilon: Positive = 1e-6) -> None:

@@ -20,6 +20,7 @@ class MIND(Similarity):
 
     multimodal = True
     nearest_measure = "mutual_information"
+    bytes_per_voxel = (1050, 2900)
 
     def __init__(self, dilation: Annotated[int, Field(ge=1, le=8)] = 2, sigma: Positive = 0.8) -> None:
         self.dilation = dilation

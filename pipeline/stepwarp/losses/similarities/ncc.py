@@ -14,6 +14,8 @@ _FAINT = 1e-8
 class NCC(Similarity):
     """1 - correlation of the whole images."""
 
+    bytes_per_voxel = (60, 95)
+
     def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
         each = (-1, *[1] * (fixed.ndim - 1))
         f, m = fixed - mean(fixed, weight).view(each), moved - mean(moved, weight).view(each)

@@ -11,5 +11,7 @@ from stepwarp.losses.similarity import Similarity
 class SSD(Similarity):
     """Mean squared difference."""
 
+    bytes_per_voxel = (60, 100)
+
     def _values(self, fixed: Tensor, moved: Tensor, weight: Tensor | None) -> Tensor:
         return mean((fixed - moved).square(), weight)

@@ -1,0 +1,215 @@
+"""How much memory each stage of a registration takes at its peak.
+
+The one place that knows: `register` plans with it before it searches, `batch` and `doctor` from headers alone. What a
+stage takes is counted in bytes of each voxel that live at a time, as the code has it; tests/workflow/test_memory.py and
+benchmarks/half_millimetre.py hold it against what processes were measured to take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stepwarp.config import Level, Preset
+from stepwarp.files import nifti, quiet_nibabel
+from stepwarp.geometry import Grid, Image
+from stepwarp.losses.similarity import find_similarity
+from stepwarp.registrar.subject import SHOWN, voxel_edge
+
+#: What a process holds that has read nothing yet, and what it loads on its way besides.
+AT_FIRST, _LOADED = 650 * 2**20, 400 * 2**20
+#: Bytes of a single value, and of a vector of three.
+_ONE, _VECTOR = 4, 12
+#: Where a subject lies is seen on every so many voxels along each axis.
+_STRIDE = 4
+#: Voxels around the subject in which the field settles, both sides together; how much further the other one reaches.
+_MARGIN, _REACH = 8, 1.05
+#: Where only a header is known, the share of its voxels that is taken to show something.
+_SHOWN_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What there is to know of an image. grid: its voxels. box: of them, those around its subject along each axis.
+    shown: how many show something. itemsize: bytes of a voxel as read. partly: not all of it may be trusted."""
+
+    grid: Grid
+    box: tuple[int, ...]
+    shown: int
+    itemsize: int = _ONE
+    partly: bool = True
+
+    @classmethod
+    def of_grid(cls, grid: Grid) -> Extent:
+        """Of an image of which nothing is known but its grid."""
+        return cls(grid, grid.shape, round(_SHOWN_SHARE * math.prod(grid.shape)))
+
+    @classmethod
+    def of_file(cls, path: Path) -> Extent | None:
+        """By its header; None where that cannot be, of which the reader will speak: more than the file can hold, or
+        than any may."""
+        try:
+            image = quiet_nibabel.load(path)
+            itemsize = image.get_data_dtype().itemsize
+            nifti.check_shape(image.shape, itemsize, str(path))
+            ratio = nifti.LARGEST_RATIO if path.suffix.lower() in (".gz", ".mgz") else 1
+            if math.prod(image.shape) * itemsize > path.stat().st_size * ratio:
+                return None
+            return cls.of_grid(Grid(image.shape[:3], image.affine))
+        except Exception:  # nibabel raises whatever its parsers run into
+            return None
+
+    @classmethod
+    def of_image(cls, scaled: Image, mask: Image | None, itemsize: int) -> Extent:
+        """Of an image as it is registered."""
+        grid = scaled.grid
+        some = (scaled.data[(slice(None, None, _STRIDE),) * grid.ndim] > SHOWN).numpy()
+        if not some.any():
+            return cls(grid, grid.shape, math.prod(grid.shape), itemsize)
+        at = np.argwhere(some)
+        low, high = at.min(0), at.max(0)
+        box = tuple(min(n, int(_STRIDE * (b - a + 1))) for a, b, n in zip(low, high, grid.shape, strict=True))
+        reaches_a_face = bool((low == 0).any() or (high == np.array(some.shape) - 1).any())
+        shown = round(float(some.mean()) * math.prod(grid.shape))
+        return cls(grid, box, shown, itemsize, mask is not None or reaches_a_face)
+
+    @property
+    def voxels(self) -> int:
+        return math.prod(self.grid.shape)
+
+    @property
+    def box_mm(self) -> np.ndarray:
+        """The lengths (D,) of the box along its axes."""
+        return np.array(self.box) * self.grid.spacing
+
+    @property
+    def size(self) -> float:
+        """About `ImagedSubject.size`, mm."""
+        return float(np.exp(np.log(self.box_mm).mean()))
+
+    def held(self) -> int:
+        """Bytes of the image as read, as it is registered, and of its mask."""
+        return self.voxels * (self.itemsize + 2 * _ONE if self.partly else self.itemsize + _ONE)
+
+    def pooling(self, edge: float) -> int:
+        """Bytes for bringing it onto blocks of `edge` mm: it is laid out with blocks around it, and pooled from a
+        copy; where not all of it may be trusted, it is weighted as well."""
+        laid_out = math.prod(n + 3 * f for n, f in zip(self.grid.shape, self.factors(edge), strict=True))
+        return _ONE * (7 if self.partly else 3) * laid_out
+
+    def factors(self, edge: float) -> tuple[int, ...]:
+        """As `ImagedSubject.factors`."""
+        return tuple(max(1, round(edge / spacing)) for spacing in self.grid.spacing)
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """bytes: what the process holds at the peak of a stage. gpu_bytes: what it takes of a GPU that computes. edge: for
+    a level of the preset, its voxels in mm."""
+
+    name: str
+    bytes: int
+    gpu_bytes: int = 0
+    edge: float | None = None
+
+
+@dataclass(frozen=True)
+class PairMemory:
+    """A pair, and how it is registered.
+
+    kernels: whether they compute the similarity, and not plain torch. gpu: whether a GPU does. before: bytes that the
+    process holds besides the images. network: bytes that one takes on its grid, 0 without one."""
+
+    fixed: Extent
+    moving: Extent
+    affine_only: bool = False
+    kernels: bool = True
+    gpu: bool = False
+    before: int = AT_FIRST
+    network: int = 0
+
+    def stages(self, recipe: Preset) -> tuple[StageMemory, ...]:
+        """All of a registration with this recipe, in their order."""
+        searched = [self._computed("affine", self._pooling(self._coarsest(recipe)))]
+        if self.network:
+            searched.append(self._computed("network", self.network))
+        if edges := self.edges(recipe):
+            searched += [self._level(edge, recipe) for edge in edges]
+            searched.append(self._whole_fields(edges[-1]))
+        return self.reading(), *searched, *self._finishing()
+
+    def edges(self, recipe: Preset) -> list[float]:
+        """The voxels of the preset's levels in mm, each length once; none for a linear registration."""
+        levels = () if self.affine_only else recipe.deformable.levels
+        return list(dict.fromkeys(self._edge(level) for level in levels))
+
+    def without_finest(self, recipe: Preset) -> Preset | None:
+        """The recipe without the levels of its finest voxels; None where there are no others."""
+        finest = min(self.edges(recipe), default=0.0)
+        coarser = tuple(level for level in recipe.deformable.levels if self._edge(level) > finest)
+        if self.affine_only or not coarser:
+            return None
+        return recipe.model_copy(update={"deformable": recipe.deformable.model_copy(update={"levels": coarser})})
+
+    def _edge(self, level: Level) -> float:
+        size = max(self.fixed.size, self.moving.size)
+        return voxel_edge(size, level.across, float(self.fixed.grid.spacing.min()))
+
+    def _images(self) -> int:
+        return self.before + _LOADED + self.fixed.held() + self.moving.held()
+
+    def reading(self) -> StageMemory:
+        """Quantiles are taken of copies, with an index for each value."""
+        return StageMemory("read", self._images() - _LOADED + 18 * max(self.fixed.voxels, self.moving.voxels))
+
+    def _computed(self, name: str, work: int, edge: float | None = None) -> StageMemory:
+        """A stage of the search, where that is done."""
+        return StageMemory(name, self._images() + (0 if self.gpu else work), work if self.gpu else 0, edge)
+
+    def _coarsest(self, recipe: Preset) -> float:
+        """The voxels on which the linear stage scores its starts, mm."""
+        finest = min(float(each.grid.spacing.min()) for each in (self.fixed, self.moving))
+        return voxel_edge(max(self.fixed.size, self.moving.size), recipe.affine.across / 2, finest)
+
+    def _pooling(self, edge: float) -> int:
+        return max(each.pooling(edge) + (_ONE * each.voxels if self.gpu else 0) for each in (self.fixed, self.moving))
+
+    def _level(self, edge: float, recipe: Preset) -> StageMemory:
+        """Of each side the image, warped, with its weight; the field, as it began, moved, and its step; what the
+        similarity takes, or mending one of the fields."""
+        weights = 5 * _ONE if self.fixed.partly or self.moving.partly else 0
+        each = 2 * (2 * _ONE + 4 * _VECTOR) + weights
+        similarity = find_similarity(recipe.deformable.similarity)
+        by_kernels, by_torch = similarity.bytes_per_voxel
+        mending = 2 * _VECTOR + 3 * _VECTOR
+        work = self._box(edge) * (each + max(by_kernels if self.kernels else by_torch, mending))
+        return self._computed(f"deformable {edge:g} mm", max(work, self._pooling(edge)), edge)
+
+    def _whole_fields(self, finest: float) -> StageMemory:
+        """The two halves, joined and turned round on the box's own voxels, while those of the last level remain; then
+        what came of them on the images' grids, there and back."""
+        box, n = self._box(0), self.fixed.voxels
+        joined = 65 * box + 32 * self._box(finest)
+        laid_out = max(3 * _VECTOR * box + _VECTOR * n, 2 * _VECTOR * box + 2 * _VECTOR * n, 5 * _VECTOR * n)
+        work = max(joined, laid_out)
+        return StageMemory("whole fields", self._images() + work, joined if self.gpu else 0)
+
+    def _finishing(self) -> tuple[StageMemory, ...]:
+        """Measures; files, two at a time, each laid out as it is written; the fields as SimpleITK reads them, in double
+        precision; the page."""
+        n, fields = self.fixed.voxels, 0 if self.affine_only else 2 * _VECTOR * self.fixed.voxels
+        left = self.before + _LOADED + sum(each.voxels * each.itemsize for each in (self.fixed, self.moving)) + fields
+        extra = {"write": (16, 52), "verify": (20, 58), "report": (40, 40)}
+        return (
+            StageMemory("measure", self._images() + fields + 9 * n + 75 * self.fixed.shown),
+            *(StageMemory(name, left + n * each[0 if self.affine_only else 1]) for name, each in extra.items()),
+        )
+
+    def _box(self, edge: float) -> int:
+        """Voxels of `edge` mm, of the image's own for 0, in the box of both subjects."""
+        own = self.fixed.grid.spacing
+        grown = max(1.0, float(np.prod(self.moving.box_mm / self.fixed.box_mm)) ** (1 / len(own)))
+        along = np.ceil(self.fixed.box_mm * grown * _REACH / (own * self.fixed.factors(edge))) + _MARGIN
+        return math.prod(int(voxels) for voxels in along)
