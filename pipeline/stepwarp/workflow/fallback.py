@@ -19,8 +19,8 @@ from stepwarp.workflow.registration import Registration
 
 def with_the_processor_left(run: Callable[[RegisterOptions], Registration], options: RegisterOptions) -> Registration:
     """What `run` makes of the options; where it fails on a GPU for the GPU's sake (lost, broken, its memory full or too
-    small), what it makes of them on the processor, in the time that is left. The record's `gpu_failure` and the verdict's last
-    sentence then say why."""
+    small), what it makes of them on the processor, in the time that is left. The record's `gpu_failure` and the
+    verdict's last sentence then say why."""
     started = time.monotonic()
     place = chosen_device(options.device)
     if place.type == "cpu":
