@@ -15,7 +15,7 @@ from stepwarp.errors import MemoryShortageError, is_out_of_memory
 from stepwarp.kernels import backend
 from stepwarp.limits import in_words
 from stepwarp.workflow.clock import Clock
-from stepwarp.workflow.memory import Extent, PairMemory, Stage
+from stepwarp.workflow.memory import Extent, PairMemory, StagePeak
 from stepwarp.workflow.network import bytes_for
 from stepwarp.workflow.search import SearchRequest, SearchResult, search
 from stepwarp.workflow.subjects import PreparedImage
@@ -42,7 +42,7 @@ class Room:
         free, _ = torch.cuda.mem_get_info(device)
         return cls(process, free if stated is None else min(stated, free), stated)
 
-    def lacks(self, stage: Stage) -> str | None:
+    def lacks(self, stage: StagePeak) -> str | None:
         """What a stage needs and what there is, in words; None where that is enough."""
         if self.gpu is not None and stage.gpu_bytes > self.gpu:
             return self._words(stage.gpu_bytes, self.gpu, " of the GPU's memory")
@@ -60,7 +60,7 @@ class MemoryPlan:
     """How a pair fits. stages: of what is to be run. room: what there was. left_out: for each thing that did not fit, a
     sentence. network: whether it may run."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[StagePeak, ...]
     room: Room
     left_out: tuple[str, ...] = ()
     network: bool = True

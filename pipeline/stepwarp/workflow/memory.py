@@ -105,7 +105,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StagePeak:
     """bytes: what the process holds at the peak of a stage. gpu_bytes: what it takes of a GPU that computes. edge: for
     a level of the preset, its voxels in mm."""
 
@@ -130,7 +130,7 @@ class PairMemory:
     before: int = AT_FIRST
     network: int = 0
 
-    def stages(self, recipe: Preset) -> tuple[Stage, ...]:
+    def stages(self, recipe: Preset) -> tuple[StagePeak, ...]:
         """All of a registration with this recipe, in their order."""
         searched = [self._computed("affine", self._pooling(self._coarsest(recipe)))]
         if self.network:
@@ -160,13 +160,13 @@ class PairMemory:
     def _images(self) -> int:
         return self.before + _LOADED + self.fixed.held() + self.moving.held()
 
-    def reading(self) -> Stage:
+    def reading(self) -> StagePeak:
         """Quantiles are taken of copies, with an index for each value."""
-        return Stage("read", self._images() - _LOADED + 18 * max(self.fixed.voxels, self.moving.voxels))
+        return StagePeak("read", self._images() - _LOADED + 18 * max(self.fixed.voxels, self.moving.voxels))
 
-    def _computed(self, name: str, work: int, edge: float | None = None) -> Stage:
+    def _computed(self, name: str, work: int, edge: float | None = None) -> StagePeak:
         """A stage of the search, where that is done."""
-        return Stage(name, self._images() + (0 if self.gpu else work), work if self.gpu else 0, edge)
+        return StagePeak(name, self._images() + (0 if self.gpu else work), work if self.gpu else 0, edge)
 
     def _coarsest(self, recipe: Preset) -> float:
         """The voxels on which the linear stage scores its starts, mm."""
@@ -176,7 +176,7 @@ class PairMemory:
     def _pooling(self, edge: float) -> int:
         return max(each.pooling(edge) + (_ONE * each.voxels if self.gpu else 0) for each in (self.fixed, self.moving))
 
-    def _level(self, edge: float, recipe: Preset) -> Stage:
+    def _level(self, edge: float, recipe: Preset) -> StagePeak:
         """Of each side the image, warped, with its weight; the field, as it began, moved, and its step; what the
         similarity takes, or mending one of the fields."""
         weights = 5 * _ONE if self.fixed.partly or self.moving.partly else 0
@@ -187,24 +187,24 @@ class PairMemory:
         work = self._box(edge) * (each + max(by_kernels if self.kernels else by_torch, mending))
         return self._computed(f"deformable {edge:g} mm", max(work, self._pooling(edge)), edge)
 
-    def _whole_fields(self, finest: float) -> Stage:
+    def _whole_fields(self, finest: float) -> StagePeak:
         """The two halves, joined and turned round on the box's own voxels, while those of the last level remain; then
         what came of them on the images' grids, there and back."""
         box, n = self._box(0), self.fixed.voxels
         joined = 65 * box + 32 * self._box(finest)
         laid_out = max(3 * _VECTOR * box + _VECTOR * n, 2 * _VECTOR * box + 2 * _VECTOR * n, 5 * _VECTOR * n)
         work = max(joined, laid_out)
-        return Stage("whole fields", self._images() + work, joined if self.gpu else 0)
+        return StagePeak("whole fields", self._images() + work, joined if self.gpu else 0)
 
-    def _finishing(self) -> tuple[Stage, ...]:
+    def _finishing(self) -> tuple[StagePeak, ...]:
         """Measures; files, two at a time, each laid out as it is written; the fields as SimpleITK reads them, in double
         precision; the page."""
         n, fields = self.fixed.voxels, 0 if self.affine_only else 2 * _VECTOR * self.fixed.voxels
         left = self.before + _LOADED + sum(each.voxels * each.itemsize for each in (self.fixed, self.moving)) + fields
         extra = {"write": (16, 52), "verify": (20, 58), "report": (40, 40)}
         return (
-            Stage("measure", self._images() + fields + 9 * n + 75 * self.fixed.shown),
-            *(Stage(name, left + n * each[0 if self.affine_only else 1]) for name, each in extra.items()),
+            StagePeak("measure", self._images() + fields + 9 * n + 75 * self.fixed.shown),
+            *(StagePeak(name, left + n * each[0 if self.affine_only else 1]) for name, each in extra.items()),
         )
 
     def _box(self, edge: float) -> int:
