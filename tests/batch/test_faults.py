@@ -118,7 +118,7 @@ def test_a_fault_of_the_machine_that_passes_is_overcome(study, out, start, look,
 REASONS = {
     "die": "its worker died",
     "full": "cannot be written, file too large",
-    "memory": "out of memory",
+    "memory": "memory ran out",
     "remove": "does not exist",
     "truncate": "changed while the batch was running",
     "bug": "this is a bug in stepwarp",
