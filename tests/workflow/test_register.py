@@ -267,6 +267,19 @@ def test_images_of_one_contrast_are_compared_as_the_recipe_says(registration, ru
     assert torch.equal(given.warp.displacement, registration.warp.displacement)
 
 
+def test_what_a_mask_excludes_does_not_decide_the_contrast(brains, run):
+    """Also where the voxels on which contrasts are looked at are larger than the image's, and some partly excluded."""
+    fine = brains.fixed.grid.shape[0] // 2 | 1
+    trusted = torch.zeros_like(brains.fixed.data)
+    trusted[:fine] = 1
+    mask = Image(trusted, brains.fixed.grid)
+    spoilt = Image(torch.where(trusted > 0, brains.fixed.data, 200.0), brains.fixed.grid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stepwarp.workflow.search._CONTRAST_ACROSS", 22)
+        one, other = (run(fixed, fixed_mask=mask, affine_only=True).record for fixed in (brains.fixed, spoilt))
+    assert one["contrast"] == other["contrast"]
+
+
 def test_another_contrast_is_noticed_and_its_greys_are_mapped(brains, run):
     """Greys folded at a tissue's: correlation is misled, and mutual information sees less exactly."""
     data = brains.moving.data.float()

@@ -18,6 +18,7 @@ from stepwarp.progress import ProgressReport, is_over
 from stepwarp.registrar.affine import LinearFit, register_linear
 from stepwarp.registrar.contrast import Contrasts, MappedPair, better_side, contrasts, mapped_pair
 from stepwarp.registrar.deformable import Deformation, as_deformation, level_edges, make_similarity, optimise
+from stepwarp.registrar.masks import pooled
 from stepwarp.registrar.subject import ImagedSubject, voxel_edge
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.initial import Initial
@@ -75,12 +76,13 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     with clock.stage("affine", reports_itself=True):
         fit = _linear_fit(plan, fixed, moving, clock)
         seen = _contrasts(plan, fixed, moving, fit.transform)
-        if seen is not None and not seen.alike:
+        others = seen is not None and not seen.alike
+        if others:
             plan = replace(plan, recipe=_across_contrasts(plan.recipe))
             fit = _refined_in_one_contrast(plan, fixed, moving, _linear_fit(plan, fixed, moving, clock), clock)
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
-    pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder, seen is not None and not seen.alike)
+    pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder, others)
     given = plan.initial
     tried = None if plan.network is None else pair.attempt(plan.network)
     start, deformation, measures = pair.deform(given if tried is None else tried)
@@ -92,7 +94,7 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     notes = [*plan.notes, *notes, *outside_remarks(moving)]
     if fit.stopped:
         checks = [*checks, f"the time budget ended the linear stage {fit.stopped}"]
-    if seen is not None and not seen.alike:
+    if seen is not None and others:
         notes.append(_said(seen, deformation))
     for each in (given, tried):
         if each is not None:
@@ -183,7 +185,9 @@ def _coarse(image: PreparedImage) -> tuple[Image, Image | None]:
     subject = ImagedSubject(image.scaled, image.mask)
     edge = voxel_edge(subject.size, _CONTRAST_ACROSS, float(image.scaled.grid.spacing.min()))
     factors = subject.factors(edge)
-    return image.scaled.coarser(factors), None if image.mask is None else image.mask.coarser(factors)
+    values, trusted = pooled(image.scaled.data, None if image.mask is None else image.mask.data, factors)
+    grid = image.scaled.grid.coarser(factors)
+    return Image(values[0, 0], grid), None if trusted is None else Image(trusted[0, 0], grid)
 
 
 def _said(seen: Contrasts, deformation: Deformation | None) -> str:
