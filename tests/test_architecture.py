@@ -9,6 +9,8 @@ from collections import defaultdict
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "pipeline" / "stepwarp"
 
@@ -68,6 +70,7 @@ def test_what_is_imported_is_declared():
     assert dict(missing) == {}
 
 
+@pytest.mark.slow
 def test_every_module_imports_where_a_system_has_no_fcntl_and_no_resource():
     done = subprocess.run([sys.executable, "-c", ON_WINDOWS], capture_output=True, text=True)
     assert done.stdout.strip() == "imported", done.stderr

@@ -87,6 +87,7 @@ def test_the_seed_reaches_ants(pair):
     assert ants.config._random_seed is None
 
 
+@pytest.mark.slow
 def test_threads_are_set_before_itk_counts_them(pair, tmp_path):
     paths = [tmp_path / "fixed.nii", tmp_path / "moving.nii"]
     for path, image in zip(paths, (pair.fixed, pair.moving), strict=True):

@@ -26,6 +26,7 @@ def out(tmp_path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(study, out, start, look):
     """A worker killed, then the whole run; and the rest: one story, so that it takes few seconds."""
     cases = CASES - {"1000_1013"}

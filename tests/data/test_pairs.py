@@ -205,6 +205,7 @@ def test_a_resumed_sequence_goes_on_exactly(held):
     assert next(iter(single))["pair"] == whole[2]["pair"][:1]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing_nor_do_they_run_ahead(held):
     """What they made in advance and nobody took is made again."""
     alone = first(PairLoader(varied(held(), augment=EVERYTHING)), 5)

@@ -109,6 +109,7 @@ train(check_config(yaml.safe_load(Path(sys.argv[1]).read_text()), "it"), Path(sy
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_goes_on_exactly(recipe, tmp_path):
     config = recipe(
         loss={"gradicon": 0.1, "similarity": {"kind": "lncc"}}, data={"augment": {"elastic": 1, "noise": 1}, "batch": 2}

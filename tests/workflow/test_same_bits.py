@@ -77,6 +77,7 @@ def twice(tmp_path, brains, recipe):
     return here, json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_every_file_has_the_same_bits_in_both(twice):
     first, second = twice
     assert set(first["hashes"]) > {
