@@ -61,6 +61,7 @@ def two_people(data_folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name", SHIPPED)
 def test_brains_of_people_never_seen_are_brought_together(two_people, name):
