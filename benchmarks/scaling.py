@@ -291,6 +291,8 @@ def draw(found: list[Section], costs: dict[Case, dict[str, Any]], path: Path) ->
         axes.set(title=section.title, xlabel=section.horizontal, ylabel=section.vertical)
         axes.set_xticks(sorted({value for line in section.lines.values() for value, _ in line}))
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=100)
