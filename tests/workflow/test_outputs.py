@@ -21,7 +21,7 @@ from stepwarp.errors import InputError, OutputError, VerificationError
 from stepwarp.files import read_image, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image
 from stepwarp.layout import NAMES, RECORD, REPORT
-from stepwarp.workflow import outputs
+from stepwarp.workflow import outputs, result_folder
 from stepwarp.workflow.folders import RegistrationFolder
 from stepwarp.workflow.outputs import check_target
 from stepwarp.workflow.register import register
@@ -325,10 +325,10 @@ def test_the_record_is_named_once_the_disk_holds_all_other_names(tmp_path, monke
 
 
 def test_every_file_of_a_result_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, fresh):
-    flushed, flush, publish = set(), os.fsync, outputs._publish
+    flushed, flush, publish = set(), os.fsync, result_folder.ResultFolder.publish
     known = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: (flushed.add(os.fstat(descriptor).st_ino), flush(descriptor)))
-    monkeypatch.setattr(outputs, "_publish", lambda *args: (known.extend(flushed), publish(*args)))
+    monkeypatch.setattr(result_folder.ResultFolder, "publish", lambda *args: (known.extend(flushed), publish(*args)))
     out = fresh.save(tmp_path / "out")
     assert {path.stat().st_ino for path in out.iterdir()} <= set(known)
 
@@ -381,14 +381,14 @@ def test_what_appears_while_it_computes_is_not_replaced(tmp_path, monkeypatch, f
 
 
 def test_a_run_that_ended_while_another_waited_is_seen(tmp_path, monkeypatch, fresh, quick):
-    lend = outputs.workspace
+    lend = result_folder.workspace
 
     def later(out, kind):
-        monkeypatch.setattr(outputs, "workspace", lend)
+        monkeypatch.setattr(result_folder, "workspace", lend)
         fresh.save(out)
         return lend(out, kind)
 
-    monkeypatch.setattr(outputs, "workspace", later)
+    monkeypatch.setattr(result_folder, "workspace", later)
     with pytest.raises(OutputError, match="already"), outputs.claimed(tmp_path / "out", False):
         pytest.fail("it was claimed")
 
@@ -490,7 +490,7 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path, monkeypatch, fresh, no
     def fail(*_):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(outputs, failing, fail)
+    monkeypatch.setattr(outputs if hasattr(outputs, failing) else result_folder.ResultFolder, failing, fail)
     stages = len(fresh.record["stages"])
     with pytest.raises(RuntimeError, match="out of luck"):
         fresh.save(tmp_path / "out")

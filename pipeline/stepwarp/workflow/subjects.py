@@ -72,11 +72,24 @@ def prepare(
 
 def described_inputs(fixed: PreparedImage, moving: PreparedImage) -> dict[str, Any]:
     """The images, and their masks if there are any, as a record holds them."""
-    described = {role: _described_image(subject) for role, subject in (("fixed", fixed), ("moving", moving))}
+    both = {"fixed": fixed, "moving": moving}
+    described = {role: described_image(subject.source, subject.image) for role, subject in both.items()}
     for role, subject in (("fixed_mask", fixed), ("moving_mask", moving)):
         if subject.mask is not None:
             described[role] = _described_file(subject.mask_source) | {"excluded_of_subject": subject.masked_out}
     return described
+
+
+def described_image(source: Source, image: Image) -> dict[str, Any]:
+    """An image as a record holds it."""
+    grid = image.grid
+    return _described_file(source) | {
+        "shape": list(grid.shape),
+        "spacing_mm": [round(float(s), 6) for s in grid.spacing],
+        "orientation": "".join(nibabel.aff2axcodes(grid.affine)),
+        "affine": grid.affine.tolist(),
+        "outside": recorded_outside(image.outside),
+    }
 
 
 def check_outside(value: float | None) -> None:
@@ -120,17 +133,6 @@ def outside_remarks(moving: PreparedImage) -> list[str]:
         f"the moved image is 0 where the moving one ends, and the moving one goes down to {lowest:.4g}; for the air "
         f"around a CT, use --outside {lowest:.0f}"
     ]
-
-
-def _described_image(subject: PreparedImage) -> dict[str, Any]:
-    grid = subject.image.grid
-    return _described_file(subject.source) | {
-        "shape": list(grid.shape),
-        "spacing_mm": [round(float(s), 6) for s in grid.spacing],
-        "orientation": "".join(nibabel.aff2axcodes(grid.affine)),
-        "affine": grid.affine.tolist(),
-        "outside": recorded_outside(subject.image.outside),
-    }
 
 
 def _described_file(source: Any) -> dict[str, Any]:
