@@ -7,7 +7,9 @@ MOVED = "Warped.nii.gz"
 JACOBIAN = "Jacobian.nii.gz"
 RECORD = "registration.json"
 REPORT = "report.html"
-NAMES = (AFFINE, WARP, INVERSE_WARP, MOVED, JACOBIAN, RECORD, REPORT)
+#: Of the fixed and of the moving image, where the registration found them itself.
+MASKS = ("FixedMask.nii.gz", "MovingMask.nii.gz")
+NAMES = (AFFINE, WARP, INVERSE_WARP, MOVED, JACOBIAN, *MASKS, RECORD, REPORT)
 
 STRUCTURES = "structures.nii.gz"
 MASK = "mask.nii.gz"

@@ -86,6 +86,7 @@ def _write_volumes(registration: RegisteredPair, folder: Path) -> None:
     work: list[tuple[Callable[[Path, Any], None], str, Any]] = [
         (files.write_affine, AFFINE, registration.affine),
         (files.write_volume, MOVED, registration.moved),
+        *((files.write_volume, name, mask) for name, mask in registration.found_masks.items()),
     ]
     if registration.warp is not None:
         work += [

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from stepwarp import files
-from stepwarp.errors import InputError
 from stepwarp.files.json import write_json
 from stepwarp.files.tables import csv_text
 from stepwarp.kernels.precision import without_tf32
 from stepwarp.layout import MASK, SEGMENTATION, SEGMENTED, STRUCTURES, VOLUMES
 from stepwarp.machine import device_name
 from stepwarp.progress import Progress, silent
-from stepwarp.registrar.weights import weights_path
-from stepwarp.segment import HeadSegmenter, Segmentation, load_segmenter, segment
-from stepwarp.segment.segmenters import SHIPPED_SEGMENTER
+from stepwarp.segment import Segmentation, load_segmenter, segment
 from stepwarp.version import __version__
+from stepwarp.workflow.anatomy import described_segmenter, require_head
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, use_threads
 from stepwarp.workflow.result_folder import ResultFolder
@@ -118,19 +116,3 @@ def segment_image(
         "volumes_ml": volumes,
     }
     return SegmentedImage(found, record)
-
-
-def require_head(found: Segmentation) -> None:
-    """InputError, with the reason, for an image that shows no head."""
-    why = found.head.why_not
-    if why is not None:
-        raise InputError(
-            f"{found.image.name}: does not look like a head, the way up and as large as its header says: {why}. Is it "
-            "the right file, and its header right?"
-        )
-
-
-def described_segmenter(segmenter: HeadSegmenter) -> dict[str, Any]:
-    """The shipped segmenter as a record holds it."""
-    card = segmenter.header.card
-    return {"name": card.name, "sha256": files.sha256(weights_path(SHIPPED_SEGMENTER)), "licence": card.licence}

@@ -13,9 +13,11 @@ import torch
 
 from stepwarp import files
 from stepwarp.errors import InputError
-from stepwarp.geometry import Image
+from stepwarp.geometry import Image, LabelMap
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
+from stepwarp.layout import MASKS
+from stepwarp.segment import Segmentation
 from stepwarp.workflow.verdict import foreground
 
 #: A mask that leaves less of the subject than this may be one of what to leave out.
@@ -31,13 +33,18 @@ MaskSource = Any
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """One of the two images: as read, and as it is registered, with its mask: scaled, in RAS order."""
+    """One of the two images: as read, and as it is registered, with its mask: scaled, in RAS order.
+
+    anatomy: what a segmenter found in it, where that was asked for. found_mask: the mask on the image's grid, where it
+    is of the anatomy and not the user's."""
 
     source: Source
     mask_source: MaskSource | None
     image: Image
     scaled: Image
     mask: Image | None
+    anatomy: Segmentation | None = None
+    found_mask: LabelMap | None = None
 
     def to(self, device: torch.device) -> PreparedImage:
         """What is registered, on a device. The image as read stays: it is for the network alone, and for the result."""
@@ -74,9 +81,10 @@ def described_inputs(fixed: PreparedImage, moving: PreparedImage) -> dict[str, A
     """The images, and their masks if there are any, as a record holds them."""
     both = {"fixed": fixed, "moving": moving}
     described = {role: described_image(subject.source, subject.image) for role, subject in both.items()}
-    for role, subject in (("fixed_mask", fixed), ("moving_mask", moving)):
+    for role, subject, name in zip(("fixed_mask", "moving_mask"), (fixed, moving), MASKS, strict=True):
         if subject.mask is not None:
-            described[role] = _described_file(subject.mask_source) | {"excluded_of_subject": subject.masked_out}
+            file = _described_file(subject.mask_source) if subject.found_mask is None else {"found": name}
+            described[role] = file | {"excluded_of_subject": subject.masked_out}
     return described
 
 

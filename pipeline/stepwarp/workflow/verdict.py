@@ -37,6 +37,10 @@ _VOLUME_CHECK = 2.0
 _STRETCH_FAIL, _STRETCH_CHECK = 1.5, 1.3
 _LINEAR_INFORMATION_FAIL, _LINEAR_INFORMATION_CHECK = 0.06, 0.1
 _INFORMATION_FAIL, _INFORMATION_CHECK = 0.2, 0.28
+#: Of the overlap of structures that a segmenter names in both heads, in the end, and what a deformation may take of it;
+#: and how certain structures are, below which an image is no head rather than a part of one.
+_STRUCTURES_FAIL, _STRUCTURES_CHECK, _STRUCTURES_LOST = 0.45, 0.65, 0.02
+_NO_HEAD = 0.6
 #: A deformation changes the similarity by less only if it does nothing; fine where images are so much alike.
 _GAIN_CHECK, _ALIKE = 0.01, {"lncc": 0.9, "mutual_information": 0.65}
 #: What an image shares with itself of its information, as it is measured, on all development brains, heads and chests.
@@ -112,6 +116,8 @@ def judge(
     (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)
     _judge_linear(measures, fails, checks)
     _judge_information(measures, fails, checks, good)
+    if "structures" in measures:
+        _judge_structures(measures["structures"], fails, checks, good)
     if "similarity" in measures:
         _judge_deformation(measures, "mutual_information" if multimodal else "lncc", fails, checks, good)
     status = "fail" if fails else "check" if checks else "pass"
@@ -144,6 +150,28 @@ def _judge_information(measures: dict[str, Any], fails: list[str], checks: list[
         checks.append(f"{text}: less than most pairs that are registered well")
     else:
         good.append(text)
+
+
+def _judge_structures(met: dict[str, Any], fails: list[str], checks: list[str], good: list[str]) -> None:
+    """met: of `anatomy.structures_met`."""
+    unlike = [role for role in ("fixed", "moving") if not met[role]["is_head"]]
+    if len(unlike) == 2:
+        good.append("neither image looks like a head, so that nothing is known of structures")
+    elif unlike:
+        certainty = met[unlike[0]]["certainty"]
+        text = f"the {unlike[0]} image does not look like a head, and the other one does"
+        (fails if certainty < _NO_HEAD else checks).append(f"{text} (its structures are {certainty:.2f} certain)")
+    else:
+        before, after = met["affine"], met.get("final", met["affine"])
+        in_the_end = f" and {after:.2f} in the end" if "final" in met else ""
+        text = f"the structures that were found in both heads overlap by {before:.2f} after the linear transform"
+        text += f"{in_the_end} (mean Dice)"
+        if after < _STRUCTURES_CHECK:
+            text += ": less than those of most pairs that are registered well"
+        elif after < before - _STRUCTURES_LOST:
+            text += ": the deformation takes apart what lay together"
+        lost = after < max(_STRUCTURES_CHECK, before - _STRUCTURES_LOST)
+        (fails if after < _STRUCTURES_FAIL else checks if lost else good).append(text)
 
 
 def _judge_deformation(
