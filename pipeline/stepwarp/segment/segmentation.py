@@ -24,8 +24,8 @@ from stepwarp.segment.segmenters import HeadSegmenter, KnownStructure
 _MARGIN_MM = 10.0
 #: Sizes of the network's grids are multiples of it, so that no level is padded.
 _MULTIPLE = 8
-#: Larger than this the network's grid is not: heads are a tenth of it, and what is larger takes minutes.
-_MOST_VOXELS = 24e6
+#: Larger than this the network's grid is not: heads are a tenth of it, and what is larger takes minutes and GiB.
+_MOST_VOXELS = 16e6
 #: How much of the fluid around it counts as brain where a voxel has some of both: what skull-stripping keeps.
 _FLUID = 0.5
 
