@@ -127,6 +127,12 @@ def met(final, before=0.7, **heads):
     return GOOD | {"structures": roles | ({} if heads else {"affine": before, "final": final})}
 
 
+def linear(overlap):
+    """The same after a linear stage alone."""
+    structures = met(0.0, overlap)["structures"]
+    return LINEAR | {"structures": {name: value for name, value in structures.items() if name != "final"}}
+
+
 @pytest.mark.parametrize(
     ("measures", "status", "reason"),
     [
@@ -134,6 +140,9 @@ def met(final, before=0.7, **heads):
         (met(0.6), "check", "less than those of most pairs that are registered well"),
         (met(0.4), "fail", "less than those of most pairs that are registered well"),
         (met(0.75, 0.88), "check", "the deformation takes apart what lay together"),
+        (linear(0.6), "pass", "overlap by 0.60 after the linear transform (mean Dice)"),
+        (linear(0.5), "check", "less than those of most pairs that are registered well"),
+        (linear(0.25), "fail", "less than those of most pairs that are registered well"),
         (met(None, moving=0.33), "fail", "the moving image does not look like a head, and the other one does"),
         (met(None, fixed=0.7), "check", "the fixed image does not look like a head, and the other one does"),
         (met(None, fixed=0.5, moving=0.5), "pass", "neither image looks like a head"),
