@@ -38,8 +38,8 @@ _STRETCH_FAIL, _STRETCH_CHECK = 1.5, 1.3
 _LINEAR_INFORMATION_FAIL, _LINEAR_INFORMATION_CHECK = 0.06, 0.1
 _INFORMATION_FAIL, _INFORMATION_CHECK = 0.2, 0.28
 #: Of the overlap of structures that a segmenter names in both heads, where all is linear and where it is deformed, and
-#: what a deformation may take of it. Brains of two people reach .60 to .76 by an affine, 6 mm beside it .42 to .49, 10 mm
-#: .25; deformed .75 to .81, parts of a head .70; T2 onto T1 of one average brain loses .1.
+#: what a deformation may take of it. Brains of two people reach .60 to .76 by an affine, 6 mm beside it .42 to .49,
+#: 10 mm beside it .25; deformed .75 to .81, parts of a head .70; T2 onto T1 of one average brain loses .1.
 _LINEAR_STRUCTURES_FAIL, _LINEAR_STRUCTURES_CHECK = 0.3, 0.55
 _STRUCTURES_FAIL, _STRUCTURES_CHECK, _STRUCTURES_LOST = 0.45, 0.66, 0.02
 #: How certain structures are below which an image is no head, rather than a part of one or one that lies otherwise.
