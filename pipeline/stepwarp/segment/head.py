@@ -16,9 +16,9 @@ from stepwarp.segment.segmenters import KnownStructure
 #: and half a head, are to be taken for what they are.
 _SLACK = 2.0
 #: Limits of what is a head. On 28 brains, two whole heads, three contrasts of an average and two templates: certainty
-#: .88 to .90, plausible 1, layout 1 to 4 mm; inverted greys .85; half a head .85, .94 and 8 mm. On chests, spheres,
-#: noise, a head upside down: at most .66 and .59; the outline of a brain of one grey .79, of shuffled voxels .77.
-CERTAINTY, PLAUSIBLE, LAYOUT_MM = 0.82, 0.8, 12.0
+#: .88 to .91, plausible 1, layout 1 to 4 mm; inverted greys .86 and 1; half a head .87, .94 and 10 mm. On chests,
+#: spheres, noise, a head upside down: at most .71 and .71; a brain's outline of one grey, or of shuffled voxels, .80.
+CERTAINTY, PLAUSIBLE, LAYOUT_MM = 0.83, 0.8, 12.0
 #: Fewer structures than this have no layout.
 _LEAST_FOUND = 4
 

@@ -156,12 +156,12 @@ def one_piece(mask: np.ndarray) -> np.ndarray:
 
 
 def _around(scaled: Image, segmenter: HeadSegmenter) -> Grid:
-    """The network's grid around all that the image shows."""
+    """The network's grid around all that the image shows, as large as those of the training at least."""
     whole = Spacing(mm=segmenter.header.mm, multiple=_MULTIPLE, margin_mm=_MARGIN_MM).grid(scaled)
     if np.prod(whole.shape, dtype=float) > _MOST_VOXELS:
         extent = " x ".join(f"{n * segmenter.header.mm:.0f}" for n in whole.shape)
         raise InputError(f"{scaled.name}: shows {extent} mm, and no head is that large. Cut it to the head.")
-    return _of_shape(whole, np.maximum(whole.shape, _least(segmenter)), np.array(whole.shape) / 2)
+    return _of_shape(whole, np.maximum(whole.shape, segmenter.header.box), np.array(whole.shape) / 2)
 
 
 def _closer(probabilities: Tensor, grid: Grid, segmenter: HeadSegmenter) -> Grid | None:
@@ -181,11 +181,6 @@ def _closer(probabilities: Tensor, grid: Grid, segmenter: HeadSegmenter) -> Grid
 def _looked_at(scaled: Image, grid: Grid, segmenter: HeadSegmenter) -> Tensor:
     spacing = Spacing(mm=segmenter.header.mm)
     return segmenter.probabilities(spacing.read(scaled, Affine.identity(3), grid))
-
-
-def _least(segmenter: HeadSegmenter) -> int:
-    """The least size that the network takes, as a multiple."""
-    return -(-segmenter.network.minimum_size // _MULTIPLE) * _MULTIPLE
 
 
 def _of_shape(grid: Grid, shape: np.ndarray, middle: np.ndarray) -> Grid:
