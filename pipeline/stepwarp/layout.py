@@ -1,4 +1,4 @@
-"""The names of the files that a registration writes: those that users of ANTs know."""
+"""The names of the files that a registration writes, those that users of ANTs know, and of those of a segmentation."""
 
 AFFINE = "0GenericAffine.mat"
 WARP = "1Warp.nii.gz"
@@ -7,4 +7,12 @@ MOVED = "Warped.nii.gz"
 JACOBIAN = "Jacobian.nii.gz"
 RECORD = "registration.json"
 REPORT = "report.html"
-NAMES = (AFFINE, WARP, INVERSE_WARP, MOVED, JACOBIAN, RECORD, REPORT)
+#: Of the fixed and of the moving image, where the registration found them itself.
+MASKS = ("FixedMask.nii.gz", "MovingMask.nii.gz")
+NAMES = (AFFINE, WARP, INVERSE_WARP, MOVED, JACOBIAN, *MASKS, RECORD, REPORT)
+
+STRUCTURES = "structures.nii.gz"
+MASK = "mask.nii.gz"
+VOLUMES = "volumes.csv"
+SEGMENTATION = "segmentation.json"
+SEGMENTED = (STRUCTURES, MASK, VOLUMES, SEGMENTATION)

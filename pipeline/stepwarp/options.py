@@ -137,6 +137,20 @@ class RegisterOptions(Strict):
     ] = None
     refine: Annotated[bool, OptionHelp("Go on with the preset from what the network found.")] = True
     escalate: Annotated[bool, OptionHelp("Where the verdict is fail, make a second, more thorough try.")] = True
+    strip: Annotated[
+        bool,
+        OptionHelp(
+            "Find the brain in both images, each of a head of any contrast, whole or stripped, and leave out what is "
+            "around it: as masks, where none is given. The images are not cut. Includes --structures."
+        ),
+    ] = False
+    structures: Annotated[
+        bool,
+        OptionHelp(
+            "Name the structures of both heads, and say in the verdict whether they lie on each other. Changes nothing "
+            "else; takes a few seconds."
+        ),
+    ] = False
     trace: Annotated[bool, OptionHelp("Keep what every step found.")] = False
     trust: Annotated[
         Texts,

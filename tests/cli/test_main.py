@@ -103,10 +103,3 @@ def test_choices_are_those_of_the_settings(run):
     listed = " ".join(run("register", "--help").out.split())
     for choice in ("fast (Above ANTs' SyNQuick in a few seconds)", "ncc (Correlation of the whole images)"):
         assert choice in listed
-
-
-def test_results_are_those_that_a_registration_writes():
-    from stepwarp.cli.checks import RESULTS
-    from stepwarp.layout import NAMES
-
-    assert set(RESULTS) == set(NAMES)

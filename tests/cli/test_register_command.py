@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from stepwarp.cli.checks import RESULTS
 from stepwarp.errors import RegistrationError
 from stepwarp.files import read_image
+from stepwarp.layout import MASKS, NAMES
 from stepwarp.workflow.trace import claimed_trace
 
 
@@ -40,6 +40,8 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "steps": None,
             "refine": True,
             "escalate": True,
+            "strip": False,
+            "structures": False,
             "trace": False,
             "trust": (),
             "outside": None,
@@ -51,6 +53,7 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
     mask = two_files[0]
     text = f"--fixed-mask {mask} --moving-mask {mask} --preset best --affine-only --transform rigid --similarity mi"
     text += " --device cpu --threads 3 --max-memory 2G --time-budget 12.5 --trust sform --outside -1000 --force"
+    text += " --strip --structures"
     text += " --no-escalate --set levels.0.iterations=3 --set radius=3 --initial warp.nii.gz --initial [a.mat,1]"
     assert register(run, two_files, tmp_path / "out", *text.split()).code == 0
     assert fake_register.saved == [(tmp_path / "out", True)]
@@ -73,6 +76,8 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "steps": None,
         "refine": True,
         "escalate": False,
+        "strip": True,
+        "structures": True,
         "trace": False,
         "trust": ("sform",),
         "outside": -1000.0,
@@ -225,7 +230,7 @@ def test_out_named_like_an_image_is_refused(run, fake_register, two_files, tmp_p
     assert not fake_register.calls
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_existing_results_are_kept_unless_forced(run, fake_register, two_files, tmp_path, name):
     out = tmp_path / "out"
     out.mkdir()
@@ -237,7 +242,7 @@ def test_existing_results_are_kept_unless_forced(run, fake_register, two_files, 
     assert not fake_register.calls
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_force_replaces_what_a_record_says_is_ours_and_nothing_else(run, fake_register, two_files, tmp_path, name):
     out = tmp_path / "out"
     out.mkdir()
@@ -317,7 +322,7 @@ def test_two_files_become_results_that_apply_understands(run, small_pair, tmp_pa
     assert all((tmp_path / "trace" / step["file"]).is_file() for step in steps[1:])
     assert "Step by step" in (out / "report.html").read_text()
     assert json.loads(result.out) == json.loads((out / "registration.json").read_text())
-    assert {path.name for path in out.iterdir()} == set(RESULTS)
+    assert {path.name for path in out.iterdir()} == set(NAMES) - set(MASKS)
     applied = run("apply", "-t", out, "-i", small_pair[1], "-o", tmp_path / "moved.nii.gz")
     assert applied.code == 0, applied.err
     assert "moving to fixed" in applied.out

@@ -20,13 +20,15 @@ from stepwarp import files
 from stepwarp.errors import InputError, OutputError, VerificationError
 from stepwarp.files import read_image, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image
-from stepwarp.layout import NAMES, RECORD, REPORT
-from stepwarp.workflow import outputs
+from stepwarp.layout import MASKS, NAMES, RECORD, REPORT
+from stepwarp.workflow import outputs, result_folder
 from stepwarp.workflow.folders import RegistrationFolder
 from stepwarp.workflow.outputs import check_target
 from stepwarp.workflow.register import register
 
 LPS = np.array([-1.0, -1.0, 1.0])
+#: Of a registration that found no mask by itself.
+WRITTEN = set(NAMES) - set(MASKS)
 WARPS = {"1Warp.nii.gz", "1InverseWarp.nii.gz", "Jacobian.nii.gz"}
 #: The directions of the axes of the fixed and of the moving grid.
 TURN = nib.eulerangles.euler2mat(0.3, -0.2, 0.4)
@@ -106,11 +108,11 @@ def test_a_whole_folder_with_its_page_and_its_record(tmp_path, fresh):
     steps = []
     out = fresh.save(tmp_path / "a" / "out", progress=steps.append)
     assert out == tmp_path / "a" / "out"
-    assert left_over(out) == sorted(NAMES)
+    assert left_over(out) == sorted(WRITTEN)
     assert left_over(out.parent) == ["out"]
     record = json.loads((out / "registration.json").read_text())
     assert record["outputs"] == {
-        name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in NAMES if name != "registration.json"
+        name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in WRITTEN if name != "registration.json"
     }
     assert [stage["name"] for stage in record["stages"]][-3:] == ["write", "verify", "report"]
     assert [step.stage for step in steps if step.done == step.total] == ["write", "verify", "report"]
@@ -191,7 +193,7 @@ def test_the_jacobian_is_that_of_simpleitk_times_that_of_the_affine(saved):
 
 def test_a_linear_registration_has_no_warps(tmp_path, linear, no_page):
     out = linear.save(tmp_path / "out")
-    assert set(left_over(out)) == set(NAMES) - WARPS
+    assert set(left_over(out)) == WRITTEN - WARPS
     assert "inverse_point_error_mm" not in json.loads((out / "registration.json").read_text())["self_check"]
 
 
@@ -236,7 +238,7 @@ def test_overwriting_by_a_linear_result_leaves_no_stale_warp(tmp_path, fresh, li
     out = fresh.save(tmp_path / "out")
     assert set(left_over(out)) >= WARPS
     linear.save(out, overwrite=True)
-    assert set(left_over(out)) == set(NAMES) - WARPS
+    assert set(left_over(out)) == WRITTEN - WARPS
     assert json.loads((out / "registration.json").read_text())["settings"]["affine_only"]
     assert left_over(tmp_path) == ["out"]
 
@@ -277,7 +279,7 @@ def quick(monkeypatch, no_page):
     """The names of the files alone matter here; what is in them says of which run they are."""
 
     def write(registration, folder):
-        for name in set(NAMES) - {RECORD, REPORT} - (WARPS if registration.warp is None else set()):
+        for name in WRITTEN - {RECORD, REPORT} - (WARPS if registration.warp is None else set()):
             files.write_text(folder / name, f"{name} of {id(registration)}")
 
     monkeypatch.setattr(outputs, "_write_volumes", write)
@@ -321,14 +323,14 @@ def test_the_record_is_named_once_the_disk_holds_all_other_names(tmp_path, monke
     assert disk.told[-2:] == ["out", f"flushed {tmp_path.name}"]
     linear.save(disk.out, overwrite=True)
     assert disk.told[-3:] == ["flushed out", RECORD, "flushed out"]
-    assert set(disk.told[-6:-3]) == set(NAMES) - WARPS - {RECORD}
+    assert set(disk.told[-6:-3]) == WRITTEN - WARPS - {RECORD}
 
 
 def test_every_file_of_a_result_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, fresh):
-    flushed, flush, publish = set(), os.fsync, outputs._publish
+    flushed, flush, publish = set(), os.fsync, result_folder.ResultFolder.publish
     known = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: (flushed.add(os.fstat(descriptor).st_ino), flush(descriptor)))
-    monkeypatch.setattr(outputs, "_publish", lambda *args: (known.extend(flushed), publish(*args)))
+    monkeypatch.setattr(result_folder.ResultFolder, "publish", lambda *args: (known.extend(flushed), publish(*args)))
     out = fresh.save(tmp_path / "out")
     assert {path.stat().st_ino for path in out.iterdir()} <= set(known)
 
@@ -381,14 +383,14 @@ def test_what_appears_while_it_computes_is_not_replaced(tmp_path, monkeypatch, f
 
 
 def test_a_run_that_ended_while_another_waited_is_seen(tmp_path, monkeypatch, fresh, quick):
-    lend = outputs.workspace
+    lend = result_folder.workspace
 
     def later(out, kind):
-        monkeypatch.setattr(outputs, "workspace", lend)
+        monkeypatch.setattr(result_folder, "workspace", lend)
         fresh.save(out)
         return lend(out, kind)
 
-    monkeypatch.setattr(outputs, "workspace", later)
+    monkeypatch.setattr(result_folder, "workspace", later)
     with pytest.raises(OutputError, match="already"), outputs.claimed(tmp_path / "out", False):
         pytest.fail("it was claimed")
 
@@ -490,7 +492,7 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path, monkeypatch, fresh, no
     def fail(*_):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(outputs, failing, fail)
+    monkeypatch.setattr(outputs if hasattr(outputs, failing) else result_folder.ResultFolder, failing, fail)
     stages = len(fresh.record["stages"])
     with pytest.raises(RuntimeError, match="out of luck"):
         fresh.save(tmp_path / "out")

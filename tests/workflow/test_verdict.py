@@ -120,6 +120,42 @@ def test_a_brain_of_which_a_part_is_out_of_view_does_not_pass(brains, recipe, mi
     assert verdict["status"] == status, verdict["reasons"]
 
 
+def met(final, before=0.7, **heads):
+    """The measures of a good registration of two heads whose structures overlap so much."""
+    head, other = {"is_head": True, "certainty": 0.88}, {"is_head": False}
+    roles = {role: other | {"certainty": heads[role]} if role in heads else head for role in ("fixed", "moving")}
+    return GOOD | {"structures": roles | ({} if heads else {"affine": before, "final": final})}
+
+
+def linear(overlap):
+    """The same after a linear stage alone."""
+    structures = met(0.0, overlap)["structures"]
+    return LINEAR | {"structures": {name: value for name, value in structures.items() if name != "final"}}
+
+
+@pytest.mark.parametrize(
+    ("measures", "status", "reason"),
+    [
+        (met(0.8), "pass", "overlap by 0.70 after the linear transform and 0.80 in the end (mean Dice)"),
+        (met(0.6), "check", "less than those of most pairs that are registered well"),
+        (met(0.4), "fail", "less than those of most pairs that are registered well"),
+        (met(0.75, 0.88), "check", "the deformation takes apart what lay together"),
+        (linear(0.6), "pass", "overlap by 0.60 after the linear transform (mean Dice)"),
+        (linear(0.5), "check", "less than those of most pairs that are registered well"),
+        (linear(0.25), "fail", "less than those of most pairs that are registered well"),
+        (met(None, moving=0.33), "fail", "the moving image does not look like a head, and the other one does"),
+        (met(None, fixed=0.7), "check", "the fixed image does not look like a head, and the other one does"),
+        (met(None, fixed=0.5, moving=0.5), "pass", "neither image looks like a head"),
+    ],
+)
+def test_structures_that_do_not_meet_are_said(measures, status, reason):
+    verdict = judge(measures)
+    assert verdict["status"] == status
+    said = [each for each in verdict["reasons"] if reason in each]
+    assert len(said) == 1
+    assert status == "pass" or verdict["reasons"][0] == said[0]
+
+
 @pytest.mark.parametrize("measures", [GOOD, LINEAR], ids=["deformable", "linear"])
 def test_good_measures_pass(measures):
     assert judge(measures)["status"] == "pass"

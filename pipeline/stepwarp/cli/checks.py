@@ -7,18 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stepwarp.errors import InputError, OutputError
+from stepwarp.layout import NAMES
 from stepwarp.presence import check_present
 
-#: What a registration writes into its folder.
-RESULTS = (
-    "0GenericAffine.mat",
-    "1Warp.nii.gz",
-    "1InverseWarp.nii.gz",
-    "Warped.nii.gz",
-    "Jacobian.nii.gz",
-    "registration.json",
-    "report.html",
-)
 #: What a trace writes into its folder, as far as it can be known before.
 TRACE = ("trace.json", "step01_Warp.nii.gz")
 _IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".nrrd", ".mha")
@@ -32,7 +23,7 @@ def check_files(paths: Iterable[Path | None]) -> None:
 
 
 def check_out(
-    folder: Path, names: Iterable[str] = RESULTS, *, overwrite: bool, option: str = "--out", default: str = "result"
+    folder: Path, names: Iterable[str] = NAMES, *, overwrite: bool, option: str = "--out", default: str = "result"
 ) -> None:
     """InputError for a folder that is named like an image; OutputError if it cannot take the files `names`.
 

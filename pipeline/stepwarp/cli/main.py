@@ -19,6 +19,7 @@ from stepwarp.cli.manifest import app as manifest
 from stepwarp.cli.mnist import app as mnist
 from stepwarp.cli.probe import probe
 from stepwarp.cli.register import register
+from stepwarp.cli.segment import segment
 from stepwarp.cli.terminal import exit_code, guarded_streams, open_streams, say
 from stepwarp.cli.train import finetune, train
 from stepwarp.version import __version__
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-for _command in (register, batch, apply, evaluate, demo, doctor, benchmark, train, finetune, probe):
+for _command in (register, segment, batch, apply, evaluate, demo, doctor, benchmark, train, finetune, probe):
     app.command(cls=Command, epilog=EXIT_CODES)(_command)
 app.add_typer(manifest, name="manifest")
 app.add_typer(mnist, name="mnist")

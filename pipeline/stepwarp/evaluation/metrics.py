@@ -108,6 +108,15 @@ _TABLE = (
         shown=(),
     ),
     Metric(
+        "structures_after",
+        "overlap of structures",
+        "higher",
+        "accuracy",
+        "Dice of the structures that a segmenter finds in both heads, mean, where that was asked for",
+        record=("measures.structures.final", "measures.structures.affine"),
+        shown=(),
+    ),
+    Metric(
         "overlap",
         "overlap",
         "higher",

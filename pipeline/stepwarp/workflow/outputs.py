@@ -1,34 +1,26 @@
-"""Writing a registration, and proving that the files say what was computed.
-
-Everything is written and verified in a hidden folder, beside the target or within it, and moved to its place at the
-end, registration.json last: a folder that holds the record of a registration is complete, and a run that fails leaves
-nothing behind."""
+"""Writing a registration, and proving that the files say what was computed before they get their names."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stepwarp import files
-from stepwarp.errors import OutputError, VerificationError
+from stepwarp.errors import VerificationError
 from stepwarp.files import proof
-from stepwarp.files.atomic import flush_folder
 from stepwarp.files.json import write_json
-from stepwarp.files.lock import refuse_links
-from stepwarp.files.workspace import KeptError, move, workspace
 from stepwarp.geometry import Affine, Image
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.layout import AFFINE, INVERSE_WARP, JACOBIAN, MOVED, NAMES, RECORD, REPORT, WARP
 from stepwarp.progress import Progress
 from stepwarp.registrar.subject import SHOWN
 from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.result_folder import ResultFolder
 
 if TYPE_CHECKING:
     from stepwarp.workflow.registered import RegisteredPair
@@ -38,50 +30,22 @@ if TYPE_CHECKING:
 POINT_TOLERANCE_MM, POINT_TOLERANCE_VOXELS = 0.01, 0.05
 VOXEL_TOLERANCE = 1e-3
 _POINTS = 1000
+_RESULT = ResultFolder("registration", NAMES, RECORD)
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Raises OutputError if `out` is a file, holds any of the results and may not be overwritten, or files of their
-    names that no registration is known to have written there."""
-    if os.path.lexists(out) and not out.is_dir():
-        raise OutputError(f"{out}: is a file; the results need a folder. Choose another name.")
-    present = [name for name in NAMES if os.path.lexists(out / name)]
-    if present and not overwrite:
-        raise OutputError(f"{out}: holds {present[0]} already. Choose another folder, or replace it with --force.")
-    for name in present:
-        refuse_links(out / name)
-    foreign = sorted(set(present) - _written_by_us(out / RECORD))
-    if foreign:
-        raise OutputError(
-            f"{out / foreign[0]}: is there already, and no {RECORD} beside it says that stepwarp wrote it. Choose "
-            "another folder, or move it away."
-        )
+    """Raises OutputError as `ResultFolder.check`."""
+    _RESULT.check(out, overwrite)
 
 
-@contextmanager
-def claimed(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Lend a folder to work in for the results of `out`, to which nobody else can write as long as the block lasts.
-
-    Raises OutputError as `check_target`, if another run has claimed it, and if it cannot be written to."""
-    check_target(out, overwrite)
-    with workspace(out, "registration") as place:
-        check_target(out, overwrite)  # another run may have ended in the meantime
-        yield place
+def claimed(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
+    """Lend a folder to work in for a registration, as `ResultFolder.claimed`."""
+    return _RESULT.claimed(out, overwrite)
 
 
 def is_result(folder: Path) -> bool:
     """Whether a registration has written its record there."""
-    return bool(_written_by_us(folder / RECORD))
-
-
-def _written_by_us(record: Path) -> set[str]:
-    """The files of a registration that a record says it has written, itself among them. Whatever else it lists, such as
-    a path out of the folder, is nobody's to remove."""
-    try:
-        outputs = json.loads(record.read_text(encoding="utf-8"))["outputs"]
-        return {RECORD} | set(NAMES).intersection(outputs)
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+    return bool(_RESULT.written(folder))
 
 
 def save(
@@ -112,7 +76,7 @@ def save(
             _write_report(registration, partial, record, truth)
         record["outputs"] = {path.name: files.sha256(path) for path in sorted(partial.iterdir())}
         write_json(partial / RECORD, record)
-        _publish(partial, out, overwrite)
+        _RESULT.publish(partial, out, overwrite)
     registration.record.update(record)
     return out
 
@@ -122,6 +86,7 @@ def _write_volumes(registration: RegisteredPair, folder: Path) -> None:
     work: list[tuple[Callable[[Path, Any], None], str, Any]] = [
         (files.write_affine, AFFINE, registration.affine),
         (files.write_volume, MOVED, registration.moved),
+        *((files.write_volume, name, mask) for name, mask in registration.found_masks.items()),
     ]
     if registration.warp is not None:
         work += [
@@ -205,35 +170,3 @@ def _write_report(
         steps=step_views(registration.trace, registration.affine),
     )
     write_page(folder / REPORT, page)
-
-
-def _publish(partial: Path, out: Path, overwrite: bool) -> None:
-    """Give finished files their place; where that takes them no more, they stay where they are, and it says where."""
-    try:
-        check_target(out, overwrite)
-        _move_into_place(partial, out)
-    except (OutputError, OSError) as error:
-        raise KeptError(f"{error} The result is complete, in {partial}: move it away before the next run.") from error
-
-
-def _move_into_place(partial: Path, out: Path) -> None:
-    """A new folder appears at once. In an existing one, a record that is none says what is ours while files are moved,
-    and the new record comes last."""
-    if not out.exists():
-        partial.replace(out)
-        flush_folder(out.parent)
-        return
-    old = sorted(_written_by_us(out / RECORD) - {RECORD})
-    if old:
-        names = {*old, *(path.name for path in partial.iterdir())} - {RECORD}
-        text = json.dumps({"being_replaced": True, "outputs": dict.fromkeys(sorted(names), "")})
-        files.write_text(out / RECORD, text + "\n", overwrite=True)
-    for name in old:
-        if not (partial / name).exists():
-            (out / name).unlink(missing_ok=True)
-    for path in sorted(partial.iterdir()):
-        if path.name != RECORD:
-            move(path, out / path.name)
-    flush_folder(out)  # a disk may learn of names in another order than they were given in
-    move(partial / RECORD, out / RECORD)
-    flush_folder(out)

@@ -21,11 +21,14 @@ from stepwarp.errors import InputError
 from stepwarp.geometry import DisplacementField, Transform
 from stepwarp.kernels import backend
 from stepwarp.kernels.precision import without_tf32
+from stepwarp.layout import MASKS
 from stepwarp.machine import device_name
 from stepwarp.options import RegisterOptions
 from stepwarp.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
+from stepwarp.segment import load_segmenter
 from stepwarp.version import __version__
+from stepwarp.workflow.anatomy import described_segmenter, with_structures
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, determinism, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
@@ -66,6 +69,8 @@ def register(
     steps: int | None = None,
     refine: bool = True,
     escalate: bool = True,
+    strip: bool = False,
+    structures: bool = False,
     trace: bool = False,
     trust: str | Sequence[str] | None = None,
     outside: float | None = None,
@@ -121,6 +126,12 @@ def register(
     escalate : bool
         Where the verdict is fail, try once more and more thoroughly, if there is time for it, and keep the better of
         the two; `escalation` in the record says which.
+    strip : bool
+        Find the brain in both images, and take it for the mask of an image without one; what was found is saved with
+        the result. Both have to be heads, of any contrast, whole or stripped. Includes structures.
+    structures : bool
+        Name the structures of both heads, measure how much they overlap after the linear stage and in the end, and
+        let the verdict say so. Changes nothing else.
     trace : bool
         Keep what every step found, for `save_trace` and the report.
     trust : str or sequence of str, optional
@@ -143,7 +154,7 @@ def register(
     Raises
     ------
     InputError
-        For inputs that cannot be used.
+        For inputs that cannot be used, and with strip for an image that shows no head.
     RegistrationError
         Where the optimisation breaks down.
     MemoryShortageError
@@ -166,6 +177,8 @@ def register(
         steps=steps,
         refine=refine,
         escalate=escalate,
+        strip=strip,
+        structures=structures,
         trace=trace,
         trust=trust,
         outside=outside,
@@ -212,6 +225,12 @@ def _register(
         a = prepare(fixed, fixed_mask, rules, role="fixed")
         b = prepare(moving, moving_mask, rules, options.outside, role="moving")
         stated = read_start(options, rules)
+    anatomy = None
+    if options.strip or options.structures:
+        with clock.stage("structures"):
+            segmenter = load_segmenter(device=place)
+            anatomy = described_segmenter(segmenter)
+            a, b = (with_structures(each, segmenter, options.strip) for each in (a, b))
     initial = None
     if stated is not None:
         with clock.stage("initial"):
@@ -221,6 +240,7 @@ def _register(
         "inputs": described_inputs(a, b),
         "trusted": rules.record(),
         "settings": _settings(options, net),
+        "segmenter": anatomy,
         "device": device_name(place),
         "threads": threads,
         "versions": _versions(),
@@ -289,7 +309,8 @@ def _registration(
             DisplacementField(field.on(a.image.grid).displacement.cpu(), a.image.grid, outside="zero")
             for field in (deformation.warp, deformation.inverse_warp)
         )
-    return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps)
+    masks = {name: mask for name, mask in zip(MASKS, (a.found_mask, b.found_mask), strict=True) if mask is not None}
+    return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps, masks)
 
 
 def _renamed(former: str, old: Any, name: str, new: Any) -> Any:

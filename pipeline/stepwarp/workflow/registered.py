@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
+from stepwarp.geometry import Affine, Composition, DisplacementField, Image, LabelMap, Transform
 from stepwarp.workflow.trace import TraceStep
 
 
@@ -27,6 +28,8 @@ class RegisteredPair:
         What registration.json holds.
     trace : tuple of TraceStep
         The steps of the way there, the affine first, if they were asked for.
+    found_masks : dict
+        Name of a file -> the mask that was found in one of the images, 0 and 1 on its grid, where that was asked for.
     """
 
     fixed: Image
@@ -36,6 +39,7 @@ class RegisteredPair:
     inverse_warp: DisplacementField | None
     record: dict[str, Any]
     trace: tuple[TraceStep, ...] = ()
+    found_masks: Mapping[str, LabelMap] = field(default_factory=dict)
 
     @property
     def transform(self) -> Transform:

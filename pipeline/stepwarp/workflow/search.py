@@ -20,6 +20,7 @@ from stepwarp.registrar.contrast import Contrasts, MappedPair, better_side, cont
 from stepwarp.registrar.deformable import Deformation, as_deformation, level_edges, make_similarity, optimise
 from stepwarp.registrar.masks import pooled
 from stepwarp.registrar.subject import ImagedSubject, voxel_edge
+from stepwarp.workflow.anatomy import structures_met
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.initial import Initial
 from stepwarp.workflow.network import Attempt, Network, attempt
@@ -316,7 +317,12 @@ class _DeformablePair:
     def _measures(self, deformation: Deformation | None) -> dict[str, Any]:
         with self.clock.stage("measure"):
             fixed, moving = self.fixed, self.moving
-            return measure(fixed.scaled, moving.scaled, self.affine, deformation, fixed.mask, moving.mask)
+            ways: dict[str, Transform] = {"affine": self.affine}
+            if deformation is not None:
+                ways["final"] = Composition.of(self.affine, deformation.warp)
+            met = structures_met(fixed, moving, ways)
+            measures = measure(fixed.scaled, moving.scaled, self.affine, deformation, fixed.mask, moving.mask)
+            return measures if met is None else measures | {"structures": met}
 
     def _drop(self, kind: Kind) -> None:
         if self.recorder is not None:

@@ -13,9 +13,11 @@ import torch
 
 from stepwarp import files
 from stepwarp.errors import InputError
-from stepwarp.geometry import Image
+from stepwarp.geometry import Image, LabelMap
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
+from stepwarp.layout import MASKS
+from stepwarp.segment import Segmentation
 from stepwarp.workflow.verdict import foreground
 
 #: A mask that leaves less of the subject than this may be one of what to leave out.
@@ -31,13 +33,18 @@ MaskSource = Any
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """One of the two images: as read, and as it is registered, with its mask: scaled, in RAS order."""
+    """One of the two images: as read, and as it is registered, with its mask: scaled, in RAS order.
+
+    anatomy: what a segmenter found in it, where that was asked for. found_mask: the mask on the image's grid, where it
+    is of the anatomy and not the user's."""
 
     source: Source
     mask_source: MaskSource | None
     image: Image
     scaled: Image
     mask: Image | None
+    anatomy: Segmentation | None = None
+    found_mask: LabelMap | None = None
 
     def to(self, device: torch.device) -> PreparedImage:
         """What is registered, on a device. The image as read stays: it is for the network alone, and for the result."""
@@ -72,11 +79,25 @@ def prepare(
 
 def described_inputs(fixed: PreparedImage, moving: PreparedImage) -> dict[str, Any]:
     """The images, and their masks if there are any, as a record holds them."""
-    described = {role: _described_image(subject) for role, subject in (("fixed", fixed), ("moving", moving))}
-    for role, subject in (("fixed_mask", fixed), ("moving_mask", moving)):
+    both = {"fixed": fixed, "moving": moving}
+    described = {role: described_image(subject.source, subject.image) for role, subject in both.items()}
+    for role, subject, name in zip(("fixed_mask", "moving_mask"), (fixed, moving), MASKS, strict=True):
         if subject.mask is not None:
-            described[role] = _described_file(subject.mask_source) | {"excluded_of_subject": subject.masked_out}
+            file = _described_file(subject.mask_source) if subject.found_mask is None else {"found": name}
+            described[role] = file | {"excluded_of_subject": subject.masked_out}
     return described
+
+
+def described_image(source: Source, image: Image) -> dict[str, Any]:
+    """An image as a record holds it."""
+    grid = image.grid
+    return _described_file(source) | {
+        "shape": list(grid.shape),
+        "spacing_mm": [round(float(s), 6) for s in grid.spacing],
+        "orientation": "".join(nibabel.aff2axcodes(grid.affine)),
+        "affine": grid.affine.tolist(),
+        "outside": recorded_outside(image.outside),
+    }
 
 
 def check_outside(value: float | None) -> None:
@@ -120,17 +141,6 @@ def outside_remarks(moving: PreparedImage) -> list[str]:
         f"the moved image is 0 where the moving one ends, and the moving one goes down to {lowest:.4g}; for the air "
         f"around a CT, use --outside {lowest:.0f}"
     ]
-
-
-def _described_image(subject: PreparedImage) -> dict[str, Any]:
-    grid = subject.image.grid
-    return _described_file(subject.source) | {
-        "shape": list(grid.shape),
-        "spacing_mm": [round(float(s), 6) for s in grid.spacing],
-        "orientation": "".join(nibabel.aff2axcodes(grid.affine)),
-        "affine": grid.affine.tolist(),
-        "outside": recorded_outside(subject.image.outside),
-    }
 
 
 def _described_file(source: Any) -> dict[str, Any]:

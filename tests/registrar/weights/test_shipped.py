@@ -9,7 +9,7 @@ import pytest
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels
-from stepwarp.registrar.weights import SHIPPED, load_weights, shipped, weights_path
+from stepwarp.registrar.weights import SHIPPED, SHIPPED_SEGMENTERS, load_weights, shipped, weights_path
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,7 +25,13 @@ def test_a_card_says_all_that_must_be_known(name):
 
 
 def test_they_are_small_together():
-    assert sum(weights_path(name).stat().st_size for name in SHIPPED) < 25e6
+    assert sum(weights_path(name).stat().st_size for name in [*SHIPPED, *SHIPPED_SEGMENTERS]) < 25e6
+
+
+@pytest.mark.parametrize("name", SHIPPED_SEGMENTERS)
+def test_what_registers_nothing_says_what_it_is_for(name):
+    with pytest.raises(InputError, match=r"registers nothing\. It is for stepwarp segment"):
+        load_weights(weights_path(name))
 
 
 def test_the_cards_to_read_are_those_in_the_files():

@@ -10,10 +10,11 @@ from stepwarp.registrar.weights.icon import load_icon_weights, named_recipe
 from stepwarp.registrar.weights.native import load_native_weights, save_native_weights
 from stepwarp.registrar.weights.recipe import Recipe
 from stepwarp.registrar.weights.registrar import Registrar
-from stepwarp.registrar.weights.shipped import SHIPPED, weights_path
+from stepwarp.registrar.weights.shipped import SHIPPED, SHIPPED_SEGMENTERS, weights_path
 
 __all__ = [
     "SHIPPED",
+    "SHIPPED_SEGMENTERS",
     "Card",
     "Recipe",
     "Registrar",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stepwarp.errors import InputError
 from stepwarp.registrar.steps import Step
 from stepwarp.registrar.steps.config import MOST_STEPS, StepConfig, build
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def assemble(config: StepConfig, dims: int, state: Mapping[str, Tensor], path: Path) -> Step:
@@ -28,7 +31,12 @@ def assemble(config: StepConfig, dims: int, state: Mapping[str, Tensor], path: P
             step = build(config, dims)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    wanted = step.state_dict()
+    return filled(step, state, path)
+
+
+def filled(network: Module, state: Mapping[str, Tensor], path: Path) -> Module:
+    """A network that is on no device yet, with these weights, as `assemble` gives it and with its errors."""
+    wanted = network.state_dict()
     _check_names(set(wanted), set(state), path)
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape or tensor.is_floating_point() != wanted[name].is_floating_point():
@@ -38,8 +46,8 @@ def assemble(config: StepConfig, dims: int, state: Mapping[str, Tensor], path: P
             )
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: '{name}' holds values that are not numbers. The file is damaged.")
-    step.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in state.items()}, assign=True)
-    return step.eval()
+    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in state.items()}, assign=True)
+    return network.eval()
 
 
 def _check_names(wanted: set[str], given: set[str], path: Path) -> None:

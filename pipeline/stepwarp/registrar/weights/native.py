@@ -6,24 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import safetensors
-import safetensors.torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from stepwarp.errors import InputError
-from stepwarp.files.atomic import atomic_path
-from stepwarp.files.json import parse_json
-from stepwarp.files.utf8 import utf8_path
 from stepwarp.recipes import Strict
 from stepwarp.registrar.steps.config import StepConfig
 from stepwarp.registrar.weights.assemble import assemble
 from stepwarp.registrar.weights.card import Card
+from stepwarp.registrar.weights.checkpoint import read_checkpoint, understood, write_checkpoint
 from stepwarp.registrar.weights.recipe import Recipe
 from stepwarp.registrar.weights.registrar import Registrar
-
-#: The entry of the safetensors' metadata that holds the header as JSON.
-_ENTRY = "stepwarp"
 
 
 class Header(Strict):
@@ -51,9 +43,7 @@ def save_native_weights(
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     assemble(config, dims, tensors, path)
-    header = Header(dims=dims, step=config, recipe=recipe, card=card)
-    with atomic_path(path, overwrite) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {_ENTRY: header.model_dump_json()})
+    write_checkpoint(path, Header(dims=dims, step=config, recipe=recipe, card=card), tensors, overwrite)
 
 
 def load_native_weights(path: str | Path) -> Registrar:
@@ -61,17 +51,11 @@ def load_native_weights(path: str | Path) -> Registrar:
 
     Raises InputError for a file that is damaged, that says nothing of itself, or whose tensors are not what it says."""
     path = Path(path)
-    try:
-        with utf8_path(path) as plain, safetensors.safe_open(plain, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dictionary
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: is no safetensors file, or damaged ({error})") from error
-    if _ENTRY not in metadata:
-        raise InputError(f"{path}: does not say which network it holds. It was not written by stepwarp.")
-    try:
-        header = Header.model_validate(parse_json(metadata[_ENTRY], f"{path}, header"))
-    except (ValidationError, ValueError, RecursionError) as error:
-        what = " ".join(str(error).split())
-        raise InputError(f"{path}: its header cannot be understood. Is it of a later version? {what}") from error
+    said, state = read_checkpoint(path)
+    if said.get("kind") == "segmenter":
+        raise InputError(
+            f"{path}: names the structures of one image, and registers nothing. It is for stepwarp segment, and for "
+            "--strip and --structures of register; for --weights give a network of stepwarp train, or brain-t1."
+        )
+    header = understood(said, Header, path)
     return Registrar(assemble(header.step, header.dims, state, path), header.recipe, header.card, header.step)

@@ -70,11 +70,15 @@ class Registrar:
         return next((weights.device for weights in self.step.parameters()), torch.device("cpu"))
 
     def _precision(self) -> torch.autocast:
-        half = self.recipe.precision == "bf16" and _fast_in_half(self.device)
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        return in_half_where_fast(self.device, self.recipe.precision == "bf16")
 
     def __repr__(self) -> str:
         return f"{self.card.name}\n{describe(self.step)}"
+
+
+def in_half_where_fast(device: torch.device, wanted: bool = True) -> torch.autocast:
+    """Within it, convolutions are in half precision, if that is wanted and the processor is made for it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and _fast_in_half(device))
 
 
 def _fast_in_half(device: torch.device) -> bool:

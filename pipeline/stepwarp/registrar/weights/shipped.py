@@ -14,13 +14,17 @@ SHIPPED: dict[str, str] = {
     "brain-t1": "f7b344c9e0990c48ae9441d831e43a7dd5fe2fc61859eb06cf65c2074c7461bd",
     "brain-t1-labels": "8f0c3e898819ed18859f35655801583d880d5905b74892f08043a28f20056d48",
 }
+#: The same for networks that do not register, but name the structures of one image: see `segment`.
+SHIPPED_SEGMENTERS: dict[str, str] = {
+    "brain-any": "016a1f4af508229bc9afb13d318ee1cba9a118ea3ba1952653aa24f915f552e1",
+}
 
 
 def weights_path(source: str | Path) -> Path:
     """The file that holds the weights `source`: the name of shipped ones, or a path.
 
     Raises InputError for neither, and for a shipped file that is not the one that was released."""
-    if isinstance(source, str) and source in SHIPPED:
+    if isinstance(source, str) and source in SHIPPED | SHIPPED_SEGMENTERS:
         return _released(source)
     if not Path(source).exists():
         raise InputError(f"{source}: is no file, and no weights of that name come with stepwarp. {_hint(str(source))}")
@@ -31,7 +35,7 @@ def _released(name: str) -> Path:
     path = Path(str(resources.files("stepwarp"))) / "weights" / f"{name}.safetensors"
     if not path.is_file():
         raise InputError(f"{path}: is missing, so '{name}' cannot be used. Install stepwarp again.")
-    if sha256(path) != SHIPPED[name]:
+    if sha256(path) != (SHIPPED | SHIPPED_SEGMENTERS)[name]:
         raise InputError(f"{path}: is not the file that was released as '{name}'. Install stepwarp again.")
     return path
 

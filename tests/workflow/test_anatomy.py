@@ -1,0 +1,103 @@
+"""What a segmenter knows of a pair: masks of its brains, and whether structures meet."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from stepwarp.errors import InputError
+from stepwarp.geometry import Affine, Grid, Image, LabelMap
+from stepwarp.layout import MASKS
+from stepwarp.segment import KnownStructure, Segmentation
+from stepwarp.segment.head import Head
+from stepwarp.workflow import anatomy
+from stepwarp.workflow.register import register
+
+KNOWN = (
+    KnownStructure(id=2, name="dark", millilitres=(1, 50), centre=(0, 0, 5)),
+    KnownStructure(id=16, name="bright", millilitres=(1, 50), centre=(0, 0, 0)),
+    KnownStructure(id=24, name="fluid", brain=False, millilitres=(1, 50), centre=(0, 0, 0)),
+)
+HEAD, NONE = Head(0.9, 1.0, 2.0, 1200.0), Head(0.4, 0.3, 40.0, 2199.0)
+
+
+@pytest.fixture
+def heads(monkeypatch):
+    """A segmenter that tells dark from bright tissue; `[name]` says what the image of that name is taken for."""
+    taken = {}
+
+    class Seen(Segmentation):
+        head = property(lambda self: taken.get(self.image.name, HEAD))
+
+    def segment(image, segmenter):
+        bright = image.data / image.data.max()
+        classes = (bright > 0.2).long() + (bright > 0.6).long()
+        probabilities = torch.nn.functional.one_hot(classes, 1 + len(KNOWN)).movedim(-1, 0).float()
+        return Seen(image, KNOWN, probabilities, image.grid)
+
+    monkeypatch.setattr(anatomy, "segment", segment)
+    return taken
+
+
+def bits(registration):
+    return registration.affine.matrix.tobytes(), registration.warp.displacement.numpy().tobytes()
+
+
+def test_to_name_structures_changes_no_bit_of_the_registration(brains, recipe, registration, heads):
+    found = register(brains.fixed, brains.moving, preset=recipe, threads=1, structures=True)
+    assert bits(found) == bits(registration)
+    met = found.record["measures"]["structures"]
+    assert 0.2 < met["affine"] < met["final"] < 1
+    assert met["fixed"] == HEAD.as_dict()
+    assert found.record["segmenter"]["name"] == "brain-any"
+    assert registration.record["segmenter"] is None
+    assert "structures" not in registration.record["measures"]
+
+
+def test_to_strip_is_to_give_the_brains_as_masks(brains, recipe, heads, tmp_path):
+    stripped = register(brains.fixed, brains.moving, preset=recipe, threads=1, strip=True)
+    masks = list(stripped.found_masks.values())
+    by_hand = register(brains.fixed, brains.moving, preset=recipe, threads=1, fixed_mask=masks[0], moving_mask=masks[1])
+    assert bits(stripped) == bits(by_hand)
+    out = stripped.save(tmp_path / "out")
+    record = json.loads((out / "registration.json").read_text())
+    assert [record["inputs"][f"{role}_mask"]["found"] for role in ("fixed", "moving")] == list(MASKS)
+    assert set(MASKS) < set(record["outputs"])
+    assert record["settings"]["strip"] is True
+    assert all(name in (out / "report.html").read_text() for name in MASKS)
+
+
+def test_a_mask_that_is_given_is_kept(brains, recipe, heads):
+    mine = LabelMap((brains.fixed.data > 0).to(torch.uint8), brains.fixed.grid, "mine")
+    found = register(
+        brains.fixed, brains.moving, preset=recipe, threads=1, strip=True, fixed_mask=mine, affine_only=True
+    )
+    assert list(found.found_masks) == [MASKS[1]]
+    assert "found" not in found.record["inputs"]["fixed_mask"]
+
+
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+def test_what_shows_no_head_is_not_stripped(brains, recipe, heads, role):
+    heads[getattr(brains, role).name] = NONE
+    with pytest.raises(InputError, match="does not look like a head"):
+        register(brains.fixed, brains.moving, preset=recipe, threads=1, strip=True)
+
+
+def test_of_one_head_and_one_that_is_none_no_overlap_is_told(brains, recipe, heads):
+    heads[brains.moving.name] = NONE
+    found = register(
+        brains.fixed, brains.moving, preset=recipe, threads=1, structures=True, affine_only=True, escalate=False
+    )
+    assert "affine" not in found.record["measures"]["structures"]
+    assert found.record["verdict"]["status"] == "fail"
+    assert found.record["verdict"]["reasons"][0].startswith("the moving image does not look like a head")
+
+
+def test_structures_overlap_as_far_as_both_images_show_them(brains, heads):
+    image, still = brains.fixed, Affine.identity(3)
+    half = Grid((*image.grid.shape[:2], image.grid.shape[2] // 2), image.grid.affine)
+    whole, part = (anatomy.segment(each, None) for each in (image, Image(image.data[..., : half.shape[2]], half)))
+    assert anatomy._overlap(whole, whole, still) == anatomy._overlap(whole, part, still) == 1
+    away = Affine(np.array([[1, 0, 0, 30.0], [0, 1, 0, 0], [0, 0, 1, 0]]))
+    assert 0 < anatomy._overlap(whole, whole, away) < 0.7
