@@ -138,12 +138,13 @@ class RegisterOptions(Strict):
     refine: Annotated[bool, OptionHelp("Go on with the preset from what the network found.")] = True
     escalate: Annotated[bool, OptionHelp("Where the verdict is fail, make a second, more thorough try.")] = True
     strip: Annotated[
-        bool,
+        bool | None,
         OptionHelp(
             "Find the brain in both images, each of a head of any contrast, whole or stripped, and leave out what is "
-            "around it: as masks, where none is given. The images are not cut. Includes --structures."
+            "around it: as masks, where none is given. The images are not cut. Includes --structures.",
+            default="where one head is whole and the other one stripped",
         ),
-    ] = False
+    ] = None
     structures: Annotated[
         bool,
         OptionHelp(

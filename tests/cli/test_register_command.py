@@ -40,7 +40,7 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "steps": None,
             "refine": True,
             "escalate": True,
-            "strip": False,
+            "strip": None,
             "structures": False,
             "trace": False,
             "trust": (),

@@ -101,3 +101,64 @@ def test_structures_overlap_as_far_as_both_images_show_them(brains, heads):
     assert anatomy._overlap(whole, whole, still) == anatomy._overlap(whole, part, still) == 1
     away = Affine(np.array([[1, 0, 0, 30.0], [0, 1, 0, 0], [0, 0, 1, 0]]))
     assert 0 < anatomy._overlap(whole, whole, away) < 0.7
+
+
+@pytest.fixture
+def whole(brains):
+    """The fixed brain with what surrounds it, three times as large as itself."""
+    data = brains.fixed.data
+    around = torch.nn.functional.max_pool3d((data > 0)[None, None].float(), 11, 1, 5)[0, 0]
+    return Image(torch.where(data > 0, data, 0.15 * data.max() * around), brains.fixed.grid, "whole")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_whole_head_and_a_stripped_one_are_compared_where_their_brains_are(brains, whole, recipe, heads, turned):
+    pair = (brains.moving, whole) if turned else (whole, brains.moving)
+    found = register(*pair, preset=recipe, threads=1)
+    asked = register(*pair, preset=recipe, threads=1, strip=True)
+    assert bits(found) == bits(asked)
+    assert list(found.found_masks) == list(MASKS)
+    assert any("one image shows a whole head and the other one a stripped one" in each for each in reasons(found))
+    assert not any("a stripped one" in each for each in reasons(asked))
+
+
+def test_unless_that_is_not_wanted_or_there_are_masks_or_one_is_no_head(brains, whole, recipe, heads):
+    mine = LabelMap((brains.fixed.data > 0).to(torch.uint8), brains.fixed.grid, "mine")
+    asked = {"preset": recipe, "threads": 1, "affine_only": True, "escalate": False}
+    assert register(whole, brains.moving, strip=False, **asked).found_masks == {}
+    assert register(whole, brains.moving, fixed_mask=mine, **asked).found_masks == {}
+    heads[brains.moving.name] = NONE
+    assert register(whole, brains.moving, **asked).found_masks == {}
+
+
+def test_of_two_heads_that_show_as_much_nobody_asks_what_they_are(brains, whole, recipe, monkeypatch):
+    monkeypatch.setattr(anatomy, "segment", lambda *given: pytest.fail("nobody asked"))
+    asked = {"preset": recipe, "threads": 1, "affine_only": True, "escalate": False}
+    for pair in ((brains.fixed, brains.moving), (whole, whole)):
+        assert "structures" not in register(*pair, **asked).record["measures"]
+
+
+def test_a_deformation_that_takes_structures_apart_is_dropped_where_contrasts_are_in_doubt(
+    brains, recipe, registration, heads, monkeypatch
+):
+    linear = []
+
+    def overlap(fixed, moving, way):
+        linear[:] = [way] if isinstance(way, Affine) else linear
+        return 0.9 if np.abs(way(brains.points) - linear[0](brains.points)).max() < 0.01 else 0.8
+
+    monkeypatch.setattr(anatomy, "_overlap", overlap)
+    data = brains.moving.data
+    other = Image(torch.where(data > 0.02, 1.05 - data / data.max(), 0.0), brains.moving.grid, "inverted")
+    found = register(brains.fixed, other, preset=recipe, threads=1)
+    assert not found.warp.displacement.any()
+    assert "took apart structures" in found.record["stopped"]
+    assert any("took apart structures" in each for each in reasons(found))
+    assert found.record["verdict"]["status"] == "check"
+    assert found.record["segmenter"]["name"] == "brain-any"
+    # One contrast, so that greys are to be believed.
+    assert bits(register(brains.fixed, brains.moving, preset=recipe, threads=1, structures=True)) == bits(registration)
+
+
+def reasons(registration):
+    return registration.record["verdict"]["reasons"]

@@ -95,9 +95,8 @@ def test_noise_is_tried_twice_and_the_record_says_so(noise):
     assert record["settings"]["affine"]["candidates"] == 1
     # Measured twice where the deformation was dropped.
     names = list(dict.fromkeys(stage["name"] for stage in record["stages"]))
-    assert names == ["read", "affine", "deformable", "measure"] + [
-        f"second {name}" for name in ("affine", "deformable", "measure")
-    ]
+    searched = ["affine", "structures", "deformable", "measure"]
+    assert names == ["read", *searched, *(f"second {name}" for name in searched)]
     assert "second affine" in {step.stage for step in steps}
     assert json.loads(json.dumps(record, allow_nan=False)) == json.loads(json.dumps(record))
 
@@ -106,7 +105,7 @@ def test_unless_it_is_not_wanted_or_there_is_no_time(noise):
     calm = register(*noise, preset=HASTY, threads=1, escalate=False).record
     assert calm["verdict"]["status"] == "fail"
     assert calm["escalation"] is None
-    assert {stage["name"] for stage in calm["stages"]} == {"read", "affine", "deformable", "measure"}
+    assert {stage["name"] for stage in calm["stages"]} == {"read", "affine", "structures", "deformable", "measure"}
     assert register(*noise, preset=HASTY, threads=1, time_budget=1e-3).record["escalation"]["tried"] is None
 
 

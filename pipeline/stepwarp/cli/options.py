@@ -26,7 +26,8 @@ def register_option(name: str) -> Any:
     least: Any = next((each.ge for each in field.metadata if isinstance(each, Ge)), None)
     word = name.replace("_", "-")
     # What holds unless one says otherwise wants a way to say otherwise.
-    names = f"--{word}/--no-{word}" if field.default is True else f"--{word}"
+    off = field.default is True or field.annotation == bool | None
+    names = f"--{word}/--no-{word}" if off else f"--{word}"
     return typer.Option(names, help=shown.help, metavar=shown.metavar, min=least, show_default=shown.default)
 
 

@@ -26,6 +26,8 @@ _BINS = 32
 _FEW = 20
 #: One contrast: a rising line explains at least this share of what any function does.
 _ALIKE = 0.7
+#: As much leaves no doubt: T1 brains have .945 to .98; other gamma or a bias leaves .82 to .95, PD and T1 .92.
+_SURELY_ALIKE = 0.93
 #: Less than this is explained by chance, or where images are not aligned.
 _NOTHING = 0.01
 Side = Literal["fixed", "moving"]
@@ -50,13 +52,21 @@ class Contrasts:
     @property
     def alike(self) -> bool:
         """Whether both show one contrast, or too little in common to say that they do not."""
-        most = max(self.of_moving, self.of_fixed)
-        return most < _NOTHING or self.line >= _ALIKE * most
+        return self._by_a_line(_ALIKE)
+
+    @property
+    def surely_alike(self) -> bool:
+        """Whether there is no doubt about it."""
+        return self._by_a_line(_SURELY_ALIKE)
 
     def as_dict(self) -> dict[str, float | bool]:
         """For a record."""
         shares = {name: round(getattr(self, name), 4) for name in ("line", "of_moving", "of_fixed")}
         return {"alike": self.alike, **shares}
+
+    def _by_a_line(self, share: float) -> bool:
+        most = max(self.of_moving, self.of_fixed)
+        return most < _NOTHING or self.line >= share * most
 
 
 @dataclass(frozen=True, eq=False)

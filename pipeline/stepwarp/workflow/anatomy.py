@@ -3,36 +3,132 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from stepwarp import files
+from stepwarp import files, limits
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.geometry import Image, LabelMap, Transform
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
+from stepwarp.options import RegisterOptions
+from stepwarp.registrar.subject import ImagedSubject
 from stepwarp.registrar.weights import weights_path
-from stepwarp.segment import HeadSegmenter, Segmentation, segment
+from stepwarp.segment import HeadSegmenter, Segmentation, load_segmenter, segment
 from stepwarp.segment.segmenters import SHIPPED_SEGMENTER
+from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.subjects import PreparedImage
 
+#: What two brains, or two whole heads, show differs by less in volume; what a brain and a whole head show, by more.
+_MUCH_MORE = 1.5
+#: Of what an image shows, the share around the brain that is between that of a stripped head and that of a whole one.
+_AROUND = 0.35
+#: What shows less is no head, or too little of one; and what shows more.
+_LEAST_MM3, _MOST_MM3 = 0.3e6, 12e6
+#: A deformation that lowers the overlap of structures by so much does harm. Of an average brain in two contrasts, where
+#: every deformation is wrong, it takes .11 to .14; right ones of training pairs of different contrasts add .01 or more.
+_TAKEN_APART = 0.05
+#: Bytes that looking takes at most, which are not in the plan of the search.
+_ROOM = 3 * 2**29
 
-def with_structures(image: PreparedImage, segmenter: HeadSegmenter, strip: bool) -> PreparedImage:
-    """The image with what is found in it, and, to strip it, with its brain for a mask where it has none.
 
-    Raises InputError, to strip it, where it shows no head."""
-    found = segment(image.image, segmenter)
-    image = replace(image, anatomy=found)
-    if not strip:
-        return image
+def with_anatomy(
+    fixed: PreparedImage, moving: PreparedImage, options: RegisterOptions, device: torch.device, clock: Clock
+) -> tuple[PreparedImage, PreparedImage, list[str]]:
+    """Both images with what is found in them and with masks of their brains, as far as that is asked for; with masks
+    also where one shows a whole head and the other one a stripped one, unless that is not wanted: of such a pair no
+    search finds the way. And what a verdict has to say of it.
+
+    Raises InputError for an image that shows no head, where masks are asked for."""
+    if options.strip or options.structures:
+        with clock.stage("structures"):
+            fixed, moving = (with_structures(each, device) for each in (fixed, moving))
+            if options.strip:
+                fixed, moving = (_stripped(each) for each in (fixed, moving))
+        return fixed, moving, []
+    if options.strip is None and _one_shows_more(fixed, moving):
+        with clock.stage("structures"):
+            seen = _two_heads(fixed, moving, device)
+            if seen is not None and _one_is_whole(*(_around_the_brain(each) for each in seen)):
+                said = "one image shows a whole head and the other one a stripped one: they were compared where their "
+                said += "brains are (--no-strip compares all that they show)"
+                return _stripped(seen[0]), _stripped(seen[1]), [said]
+    return fixed, moving, []
+
+
+def with_doubted_anatomy(
+    fixed: PreparedImage, moving: PreparedImage, device: torch.device
+) -> tuple[PreparedImage, PreparedImage]:
+    """Both images with what is found in them, where they are heads: of a pair whose greys do not tell how far to go."""
+    if fixed.anatomy is not None and moving.anatomy is not None:
+        return fixed, moving
+    return _two_heads(fixed, moving, device) or (fixed, moving)
+
+
+def with_structures(image: PreparedImage, device: torch.device) -> PreparedImage:
+    """The image with what is found in it."""
+    return replace(image, anatomy=segment(image.image, _shipped(device)))
+
+
+def _stripped(image: PreparedImage) -> PreparedImage:
+    """The image with the brain that was found for a mask, where it has none. InputError where it shows no head."""
+    found = image.anatomy
+    assert found is not None
     require_head(found)
     if image.mask is not None:
         return image
     mask = canonical(Image(found.mask.data.float(), found.mask.grid, found.mask.name))
     scaled = scale_intensities(canonical(image.image), mask)
     return replace(image, mask=mask, scaled=scaled, found_mask=found.mask)
+
+
+def _one_shows_more(fixed: PreparedImage, moving: PreparedImage) -> bool:
+    """Whether one of two images without masks shows so much more than the other one as a head is larger than its
+    brain, and both what can be a head."""
+    if fixed.mask is not None or moving.mask is not None:
+        return False
+    less, more = sorted(ImagedSubject(each.scaled).volume for each in (fixed, moving))
+    return less > _LEAST_MM3 and _MUCH_MORE * less < more < _MOST_MM3
+
+
+def _two_heads(
+    fixed: PreparedImage, moving: PreparedImage, device: torch.device
+) -> tuple[PreparedImage, PreparedImage] | None:
+    """Both with what is found in them; None where one is no head, or where there is no room to look."""
+    volumes = [ImagedSubject(each.scaled).volume for each in (fixed, moving)]
+    if not all(_LEAST_MM3 < volume < _MOST_MM3 for volume in volumes) or limits.free_memory() < _ROOM:
+        return None
+    try:
+        seen = with_structures(fixed, device), with_structures(moving, device)
+    except InputError:  # nobody asked: what cannot be looked at is not looked at
+        return None
+    heads = [each.anatomy.head for each in seen if each.anatomy is not None]
+    return seen if all(head.why_not is None for head in heads) else None
+
+
+def _around_the_brain(image: PreparedImage) -> float:
+    """Of what an image shows, the share that lies outside the brain that was found in it."""
+    assert image.anatomy is not None
+    shown = ImagedSubject(image.scaled).volume
+    return 1 - min(1.0, 1000 * image.anatomy.volumes["brain mask"] / shown)
+
+
+def _one_is_whole(*around: float) -> bool:
+    return min(around) < _AROUND < max(around)
+
+
+@lru_cache(maxsize=1)
+def _shipped(device: torch.device) -> HeadSegmenter:
+    return load_segmenter(device=device)
+
+
+def structures_taken_apart(measures: dict[str, Any]) -> bool:
+    """Whether, by what `structures_met` says, a deformation took apart structures that lay on each other."""
+    met = measures.get("structures", {})
+    return "final" in met and met["final"] < met["affine"] - _TAKEN_APART
 
 
 def structures_met(fixed: PreparedImage, moving: PreparedImage, ways: dict[str, Transform]) -> dict[str, Any] | None:
@@ -67,7 +163,7 @@ def require_head(found: Segmentation) -> None:
         )
 
 
-def described_segmenter(segmenter: HeadSegmenter) -> dict[str, Any]:
+def described_segmenter() -> dict[str, Any]:
     """The shipped segmenter as a record holds it."""
-    card = segmenter.header.card
+    card = _shipped(torch.device("cpu")).header.card
     return {"name": card.name, "sha256": files.sha256(weights_path(SHIPPED_SEGMENTER)), "licence": card.licence}

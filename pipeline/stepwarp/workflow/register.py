@@ -26,9 +26,8 @@ from stepwarp.machine import device_name
 from stepwarp.options import RegisterOptions
 from stepwarp.progress import Progress, silent
 from stepwarp.registrar.weights import Registrar
-from stepwarp.segment import load_segmenter
 from stepwarp.version import __version__
-from stepwarp.workflow.anatomy import described_segmenter, with_structures
+from stepwarp.workflow.anatomy import described_segmenter, with_anatomy
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, determinism, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
@@ -69,7 +68,7 @@ def register(
     steps: int | None = None,
     refine: bool = True,
     escalate: bool = True,
-    strip: bool = False,
+    strip: bool | None = None,
     structures: bool = False,
     trace: bool = False,
     trust: str | Sequence[str] | None = None,
@@ -126,9 +125,10 @@ def register(
     escalate : bool
         Where the verdict is fail, try once more and more thoroughly, if there is time for it, and keep the better of
         the two; `escalation` in the record says which.
-    strip : bool
+    strip : bool, optional
         Find the brain in both images, and take it for the mask of an image without one; what was found is saved with
-        the result. Both have to be heads, of any contrast, whole or stripped. Includes structures.
+        the result. Both have to be heads, of any contrast, whole or stripped. Includes structures. By default where
+        there are no masks, and the one image shows a whole head and the other one a stripped one.
     structures : bool
         Name the structures of both heads, measure how much they overlap after the linear stage and in the end, and
         let the verdict say so. Changes nothing else.
@@ -225,12 +225,7 @@ def _register(
         a = prepare(fixed, fixed_mask, rules, role="fixed")
         b = prepare(moving, moving_mask, rules, options.outside, role="moving")
         stated = read_start(options, rules)
-    anatomy = None
-    if options.strip or options.structures:
-        with clock.stage("structures"):
-            segmenter = load_segmenter(device=place)
-            anatomy = described_segmenter(segmenter)
-            a, b = (with_structures(each, segmenter, options.strip) for each in (a, b))
+    a, b, stripped = with_anatomy(a, b, options, place, clock)
     initial = None
     if stated is not None:
         with clock.stage("initial"):
@@ -240,7 +235,6 @@ def _register(
         "inputs": described_inputs(a, b),
         "trusted": rules.record(),
         "settings": _settings(options, net),
-        "segmenter": anatomy,
         "device": device_name(place),
         "threads": threads,
         "versions": _versions(),
@@ -252,7 +246,8 @@ def _register(
         known = {"memory": plan.record(), "kernels": backend.name_for(place), **determinism(place)}
         return _registration(a, b, found, clock, about | known)
 
-    request = SearchRequest(options, options.recipe, net, place, deadline, rules.notes(), initial)
+    notes = (*rules.notes(), *stripped)
+    request = SearchRequest(options, options.recipe, net, place, deadline, notes, initial)
     first = registered(request, clock)
     if not options.escalate or first.record["verdict"]["status"] != "fail":
         return first
@@ -296,6 +291,7 @@ def _registration(
         "loss": [] if deformation is None else [{"stage": "deformable", **row} for row in deformation.trace],
         "stopped": None if deformation is None else deformation.stopped,
         "contrast": found.contrast,
+        "segmenter": described_segmenter() if "structures" in found.measures else None,
         "network": None if found.tried is None else found.tried.record,
         "measures": found.measures,
         "verdict": found.verdict,

@@ -20,7 +20,7 @@ from stepwarp.registrar.contrast import Contrasts, MappedPair, better_side, cont
 from stepwarp.registrar.deformable import Deformation, as_deformation, level_edges, make_similarity, optimise
 from stepwarp.registrar.masks import pooled
 from stepwarp.registrar.subject import ImagedSubject, voxel_edge
-from stepwarp.workflow.anatomy import structures_met
+from stepwarp.workflow.anatomy import structures_met, structures_taken_apart, with_doubted_anatomy
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.initial import Initial
 from stepwarp.workflow.network import Attempt, Network, attempt
@@ -35,6 +35,9 @@ _ACROSS, _IN_THE_END = "mi", "lncc"
 #: Contrasts are looked at on voxels of which the subject is so many across, about 2 mm in a brain: of larger ones too
 #: many hold several tissues.
 _CONTRAST_ACROSS = 88
+#: Why a deformation was dropped.
+_LOWERED = "it lowered the similarity and was dropped"
+_TAKEN_APART = "it took apart structures that the linear transform had laid on each other, and was dropped"
 #: What the deformable stage may go on from.
 Start = Attempt | Initial
 
@@ -78,12 +81,16 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
         fit = _linear_fit(plan, fixed, moving, clock)
         seen = _contrasts(plan, fixed, moving, fit.transform)
         others = seen is not None and not seen.alike
+        doubted = seen is not None and not seen.surely_alike
         if others:
             plan = replace(plan, recipe=_across_contrasts(plan.recipe))
             fit = _refined_in_one_contrast(plan, fixed, moving, _linear_fit(plan, fixed, moving, clock), clock)
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
-    pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder, others)
+    if doubted and not plan.options.affine_only and not is_over(plan.deadline):
+        with clock.stage("structures"):
+            fixed, moving = with_doubted_anatomy(fixed, moving, plan.device)
+    pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder, others, doubted)
     given = plan.initial
     tried = None if plan.network is None else pair.attempt(plan.network)
     start, deformation, measures = pair.deform(given if tried is None else tried)
@@ -97,6 +104,8 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
         checks = [*checks, f"the time budget ended the linear stage {fit.stopped}"]
     if seen is not None and others:
         notes.append(_said(seen, deformation))
+    if deformation is not None and deformation.stopped in (_LOWERED, _TAKEN_APART):
+        notes.append(f"there is no deformation: {deformation.stopped}")
     for each in (given, tried):
         if each is not None:
             notes, checks = [*notes, *each.notes], [*checks, *each.checks]
@@ -203,7 +212,8 @@ def _said(seen: Contrasts, deformation: Deformation | None) -> str:
 class _DeformablePair:
     """Two images with the affine between them, to be deformed.
 
-    mapping: whether, in the end, their greys are mapped onto one contrast."""
+    mapping: whether, in the end, their greys are mapped onto one contrast. doubted: whether they may be of different
+    contrasts, and structures have the last word."""
 
     plan: SearchRequest
     fixed: PreparedImage
@@ -212,6 +222,7 @@ class _DeformablePair:
     clock: Clock
     recorder: Recorder | None
     mapping: bool
+    doubted: bool
 
     def attempt(self, network: Network) -> Attempt:
         with self.clock.stage("network"):
@@ -231,7 +242,8 @@ class _DeformablePair:
         """The deformation from the network's result or the user's start, or from nothing where that does harm, with its
         measures.
 
-        One that makes the images less alike than the affine does is no deformation at all."""
+        One that makes the images less alike than the affine does, or, where their greys may mislead, takes apart
+        structures that lay on each other, is no deformation at all."""
         deformation = self._deformation(start)
         measures = self._measures(deformation)
         if start is not None and start.warp is not None and lowered(measures, self.settings.similarity):
@@ -239,14 +251,21 @@ class _DeformablePair:
             self._drop("deformable")
             deformation = self._deformation(start)
             measures = self._measures(deformation)
-        if deformation is not None and lowered(measures, self.settings.similarity):
+        harm = None if deformation is None else self._harm(measures)
+        if deformation is not None and harm is not None:
             self._drop("deformable")
             still = DisplacementField.identity(self.fixed.scaled.grid, self.plan.device)
-            deformation = Deformation(still, still, deformation.trace, "it lowered the similarity and was dropped")
+            deformation = Deformation(still, still, deformation.trace, harm)
             measures = self._measures(deformation)
         if start is not None and start.warp is None:
             self._drop("network")
         return start, deformation, measures
+
+    def _harm(self, measures: dict[str, Any]) -> str | None:
+        """What a deformation did that it is dropped for."""
+        if lowered(measures, self.settings.similarity):
+            return _LOWERED
+        return _TAKEN_APART if self.doubted and structures_taken_apart(measures) else None
 
     def steps(self) -> tuple[TraceStep, ...]:
         """What was recorded, with its numbers."""

@@ -108,7 +108,7 @@ def segment_image(
         "version": __version__,
         "input": described_image(source, image),
         "trusted": rules.record(),
-        "segmenter": described_segmenter(segmenter),
+        "segmenter": described_segmenter(),
         "device": device_name(place),
         "threads": used,
         "stages": clock.stages,

@@ -118,7 +118,8 @@ def judge(
     text = f"{overlap:.0%} of the fixed subject has a partner inside the moving image"
     (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)
     _judge_linear(measures, fails, checks)
-    _judge_information(measures, fails, checks, good)
+    # What different contrasts and bias fields leave of the information is little, whatever lies on what.
+    _judge_information(measures, *((good, good) if _structures_meet(measures) else (fails, checks)), good)
     if "structures" in measures:
         _judge_structures(measures["structures"], fails, checks, good)
     if "similarity" in measures:
@@ -153,6 +154,14 @@ def _judge_information(measures: dict[str, Any], fails: list[str], checks: list[
         checks.append(f"{text}: less than most pairs that are registered well")
     else:
         good.append(text)
+
+
+def _structures_meet(measures: dict[str, Any]) -> bool:
+    """Whether both are heads, and their structures lie on each other as in registered ones."""
+    met = measures.get("structures", {})
+    if "final" not in met:
+        return met.get("affine", 0.0) >= _LINEAR_STRUCTURES_CHECK
+    return met["final"] >= max(_STRUCTURES_CHECK, met["affine"] - _STRUCTURES_LOST)
 
 
 def _judge_structures(met: dict[str, Any], fails: list[str], checks: list[str], good: list[str]) -> None:
