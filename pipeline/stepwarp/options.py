@@ -141,7 +141,8 @@ class RegisterOptions(Strict):
         bool | None,
         OptionHelp(
             "Find the brain in both images, each of a head of any contrast, whole or stripped, and leave out what is "
-            "around it: as masks, where none is given. The images are not cut. Includes --structures.",
+            "around it: as masks; one that is given is kept where it leaves little but brain, else narrowed to that. "
+            "The images are not cut. Includes --structures.",
             default="where one head is whole and the other one stripped",
         ),
     ] = None

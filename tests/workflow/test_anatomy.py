@@ -123,12 +123,26 @@ def test_a_whole_head_and_a_stripped_one_are_compared_where_their_brains_are(bra
 
 
 def test_unless_that_is_not_wanted_or_there_are_masks_or_one_is_no_head(brains, whole, recipe, heads):
-    mine = LabelMap((brains.fixed.data > 0).to(torch.uint8), brains.fixed.grid, "mine")
+    mine = LabelMap((brains.fixed.data > 0).to(torch.uint8), brains.fixed.grid, "mine")  # of the brain
     asked = {"preset": recipe, "threads": 1, "affine_only": True, "escalate": False}
     assert register(whole, brains.moving, strip=False, **asked).found_masks == {}
     assert register(whole, brains.moving, fixed_mask=mine, **asked).found_masks == {}
     heads[brains.moving.name] = NONE
     assert register(whole, brains.moving, **asked).found_masks == {}
+
+
+def test_of_a_mask_that_leaves_more_than_the_brain_only_the_brain_counts(brains, whole, recipe, heads):
+    """As one of a lesion does."""
+    lesion = torch.ones(whole.grid.shape, dtype=torch.uint8)
+    lesion[20:24, 25:29, 20:24] = 0
+    asked = {"preset": recipe, "threads": 1, "affine_only": True, "escalate": False}
+    found = register(whole, brains.moving, fixed_mask=LabelMap(lesion, whole.grid, "mine"), **asked)
+    both = lesion * found.found_masks[MASKS[0]].data
+    by_hand = register(
+        whole, brains.moving, fixed_mask=LabelMap(both, whole.grid), moving_mask=found.found_masks[MASKS[1]], **asked
+    )
+    assert found.affine.matrix.tobytes() == by_hand.affine.matrix.tobytes()
+    assert found.record["inputs"]["fixed_mask"]["found"] == MASKS[0]
 
 
 def test_of_two_heads_that_show_as_much_nobody_asks_what_they_are(brains, whole, recipe, monkeypatch):

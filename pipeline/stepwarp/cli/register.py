@@ -65,8 +65,8 @@ def register(
       Jacobian.nii.gz      its change of volume, above 1 where it was larger
       registration.json    inputs, settings, seconds, measures, verdict
       report.html          a page to look at
-      FixedMask.nii.gz     with --strip, the brain that was found in the fixed image,
-      MovingMask.nii.gz    and in the moving one
+      FixedMask.nii.gz     the brain that was found in the fixed image, with --strip or
+      MovingMask.nii.gz    of a whole head and a stripped one; and in the moving image
 
     antsApplyTransforms -t 1Warp.nii.gz -t 0GenericAffine.mat gives Warped.nii.gz. Before the files get their names,
     SimpleITK reads them back, and they are compared with what was computed.

@@ -42,7 +42,7 @@ class Head:
         """What speaks against a head, in words; None where nothing does."""
         if self.certainty >= CERTAINTY and self.plausible >= PLAUSIBLE and (self.layout_mm or 0) <= LAYOUT_MM:
             return None
-        layout = "have no layout" if self.layout_mm is None else f"lie {self.layout_mm:.0f} mm from where they belong"
+        layout = "have no layout" if self.layout_mm is None else f"lie {self.layout_mm:.1f} mm from where they belong"
         return (
             f"of the structures of a brain {self.plausible:.0%} have a volume that can be (heads: {PLAUSIBLE:.0%} at "
             f"least), they are {self.certainty:.2f} certain (heads: {CERTAINTY:g}), and {layout} (heads: at most "

@@ -157,7 +157,14 @@ def one_piece(mask: np.ndarray) -> np.ndarray:
 
 def _around(scaled: Image, segmenter: HeadSegmenter) -> Grid:
     """The network's grid around all that the image shows, as large as those of the training at least."""
-    whole = Spacing(mm=segmenter.header.mm, multiple=_MULTIPLE, margin_mm=_MARGIN_MM).grid(scaled)
+    try:
+        whole = Spacing(mm=segmenter.header.mm, multiple=_MULTIPLE, margin_mm=_MARGIN_MM).grid(scaled)
+    except InputError as error:
+        extent = " x ".join(f"{n * mm:.0f}" for n, mm in zip(scaled.grid.shape, scaled.grid.spacing, strict=True))
+        raise InputError(
+            f"{scaled.name}: is {extent} mm by its header, and no head is that large. Correct the header, or cut the "
+            "image to the head."
+        ) from error
     if np.prod(whole.shape, dtype=float) > _MOST_VOXELS:
         extent = " x ".join(f"{n * segmenter.header.mm:.0f}" for n in whole.shape)
         raise InputError(f"{scaled.name}: shows {extent} mm, and no head is that large. Cut it to the head.")

@@ -51,7 +51,7 @@ def with_anatomy(
         return fixed, moving, []
     if options.strip is None and _one_shows_more(fixed, moving):
         with clock.stage("structures"):
-            seen = _two_heads(fixed, moving, device)
+            seen = _two_heads(fixed, moving, device, options.max_memory)
             if seen is not None and _one_is_whole(*(_around_the_brain(each) for each in seen)):
                 said = "one image shows a whole head and the other one a stripped one: they were compared where their "
                 said += "brains are (--no-strip compares all that they show)"
@@ -60,12 +60,10 @@ def with_anatomy(
 
 
 def with_doubted_anatomy(
-    fixed: PreparedImage, moving: PreparedImage, device: torch.device
+    fixed: PreparedImage, moving: PreparedImage, device: torch.device, max_memory: int | None
 ) -> tuple[PreparedImage, PreparedImage]:
     """Both images with what is found in them, where they are heads: of a pair whose greys do not tell how far to go."""
-    if fixed.anatomy is not None and moving.anatomy is not None:
-        return fixed, moving
-    return _two_heads(fixed, moving, device) or (fixed, moving)
+    return _two_heads(fixed, moving, device, max_memory) or (fixed, moving)
 
 
 def with_structures(image: PreparedImage, device: torch.device) -> PreparedImage:
@@ -74,32 +72,33 @@ def with_structures(image: PreparedImage, device: torch.device) -> PreparedImage
 
 
 def _stripped(image: PreparedImage) -> PreparedImage:
-    """The image with the brain that was found for a mask, where it has none. InputError where it shows no head."""
+    """The image with the brain that was found for a mask; with that of its own mask which is brain, unless that leaves
+    little else. InputError where it shows no head."""
     found = image.anatomy
     assert found is not None
     require_head(found)
-    if image.mask is not None:
+    if image.mask is not None and _around_the_brain(image) < _AROUND:
         return image
     mask = canonical(Image(found.mask.data.float(), found.mask.grid, found.mask.name))
+    if image.mask is not None:
+        mask = Image(torch.minimum(mask.data, image.mask.data), mask.grid, mask.name)
     scaled = scale_intensities(canonical(image.image), mask)
     return replace(image, mask=mask, scaled=scaled, found_mask=found.mask)
 
 
 def _one_shows_more(fixed: PreparedImage, moving: PreparedImage) -> bool:
-    """Whether one of two images without masks shows so much more than the other one as a head is larger than its
-    brain, and both what can be a head."""
-    if fixed.mask is not None or moving.mask is not None:
-        return False
-    less, more = sorted(ImagedSubject(each.scaled).volume for each in (fixed, moving))
+    """Whether one of two images shows so much more than the other one, as far as their masks trust them, as a head is
+    larger than its brain, and both what can be a head."""
+    less, more = sorted(_shown(each) for each in (fixed, moving))
     return less > _LEAST_MM3 and _MUCH_MORE * less < more < _MOST_MM3
 
 
 def _two_heads(
-    fixed: PreparedImage, moving: PreparedImage, device: torch.device
+    fixed: PreparedImage, moving: PreparedImage, device: torch.device, max_memory: int | None
 ) -> tuple[PreparedImage, PreparedImage] | None:
     """Both with what is found in them; None where one is no head, or where there is no room to look."""
-    volumes = [ImagedSubject(each.scaled).volume for each in (fixed, moving)]
-    if not all(_LEAST_MM3 < volume < _MOST_MM3 for volume in volumes) or limits.free_memory() < _ROOM:
+    free = limits.free_memory() if max_memory is None else max_memory - limits.held_memory()
+    if free < _ROOM or not all(_LEAST_MM3 < _shown(each) < _MOST_MM3 for each in (fixed, moving)):
         return None
     try:
         seen = with_structures(fixed, device), with_structures(moving, device)
@@ -112,8 +111,12 @@ def _two_heads(
 def _around_the_brain(image: PreparedImage) -> float:
     """Of what an image shows, the share that lies outside the brain that was found in it."""
     assert image.anatomy is not None
-    shown = ImagedSubject(image.scaled).volume
-    return 1 - min(1.0, 1000 * image.anatomy.volumes["brain mask"] / shown)
+    return 1 - min(1.0, 1000 * image.anatomy.volumes["brain mask"] / _shown(image))
+
+
+def _shown(image: PreparedImage) -> float:
+    """Cubic mm."""
+    return ImagedSubject(image.scaled, image.mask).volume
 
 
 def _one_is_whole(*around: float) -> bool:

@@ -241,7 +241,9 @@ def _register(
     }
 
     def registered(request: SearchRequest, clock: Clock) -> Registration:
+        nonlocal a, b
         found, plan = search_in_room(request, a, b, clock, planned)
+        a, b = (replace(each, anatomy=seen) for each, seen in zip((a, b), found.anatomy, strict=True))
         # Only now: a back end that cannot compute here is given up on the way, and what adds up in any order is met.
         known = {"memory": plan.record(), "kernels": backend.name_for(place), **determinism(place)}
         return _registration(a, b, found, clock, about | known)

@@ -20,6 +20,7 @@ from stepwarp.registrar.contrast import Contrasts, MappedPair, better_side, cont
 from stepwarp.registrar.deformable import Deformation, as_deformation, level_edges, make_similarity, optimise
 from stepwarp.registrar.masks import pooled
 from stepwarp.registrar.subject import ImagedSubject, voxel_edge
+from stepwarp.segment import Segmentation
 from stepwarp.workflow.anatomy import structures_met, structures_taken_apart, with_doubted_anatomy
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.initial import Initial
@@ -61,7 +62,8 @@ class SearchRequest:
 class SearchResult:
     """What came of a plan. deformation: None for a linear registration. tried: None without a network. initial: the
     user's start, with what became of it. contrast: what the greys of the images have to do with each other, for
-    registration.json; None where nobody asked. steps: of the trace, if one was wanted."""
+    registration.json; None where nobody asked. steps: of the trace, if one was wanted. anatomy: what a
+    segmenter found in the fixed and in the moving image, None where nobody looked."""
 
     fit: LinearFit
     deformation: Deformation | None
@@ -71,6 +73,7 @@ class SearchResult:
     verdict: dict[str, Any]
     contrast: dict[str, Any] | None
     steps: tuple[TraceStep, ...]
+    anatomy: tuple[Segmentation | None, Segmentation | None] = (None, None)
 
 
 def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clock: Clock) -> SearchResult:
@@ -87,9 +90,10 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
             fit = _refined_in_one_contrast(plan, fixed, moving, _linear_fit(plan, fixed, moving, clock), clock)
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
-    if doubted and not plan.options.affine_only and not is_over(plan.deadline):
+    known = fixed.anatomy is not None and moving.anatomy is not None
+    if doubted and not known and not plan.options.affine_only and not is_over(plan.deadline):
         with clock.stage("structures"):
-            fixed, moving = with_doubted_anatomy(fixed, moving, plan.device)
+            fixed, moving = with_doubted_anatomy(fixed, moving, plan.device, plan.options.max_memory)
     pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder, others, doubted)
     given = plan.initial
     tried = None if plan.network is None else pair.attempt(plan.network)
@@ -105,13 +109,14 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     if seen is not None and others:
         notes.append(_said(seen, deformation))
     if deformation is not None and deformation.stopped in (_LOWERED, _TAKEN_APART):
-        notes.append(f"there is no deformation: {deformation.stopped}")
+        checks = [*checks, f"there is no deformation: {deformation.stopped}"]
     for each in (given, tried):
         if each is not None:
             notes, checks = [*notes, *each.notes], [*checks, *each.checks]
     verdict = judge(measures, notes, checks, multimodal=find_similarity(plan.recipe.deformable.similarity).multimodal)
     contrast = None if seen is None else seen.as_dict()
-    return SearchResult(fit, deformation, tried, given, measures, verdict, contrast, pair.steps())
+    anatomy = fixed.anatomy, moving.anatomy
+    return SearchResult(fit, deformation, tried, given, measures, verdict, contrast, pair.steps(), anatomy)
 
 
 def _linear_fit(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clock: Clock) -> LinearFit:

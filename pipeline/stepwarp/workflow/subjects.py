@@ -35,8 +35,8 @@ MaskSource = Any
 class PreparedImage:
     """One of the two images: as read, and as it is registered, with its mask: scaled, in RAS order.
 
-    anatomy: what a segmenter found in it, where that was asked for. found_mask: the mask on the image's grid, where it
-    is of the anatomy and not the user's."""
+    anatomy: what a segmenter found in it, where that was asked for. found_mask: the brain that it found on the image's
+    grid, where the mask is that, or what of the user's mask lies within it."""
 
     source: Source
     mask_source: MaskSource | None
@@ -83,8 +83,9 @@ def described_inputs(fixed: PreparedImage, moving: PreparedImage) -> dict[str, A
     described = {role: described_image(subject.source, subject.image) for role, subject in both.items()}
     for role, subject, name in zip(("fixed_mask", "moving_mask"), (fixed, moving), MASKS, strict=True):
         if subject.mask is not None:
-            file = _described_file(subject.mask_source) if subject.found_mask is None else {"found": name}
-            described[role] = file | {"excluded_of_subject": subject.masked_out}
+            file = {} if subject.mask_source is None else _described_file(subject.mask_source)
+            found = {} if subject.found_mask is None else {"found": name}
+            described[role] = file | found | {"excluded_of_subject": subject.masked_out}
     return described
 
 

@@ -118,8 +118,7 @@ def judge(
     text = f"{overlap:.0%} of the fixed subject has a partner inside the moving image"
     (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)
     _judge_linear(measures, fails, checks)
-    # What different contrasts and bias fields leave of the information is little, whatever lies on what.
-    _judge_information(measures, *((good, good) if _structures_meet(measures) else (fails, checks)), good)
+    _judge_information(measures, fails, checks, good)
     if "structures" in measures:
         _judge_structures(measures["structures"], fails, checks, good)
     if "similarity" in measures:
@@ -148,7 +147,9 @@ def _judge_information(measures: dict[str, Any], fails: list[str], checks: list[
     else:
         text += f" and {final:.2f} in the end"
     text += f" ({_OF_ITSELF})"
-    if linear < _LINEAR_INFORMATION_FAIL or final < _INFORMATION_FAIL:
+    if _structures_meet(measures):  # little may be left by different contrasts, or a bias, of what lies on each other
+        good.append(text)
+    elif linear < _LINEAR_INFORMATION_FAIL or final < _INFORMATION_FAIL:
         fails.append(f"{text}: too little to be the same anatomy in the same place")
     elif linear < _LINEAR_INFORMATION_CHECK or final < _INFORMATION_CHECK:
         checks.append(f"{text}: less than most pairs that are registered well")
@@ -196,6 +197,8 @@ def _judge_deformation(
     before, after = measures["similarity_affine"][similarity], measures["similarity"][similarity]
     what = of_similarities()[similarity].name
     text = f"the deformation {'lowered' if after < before else 'raised'} the {what} from {before:.2f} to {after:.2f}"
+    if after == before:
+        text = f"the {what} is {before:.2f} with the deformation and without it"
     lost, gained = after < before - _GAIN_CHECK, after >= before + _GAIN_CHECK or after >= _ALIKE[similarity]
     (fails if lost else good if gained else checks).append(text)
     smoothness = measures["regularity"]
