@@ -106,9 +106,11 @@ def _network() -> list[str]:
         for name in result["weights"]
     ]
     lines = [["", "nothing", *after], ["---"] * (len(after) + 2), without, *following]
+    commit = result["machine"]["commit"].split("-")[0]
     return [
         "What the network adds: mean Dice of the same pairs and processor seconds of the whole, followed by "
-        "([curve](benchmarks/results/network_time/curve.png)):",
+        f"([curve](benchmarks/results/network_time/curve.png); measured at {commit}, "
+        "later changes of presets and weights are in the table above):",
         "\n".join("| " + " | ".join(line) + " |" for line in lines),
     ]
 
