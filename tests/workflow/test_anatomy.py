@@ -152,8 +152,9 @@ def test_of_two_heads_that_show_as_much_nobody_asks_what_they_are(brains, whole,
         assert "structures" not in register(*pair, **asked).record["measures"]
 
 
+@pytest.mark.parametrize("similarity", ["auto", "mi"])
 def test_a_deformation_that_takes_structures_apart_is_dropped_where_contrasts_are_in_doubt(
-    brains, recipe, registration, heads, monkeypatch
+    brains, recipe, registration, heads, monkeypatch, similarity
 ):
     linear = []
 
@@ -164,7 +165,7 @@ def test_a_deformation_that_takes_structures_apart_is_dropped_where_contrasts_ar
     monkeypatch.setattr(anatomy, "_overlap", overlap)
     data = brains.moving.data
     other = Image(torch.where(data > 0.02, 1.05 - data / data.max(), 0.0), brains.moving.grid, "inverted")
-    found = register(brains.fixed, other, preset=recipe, threads=1)
+    found = register(brains.fixed, other, preset=recipe, threads=1, similarity=similarity)
     assert not found.warp.displacement.any()
     assert "took apart structures" in found.record["stopped"]
     assert any("took apart structures" in each for each in reasons(found))

@@ -84,7 +84,8 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
         fit = _linear_fit(plan, fixed, moving, clock)
         seen = _contrasts(plan, fixed, moving, fit.transform)
         others = seen is not None and not seen.alike
-        doubted = seen is not None and not seen.surely_alike
+        across = find_similarity(plan.recipe.deformable.similarity).multimodal
+        doubted = across if seen is None else not seen.surely_alike
         if others:
             plan = replace(plan, recipe=_across_contrasts(plan.recipe))
             fit = _refined_in_one_contrast(plan, fixed, moving, _linear_fit(plan, fixed, moving, clock), clock)
