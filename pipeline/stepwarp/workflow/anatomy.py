@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 
-from stepwarp import files, limits
+from stepwarp import limits
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.geometry import Image, LabelMap, Transform
@@ -16,7 +16,7 @@ from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
 from stepwarp.options import RegisterOptions
 from stepwarp.registrar.subject import ImagedSubject
-from stepwarp.registrar.weights import weights_path
+from stepwarp.registrar.weights import SHIPPED_SEGMENTERS
 from stepwarp.segment import HeadSegmenter, Segmentation, load_segmenter, segment
 from stepwarp.segment.segmenters import SHIPPED_SEGMENTER
 from stepwarp.workflow.clock import Clock
@@ -68,7 +68,7 @@ def with_doubted_anatomy(
 
 def with_structures(image: PreparedImage, device: torch.device) -> PreparedImage:
     """The image with what is found in it."""
-    return replace(image, anatomy=segment(image.image, _shipped(device)))
+    return replace(image, anatomy=segment(image.image, shipped_segmenter(device)))
 
 
 def _stripped(image: PreparedImage) -> PreparedImage:
@@ -123,8 +123,9 @@ def _one_is_whole(*around: float) -> bool:
     return min(around) < _AROUND < max(around)
 
 
-@lru_cache(maxsize=1)
-def _shipped(device: torch.device) -> HeadSegmenter:
+@cache
+def shipped_segmenter(device: torch.device) -> HeadSegmenter:
+    """Read once in a process, and kept."""
     return load_segmenter(device=device)
 
 
@@ -168,5 +169,5 @@ def require_head(found: Segmentation) -> None:
 
 def described_segmenter() -> dict[str, Any]:
     """The shipped segmenter as a record holds it."""
-    card = _shipped(torch.device("cpu")).header.card
-    return {"name": card.name, "sha256": files.sha256(weights_path(SHIPPED_SEGMENTER)), "licence": card.licence}
+    card = shipped_segmenter(torch.device("cpu")).header.card
+    return {"name": card.name, "sha256": SHIPPED_SEGMENTERS[SHIPPED_SEGMENTER], "licence": card.licence}

@@ -15,9 +15,9 @@ from stepwarp.kernels.precision import without_tf32
 from stepwarp.layout import MASK, SEGMENTATION, SEGMENTED, STRUCTURES, VOLUMES
 from stepwarp.machine import device_name
 from stepwarp.progress import Progress, silent
-from stepwarp.segment import Segmentation, load_segmenter, segment
+from stepwarp.segment import Segmentation, segment
 from stepwarp.version import __version__
-from stepwarp.workflow.anatomy import described_segmenter, require_head
+from stepwarp.workflow.anatomy import described_segmenter, require_head, shipped_segmenter
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, use_threads
 from stepwarp.workflow.result_folder import ResultFolder
@@ -97,7 +97,7 @@ def segment_image(
     used = use_threads(threads)
     clock, rules = Clock(progress, device=place), files.TrustRules.of(trust)
     with clock.stage("read"):
-        segmenter = load_segmenter(device=place)
+        segmenter = shipped_segmenter(place)
         image = files.as_image(source, trust=rules, unnamed="the image")
     with clock.stage("structures"):
         found = segment(image, segmenter)
