@@ -1,4 +1,5 @@
-"""Ways of spoiling a scan of a brain so that it cannot be registered, or should not be, with its labels spoilt alike.
+"""Ways of spoiling a scan of a brain, with its labels spoilt alike: so that it cannot be registered, or should not be
+(`TO_FAIL`), and so that it is harder and can be registered still (`HARDER`).
 
 Each takes a skull-stripped scan and its labels on one grid, and gives both back; the labels say where each region is
 in the spoilt image, all 0 where nothing of it is left."""
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from stepwarp.geometry import Grid, Image, LabelMap
+from stepwarp.geometry import Affine, Grid, Image, LabelMap
 
 Scan = tuple[Image, LabelMap]
 #: Labels of the cerebellum and of the brain stem beside it.
@@ -54,10 +55,7 @@ def half_empty(image: Image, labels: LabelMap) -> Scan:
 
 def cut_off(image: Image, labels: LabelMap) -> Scan:
     """The upper half outside of the field of view."""
-    n = _middle(image, 2)
-    data = image.data[:, :, :n].contiguous()
-    grid = Grid(tuple(data.shape), image.grid.affine)
-    return Image(data, grid, image.name), LabelMap(labels.data[:, :, :n].contiguous(), grid, labels.name)
+    return _slices(image, labels, 0, _middle(image, 2))
 
 
 def out_of_view(image: Image, labels: LabelMap) -> Scan:
@@ -127,14 +125,79 @@ def nearly_empty(image: Image, labels: LabelMap) -> Scan:
     return _like(image, values), _nowhere(labels)
 
 
-#: Title -> what is done to the moving image.
-WAYS: dict[str, Callable[[Image, LabelMap], Scan]] = {
+def sphere(image: Image, labels: LabelMap) -> Scan:
+    """A ball as large as the brain, of one grey with a soft edge."""
+    return _solid(image, labels, round_=True)
+
+
+def ellipsoid(image: Image, labels: LabelMap) -> Scan:
+    """An egg as long, as wide and as high as the brain, of one grey with a soft edge."""
+    return _solid(image, labels, round_=False)
+
+
+def its_mask(image: Image, labels: LabelMap) -> Scan:
+    """The mask of the brain in place of the image of it: a slip of the hand."""
+    return _like(image, (image.data > 0).float()), _nowhere(labels)
+
+
+def ball_of_noise(image: Image, labels: LabelMap) -> Scan:
+    """White noise within a ball as large as the brain."""
+    values = torch.from_numpy(_random(image).random(image.grid.shape)).float()
+    return _like(image, torch.where(_distance(image, round_=True) < 1, values, 0)), _nowhere(labels)
+
+
+def mesh_of_caves(image: Image, labels: LabelMap) -> Scan:
+    """Bright walls around dark holes of about a centimetre, within the outline of the brain."""
+    values = torch.from_numpy(gaussian_filter((_texture(image, 2.5) > 0).astype(float), 0.7)).float()
+    return _like(image, torch.where(image.data > 0, 0.2 + values, 0)), _nowhere(labels)
+
+
+def slab(image: Image, labels: LabelMap) -> Scan:
+    """The middle third of the brain's slices, the rest outside of the field of view."""
+    slices = (image.data > 0).flatten(0, 1).any(0).nonzero()
+    first, last = int(slices[0]), int(slices[-1]) + 1
+    third = (last - first) // 3
+    return _slices(image, labels, first + third, last - third)
+
+
+def folded_greys(image: Image, labels: LabelMap) -> Scan:
+    """|x - .6| of the greys: no rising and no falling line leads from the one contrast to the other."""
+    brain = image.data > 0
+    greys = image.data / image.data[brain].quantile(0.995)
+    return _like(image, torch.where(brain, 0.05 + (greys - 0.6).abs(), 0)), labels
+
+
+def bias(image: Image, labels: LabelMap) -> Scan:
+    """Three times as bright at one side as at the other, as from a coil at the surface."""
+    return _brighter(image, 3), labels
+
+
+def strong_bias(image: Image, labels: LabelMap) -> Scan:
+    """Ten times as bright at one side as at the other."""
+    return _brighter(image, 10), labels
+
+
+def noisy(image: Image, labels: LabelMap) -> Scan:
+    """Rician noise of a tenth of the brain's brightness, in the air as well."""
+    return _with_noise(image, 0.1), labels
+
+
+def very_noisy(image: Image, labels: LabelMap) -> Scan:
+    """The same, of a fifth."""
+    return _with_noise(image, 0.2), labels
+
+
+def thresholded(image: Image, labels: LabelMap) -> Scan:
+    """What is darker than half of the brightest set to 0: cortex and ventricles have holes."""
+    brain = image.data[image.data > 0]
+    return _like(image, torch.where(image.data > 0.5 * brain.quantile(0.99), image.data, 0)), labels
+
+
+#: Title -> what is done to the moving image, of which no registration can come. The first one is told from a whole
+#: brain by nothing but the knowledge which side is which.
+TO_FAIL: dict[str, Callable[[Image, LabelMap], Scan]] = {
     "left and right exchanged": mirrored,
-    "turned by 90 degrees": turned,
-    "contrast inverted": inverted,
-    "contrast inverted, turned by 90 degrees": inverted_and_turned,
     "a half set to 0": half_empty,
-    "upper half outside the field of view": cut_off,
     "shifted out of view": out_of_view,
     "strong ghost": ghosted,
     "cerebellum alone": cerebellum_alone,
@@ -142,7 +205,77 @@ WAYS: dict[str, Callable[[Image, LabelMap], Scan]] = {
     "white noise": noise,
     "noise in the brain's shape": noise_in_its_shape,
     "nearly empty": nearly_empty,
+    "sphere": sphere,
+    "ellipsoid": ellipsoid,
+    "its mask": its_mask,
+    "ball of noise": ball_of_noise,
+    "mesh of caves": mesh_of_caves,
 }
+#: The same, of which one can.
+HARDER: dict[str, Callable[[Image, LabelMap], Scan]] = {
+    "turned by 90 degrees": turned,
+    "contrast inverted": inverted,
+    "contrast inverted, turned by 90 degrees": inverted_and_turned,
+    "contrast folded": folded_greys,
+    "upper half outside the field of view": cut_off,
+    "a third of the slices": slab,
+    "bias of 3": bias,
+    "bias of 10": strong_bias,
+    "noise, SNR 10": noisy,
+    "noise, SNR 5": very_noisy,
+    "thresholded": thresholded,
+}
+#: Title -> (degrees, mm) by which the fixed head is nodded and pushed before it meets the moving one, where the linear
+#: part is kept as it is.
+WRONG_STARTS = {"start 25 mm beside, kept": (0, 25), "start turned by 25 degrees, kept": (25, 0)}
+
+
+def wrong_start(right: Affine, fixed: Grid, degrees: float, mm: float) -> Affine:
+    """So far beside the right linear transform, fixed world -> moving world."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    shift = fixed.centre - turn @ fixed.centre + np.array([0, mm, 0])
+    return right.after_affine(Affine(np.column_stack([turn, shift])))
+
+
+def _distance(image: Image, *, round_: bool) -> torch.Tensor:
+    """From the centre of what is shown, 1 at the edge of a ball as large as it, or of an egg as long each way."""
+    inside = (image.data > 0).nonzero().double()
+    centre = inside.mean(0)
+    lengths = inside.amax(0) - inside.amin(0)
+    # A ball has pi / 6 of its box, as a brain about has.
+    radii = (lengths.prod() ** (1 / 3) if round_ else lengths) / 2
+    places = torch.stack(torch.meshgrid(*(torch.arange(n).double() for n in image.grid.shape), indexing="ij"), -1)
+    return ((places - centre) / radii).norm(dim=-1)
+
+
+def _solid(image: Image, labels: LabelMap, *, round_: bool) -> Scan:
+    values = gaussian_filter((_distance(image, round_=round_) < 1).double().numpy(), 0.7)
+    return _like(image, torch.from_numpy(values).float()), _nowhere(labels)
+
+
+def _slices(image: Image, labels: LabelMap, first: int, last: int) -> Scan:
+    """The slices first to last - 1 of the third axis, where they lie."""
+    data = image.data[:, :, first:last].contiguous()
+    affine = image.grid.affine.copy()
+    affine[:-1, -1] = image.grid.world(np.array([0, 0, first]))
+    grid = Grid(tuple(data.shape), affine)
+    return Image(data, grid, image.name), LabelMap(labels.data[:, :, first:last].contiguous(), grid, labels.name)
+
+
+def _brighter(image: Image, times: float) -> Image:
+    """So many times as bright at the back as at the front of what is shown, evenly on a scale of logarithms."""
+    shown = (image.data > 0).any(2).any(0).nonzero()
+    first, last = int(shown[0]), int(shown[-1])
+    share = ((torch.arange(image.grid.shape[1]) - first) / (last - first)).clamp(0, 1)
+    return _like(image, image.data * times ** -share[:, None])
+
+
+def _with_noise(image: Image, share: float) -> Image:
+    """With complex noise whose parts have so much of the brain's mean for a standard deviation."""
+    sigma = share * float(image.data[image.data > 0].mean())
+    real, imaginary = torch.from_numpy(_random(image).normal(0, sigma, (2, *image.grid.shape))).float()
+    return _like(image, ((image.data + real) ** 2 + imaginary**2).sqrt())
 
 
 def _like(of: Image | LabelMap, data: torch.Tensor) -> Image | LabelMap:

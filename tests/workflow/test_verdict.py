@@ -16,6 +16,7 @@ from stepwarp.workflow.verdict import judge, lowered, measure
 GOOD = {
     "subject_voxels": 10000,
     "overlap": 1.0,
+    "overlap_of_moving": 1.0,
     "volume_ratio": 1.1,
     "stretch": 1.1,
     "subject_mm": 150.0,
@@ -31,7 +32,10 @@ GOOD = {
     },
     "inverse_residual": {"count": 1000, "mean_mm": 0.02, "median_mm": 0.02, "p95_mm": 0.05, "max_mm": 0.2},
 }
-LINEAR = {key: GOOD[key] for key in ("subject_voxels", "overlap", "volume_ratio", "stretch", "similarity_affine")}
+LINEAR = {
+    key: GOOD[key]
+    for key in ("subject_voxels", "overlap", "overlap_of_moving", "volume_ratio", "stretch", "similarity_affine")
+}
 LINEAR["information"] = {"mm": 4.0, "affine": 0.14}
 
 
@@ -77,7 +81,7 @@ def test_images_that_do_not_meet_fail(brains):
     away = Affine(np.column_stack([np.eye(3), (500.0, 0.0, 0.0)]))
     verdict = judge(measure(fixed, moving, away, None, None))
     assert verdict["status"] == "fail"
-    assert verdict["reasons"][0] == "0% of the fixed subject has a partner inside the moving image"
+    assert verdict["reasons"][0].startswith("0% of the fixed subject has a partner inside the moving image, and 0%")
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +168,6 @@ def test_good_measures_pass(measures):
 @pytest.mark.parametrize(
     ("path", "value", "status", "reason"),
     [
-        ("overlap", 0.89, "check", "89% of the fixed subject"),
-        ("overlap", 0.49, "fail", "49% of the fixed subject"),
         ("volume_ratio", 0.3, "check", "makes the fixed subject 0.30 times as large"),
         ("volume_ratio", 2.5, "check", "makes the fixed subject 2.50 times as large"),
         ("volume_ratio", -1.0, "fail", "the linear transform mirrors the subject"),
@@ -189,6 +191,22 @@ def test_each_limit_names_its_reason_first(path, value, status, reason):
     verdict = judge(with_(path, value))
     assert verdict["status"] == status
     assert reason in verdict["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    ("of_fixed", "of_moving", "status"),
+    [
+        (0.89, 0.89, "check"),
+        (0.49, 0.49, "fail"),
+        (0.2, 0.95, "pass"),
+        (0.2, 0.6, "check"),
+        (0.95, 0.2, "pass"),
+    ],
+)
+def test_the_smaller_subject_must_have_partners(of_fixed, of_moving, status):
+    verdict = judge(GOOD | {"overlap": of_fixed, "overlap_of_moving": of_moving})
+    assert verdict["status"] == status
+    assert any(f"{of_fixed:.0%} of the fixed subject" in each for each in verdict["reasons"])
 
 
 def test_of_different_contrasts_the_information_tells_gain_and_loss_not_the_correlation():
@@ -218,7 +236,7 @@ def test_brains_that_were_alike_before_need_no_gain():
 
 
 def test_the_worst_reason_comes_first():
-    measures = with_("overlap", 0.8)
+    measures = with_("overlap", 0.8) | {"overlap_of_moving": 0.8}
     measures["regularity"]["corner_folds"] = {"count": 900, "share": 0.09}
     verdict = judge(measures)
     assert verdict["status"] == "fail"

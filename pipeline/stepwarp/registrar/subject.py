@@ -107,17 +107,17 @@ class ImagedSubject:
         """Means over blocks, and the share of each that may be trusted, None for all: (1, 1, *grid of the blocks).
 
         Beyond the image is background, which is known as well as the image, except where the subject goes on there."""
-        return pooled(_laid_out(self.image.data.to(device), blocks), self._known(blocks, device), blocks.factors)
+        return pooled(_laid_out(self.image.data.to(device), blocks), self.known(blocks, device), blocks.factors)
 
     def known_volume(self, blocks: Blocks) -> float:
         """Cubic mm of what may be trusted of the blocks."""
-        known = self._known(blocks, self.image.data.device)
+        known = self.known(blocks, self.image.data.device)
         voxels = math.prod(blocks.shape_in_voxels) if known is None else float(known.sum())
         return voxels * abs(float(np.linalg.det(self.grid.linear)))
 
-    def _known(self, blocks: Blocks, device: torch.device | str) -> Tensor | None:
-        """1 for the blocks' voxels that may be trusted: not beyond a cut, nor outside the mask, which goes on as it
-        ends. None where all may."""
+    def known(self, blocks: Blocks, device: torch.device | str) -> Tensor | None:
+        """(*voxels of the blocks): 1 for those that may be trusted, not beyond a cut, nor outside the mask,
+        which goes on as it ends. None where all may."""
         known = None
         if self.mask is not None:
             known = self.mask.data.to(device).float()

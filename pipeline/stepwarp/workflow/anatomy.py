@@ -51,8 +51,8 @@ def with_anatomy(
         return fixed, moving, []
     if options.strip is None and _one_shows_more(fixed, moving):
         with clock.stage("structures"):
-            seen = _two_heads(fixed, moving, device, options.max_memory)
-            if seen is not None and _one_is_whole(*(_around_the_brain(each) for each in seen)):
+            seen = _looked_at(fixed, moving, device, options.max_memory)
+            if all(_is_head(each) for each in seen) and _one_is_whole(*(_around_the_brain(each) for each in seen)):
                 said = "one image shows a whole head and the other one a stripped one: they were compared where their "
                 said += "brains are (--no-strip compares all that they show)"
                 return _stripped(seen[0]), _stripped(seen[1]), [said]
@@ -62,8 +62,10 @@ def with_anatomy(
 def with_doubted_anatomy(
     fixed: PreparedImage, moving: PreparedImage, device: torch.device, max_memory: int | None
 ) -> tuple[PreparedImage, PreparedImage]:
-    """Both images with what is found in them, where they are heads: of a pair whose greys do not tell how far to go."""
-    return _two_heads(fixed, moving, device, max_memory) or (fixed, moving)
+    """Both images with what is found in them, where one of them at least is a head: of a pair whose greys do not tell
+    how far to go."""
+    seen = _looked_at(fixed, moving, device, max_memory)
+    return seen if any(_is_head(each) for each in seen) else (fixed, moving)
 
 
 def with_structures(image: PreparedImage, device: torch.device) -> PreparedImage:
@@ -93,19 +95,21 @@ def _one_shows_more(fixed: PreparedImage, moving: PreparedImage) -> bool:
     return less > _LEAST_MM3 and _MUCH_MORE * less < more < _MOST_MM3
 
 
-def _two_heads(
+def _looked_at(
     fixed: PreparedImage, moving: PreparedImage, device: torch.device, max_memory: int | None
-) -> tuple[PreparedImage, PreparedImage] | None:
-    """Both with what is found in them; None where one is no head, or where there is no room to look."""
+) -> tuple[PreparedImage, PreparedImage]:
+    """Both with what is found in them; as they are where neither is as large as a head, or there is no room to look."""
     free = limits.free_memory() if max_memory is None else max_memory - limits.held_memory()
-    if free < _ROOM or not all(_LEAST_MM3 < _shown(each) < _MOST_MM3 for each in (fixed, moving)):
-        return None
+    if free < _ROOM or not any(_LEAST_MM3 < _shown(each) < _MOST_MM3 for each in (fixed, moving)):
+        return fixed, moving
     try:
-        seen = with_structures(fixed, device), with_structures(moving, device)
+        return with_structures(fixed, device), with_structures(moving, device)
     except InputError:  # nobody asked: what cannot be looked at is not looked at
-        return None
-    heads = [each.anatomy.head for each in seen if each.anatomy is not None]
-    return seen if all(head.why_not is None for head in heads) else None
+        return fixed, moving
+
+
+def _is_head(image: PreparedImage) -> bool:
+    return image.anatomy is not None and image.anatomy.head.why_not is None
 
 
 def _around_the_brain(image: PreparedImage) -> float:

@@ -25,9 +25,15 @@ from stepwarp.registrar.subject import SHOWN, ImagedSubject, voxel_edge
 #: in a head, nearly the same for every scanner's.
 _INFORMATION_ACROSS = 44
 
-#: Limits of a result that needs no second look, and of one that must not be used. Folds are corner folds inside the
-#: subject. The limits of stretch, information and change of volume lie between the registered and the spoilt training
-#: pairs of benchmarks/verdicts.py.
+#: Voxels around the moving subject, and around where the affine brings the fixed one, that are background as well as
+#: those of the image: a deformation goes no further.
+_BEYOND = 8
+#: A voxel that is read from known ones alone, but for rounding.
+_WHOLLY = 0.999
+
+#: Limits of a result that needs no second look, and of one that must not be used. The overlap is that of the smaller
+#: subject. Folds are corner folds inside the subject. The limits of stretch, information and change of volume lie
+#: between the registered and the spoilt training pairs of benchmarks/verdicts.py.
 _OVERLAP_FAIL, _OVERLAP_CHECK = 0.5, 0.9
 FOLD_SHARE_FAIL = 1e-3
 #: Of the subject's size: half a millimetre in a head of 175 mm, .43 in a brain.
@@ -60,14 +66,15 @@ def measure(
 ) -> dict[str, Any]:
     """Similarity at each stage, regularity, inverse residual and overlap, inside the fixed subject (and mask).
 
-    fixed, moving: scaled to 0..1, as they were registered. Similarity also leaves out what has a partner that the
-    moving mask excludes."""
+    fixed, moving: scaled to 0..1, as they were registered. Similarity and information also leave out what has a partner
+    that the moving mask excludes, or that lies beyond where the moving image cuts the subject."""
     inside = foreground(fixed, fixed_mask)
     transform: Transform = affine if deformation is None else Composition.of(affine, deformation.warp)
-    trusted = _trusted(fixed, fixed_mask, moving_mask, affine, transform)
+    subject = ImagedSubject(fixed, fixed_mask)
+    trusted = _trusted(subject, ImagedSubject(moving, moving_mask), affine, transform)
     compared = inside if trusted is None else foreground(fixed, trusted)
     moved = moving.warp(affine, fixed.grid)
-    size = ImagedSubject(fixed, fixed_mask).size
+    size = subject.size
     edge = voxel_edge(size, _INFORMATION_ACROSS, float(fixed.grid.spacing.min()))
     stretches = np.linalg.svd(affine.matrix[:-1, :-1], compute_uv=False)
     result: dict[str, Any] = {
@@ -78,6 +85,7 @@ def measure(
         "volume_ratio": round(float(np.linalg.det(affine.matrix[:-1, :-1])), 5),
         "stretch": round(float(stretches[0] / stretches[-1]), 5),
         "overlap": _overlap(fixed, moving, transform, inside),
+        "overlap_of_moving": _overlap(moving, fixed, affine.inverse(), foreground(moving, moving_mask)),
     }
     if deformation is not None:
         warp, inverse_warp = deformation.warp, deformation.inverse_warp
@@ -114,9 +122,7 @@ def judge(
     fails: list[str] = []
     checks = [*checks]
     good = [*notes]
-    overlap = measures["overlap"]
-    text = f"{overlap:.0%} of the fixed subject has a partner inside the moving image"
-    (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)
+    _judge_overlap(measures["overlap"], measures["overlap_of_moving"], fails, checks, good)
     _judge_linear(measures, fails, checks)
     _judge_information(measures, fails, checks, good)
     if "structures" in measures:
@@ -125,6 +131,15 @@ def judge(
         _judge_deformation(measures, "mutual_information" if multimodal else "lncc", fails, checks, good)
     status = "fail" if fails else "check" if checks else "pass"
     return {"status": status, "reasons": fails + checks + good}
+
+
+def _judge_overlap(of_fixed: float, of_moving: float, fails: list[str], checks: list[str], good: list[str]) -> None:
+    """By the smaller subject: of a slab onto a whole brain, all of the slab has a partner."""
+    text = f"{of_fixed:.0%} of the fixed subject has a partner inside the moving image"
+    if of_fixed < _OVERLAP_CHECK:
+        text += f", and {of_moving:.0%} of the moving subject one inside the fixed image"
+    overlap = max(of_fixed, of_moving)
+    (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)
 
 
 def _judge_linear(measures: dict[str, Any], fails: list[str], checks: list[str]) -> None:
@@ -215,20 +230,23 @@ def _judge_deformation(
     (checks if residual > _RESIDUAL_CHECK * measures["subject_mm"] else good).append(text)
 
 
-def _overlap(fixed: Image, moving: Image, transform: Transform, inside: Tensor) -> float:
-    """The share of the fixed subject that the transform sends into the moving image's box."""
-    box = Image(torch.ones_like(moving.data), moving.grid)
-    return round(float(box.warp(transform, fixed.grid).data[inside].mean()), 5)
+def _overlap(image: Image, other: Image, transform: Transform, inside: Tensor) -> float:
+    """The share of an image's subject that the transform sends into the other one's box."""
+    box = Image(torch.ones_like(other.data), other.grid)
+    return round(float(box.warp(transform, image.grid).data[inside].mean()), 5)
 
 
-def _trusted(fixed: Image, fixed_mask: Image | None, moving_mask: Image | None, *transforms: Transform) -> Image | None:
-    """Where on the fixed grid no mask forbids to compare, under none of the transforms; None without masks."""
-    if moving_mask is None:
-        return fixed_mask
-    excluded = Image((moving_mask.data == 0).float(), moving_mask.grid)
-    trusted = torch.ones_like(fixed.data) if fixed_mask is None else (fixed_mask.data > 0).float()
-    for transform in transforms:
-        trusted = torch.where(excluded.warp(transform, fixed.grid).data > 0, 0, trusted)
+def _trusted(fixed: ImagedSubject, moving: ImagedSubject, affine: Affine, transform: Transform) -> Image | None:
+    """Where on the fixed grid the images may be compared, under neither of the transforms with what the moving one does
+    not know; None for everywhere."""
+    if moving.mask is None and not moving.cut.any():
+        return fixed.mask
+    blocks = moving.blocks((1,) * moving.grid.ndim, _BEYOND, around=affine(fixed.outline()))
+    known = moving.known(blocks, moving.image.data.device)
+    assert known is not None
+    trusted = torch.ones_like(fixed.image.data) if fixed.mask is None else (fixed.mask.data > 0).float()
+    for each in {affine, transform}:
+        trusted = torch.where(Image(known, blocks.grid).warp(each, fixed.grid).data < _WHOLLY, 0, trusted)
     return Image(trusted, fixed.grid)
 
 
