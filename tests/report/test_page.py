@@ -147,6 +147,17 @@ def test_views_keep_the_proportions_of_the_voxels():
     assert aspects == pytest.approx({"axial": 80 / 96, "coronal": 80 / 108, "sagittal": 96 / 108}, abs=1e-3)
 
 
+def test_a_brain_beside_a_whole_head_is_as_bright_as_the_brain_in_it():
+    random = np.random.default_rng(0)
+    brain = np.zeros((40, 40, 40))
+    brain[10:30, 10:30, 10:30] = random.uniform(0.5, 1, (20, 20, 20))
+    head = np.where(brain > 0, brain, random.uniform(1, 3, brain.shape))
+    tone = Tone(head)
+    inside = brain > 0
+    np.testing.assert_allclose(tone.matched(head, 7 * brain)(7 * brain)[inside], tone(head)[inside], atol=0.03)
+    assert tone.matched(head, 7 * brain)(np.zeros(1)) == 0
+
+
 def test_moving_intensities_are_matched_to_the_fixed_ones():
     grid = grid_of("RAS")
     fixed = Image(torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)) * ball(grid), grid, "fixed")
@@ -275,7 +286,7 @@ def test_pictures_of_intensities_far_from_1_are_those_of_others(size):
     values = 10 * np.random.default_rng(0).random((12, 12, 12))
     tone = Tone(values * size)
     np.testing.assert_allclose(tone(values * size), Tone(values)(values), atol=1e-3)
-    np.testing.assert_allclose(Tone(values)(values), Tone(values, like=tone)(values), atol=1e-3)
+    np.testing.assert_allclose(Tone(values)(values), tone.matched(values * size, values)(values), atol=1e-3)
     grid = Grid.isotropic((12, 12, 12))
     pictures = [Image(torch.from_numpy(each), grid)._repr_png_() for each in (values, values * size)]
     shown = [np.asarray(Picture.open(BytesIO(each)), float) for each in pictures]

@@ -86,7 +86,7 @@ class Scene:
             key: (name, self.turned.turn(image.data)) for key, (name, image) in states.items() if image is not None
         }
         self._fixed_tone = Tone(self.fixed)
-        self._moving_tone = Tone(self.moving["moved"][1], like=self._fixed_tone)
+        self._moving_tone = self._fixed_tone.matched(self.fixed, self.moving["moved"][1])
         self.centre = centre_of_mass(self.fixed, self._fixed_tone)
 
     def fixed_slice(self, view: View, index: int | None = None) -> np.ndarray:

@@ -27,28 +27,44 @@ LONGEST = 320
 
 
 class Tone:
-    """A monotone map of an image's intensities to the 0..1 that all pictures share.
+    """A monotone map of an image's intensities to the 0..1 that all pictures share: its robust window becomes that."""
 
-    The fixed image's robust window becomes 0..1; the moving image's quantiles become those of the fixed image, so that
-    the two can be subtracted and flickered."""
-
-    def __init__(self, values: np.ndarray, like: Tone | None = None) -> None:
+    def __init__(self, values: np.ndarray) -> None:
         self.unit = magnitude(values)
-        self.quantiles = _quantiles(values / self.unit)
-        if like is None:
-            low, high = self.quantiles[[0, -1]]
-            self.targets = (self.quantiles - low) / max(high - low, np.finfo(float).tiny)
+        sample = _thinned(values)
+        self.quantiles = _quantiles(sample[_shown(sample)] / self.unit)
+        low, high = self.quantiles[[0, -1]]
+        self.targets = (self.quantiles - low) / max(high - low, np.finfo(float).tiny)
+
+    def matched(self, own: np.ndarray, other: np.ndarray) -> Tone:
+        """That of another image on the grid of this tone's own: its quantiles become those of the own one, so that the
+        two can be subtracted and flickered. As far as both show something: a brain beside a whole head is as bright as
+        the brain in it."""
+        tone = Tone(other)
+        fixed, moving = _thinned(own), _thinned(other)
+        both = _shown(fixed) & _shown(moving)
+        if both.any():
+            tone.quantiles = _quantiles(moving[both] / tone.unit)
+            tone.targets = self(_quantiles(fixed[both] / self.unit) * self.unit)
+            tone.targets[0] = 0  # the darkest is black, as what lies around the subject
         else:
-            self.targets = like.targets
+            tone.targets = self.targets
+        return tone
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Intensities -> 0..1, float64; a value that is not a number becomes 0."""
         return np.interp(np.nan_to_num(values / self.unit), self.quantiles, self.targets)
 
 
-def _quantiles(values: np.ndarray) -> np.ndarray:
-    sample = values[tuple(slice(None, None, s) for s in thinning(values.shape))]
-    sample = sample[np.isfinite(sample) & (sample != 0)]
+def _thinned(values: np.ndarray) -> np.ndarray:
+    return values[tuple(slice(None, None, s) for s in thinning(values.shape))]
+
+
+def _shown(sample: np.ndarray) -> np.ndarray:
+    return np.isfinite(sample) & (sample != 0)
+
+
+def _quantiles(sample: np.ndarray) -> np.ndarray:
     quantiles = np.percentile(sample, LEVELS) if sample.size else np.zeros_like(LEVELS)
     if quantiles[0] == quantiles[-1]:  # one intensity, such as a mask's: its window starts at the background
         quantiles[0] = min(quantiles[0], 0)
