@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from stepwarp.errors import InputError
+from stepwarp.printable import counted
 
 
 class Strict(BaseModel):
@@ -41,8 +42,8 @@ def first_problem(error: ValidationError) -> str:
     """The first complaint of pydantic in one line, with its place and how many follow."""
     first, *others = error.errors(include_url=False)
     place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" ({len(others)} more like it)" if others else ""
+    message = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+    more = f" (and {counted(len(others), 'other problem')})" if others else ""
     return f"{f'{place}: ' if place else ''}{message}{more}."
 
 

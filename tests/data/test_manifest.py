@@ -274,6 +274,15 @@ def test_broken_files_are_named(tmp_path, text, problem):
     assert "\n" not in str(caught.value)
 
 
+def test_a_table_is_no_manifest_and_it_is_said_how_it_becomes_one(tmp_path):
+    table = tmp_path / "pairs.csv"
+    table.write_text("fixed,moving\na.nii.gz,b.nii.gz\n")
+    with pytest.raises(
+        InputError, match=r"pairs\.csv: is a table.*stepwarp manifest make pairs\.csv --out pairs\.json"
+    ):
+        read_manifest(table)
+
+
 def test_a_manifest_is_found_by_path_or_name(tmp_path, monkeypatch):
     (tmp_path / "small.json").write_text(json.dumps(SMALL))
     assert read_manifest(tmp_path / "small.json") == Manifest.model_validate(SMALL)

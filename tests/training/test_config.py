@@ -94,7 +94,7 @@ def test_a_setting_that_makes_no_sense_is_refused(small, override, hint):
         ("a: 1\na: 2", "'a' stands twice"),
         ("- 1", "holds no settings"),
         ("", "holds no settings"),
-        ("name: x", "Field required"),
+        ("name: x", "is missing (and 3 other problems)"),
         ("!!python/object/apply:os.system [ls]", "is no YAML"),
     ],
 )

@@ -31,6 +31,8 @@ Role = Literal["image", "labels", "mask", "landmarks"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _LARGEST_FILE = 64 * 2**20
+#: Lists that others write, of which a manifest can be made.
+_TABLES = {".csv", ".tsv"}
 _ID = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 
 
@@ -233,6 +235,11 @@ def read_manifest(source: str | Path) -> Manifest:
 
     Raises InputError, one line that names file, place and problem, for anything that is no manifest."""
     path = manifest_path(source)
+    if path.suffix.lower() in _TABLES:
+        raise InputError(
+            f"{path}: is a table, and no manifest. Make one of it: stepwarp manifest make {path.name} --out "
+            f"{path.stem}.json"
+        )
     try:
         return Manifest.model_validate(read_json(path, _LARGEST_FILE, "manifest"))
     except ValidationError as error:
