@@ -6,7 +6,7 @@ import torch
 
 from stepwarp.errors import InputError
 from stepwarp.files import read_image
-from stepwarp.geometry import Grid, Image
+from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.segment import Segmentation, load_segmenter, segment
 from stepwarp.segment.segmentation import one_piece
 
@@ -82,6 +82,19 @@ def test_images_of_any_size_are_segmented_on_their_own_grid(tiny, one_thread, sh
     assert found.structures.grid == found.mask.grid == image.grid
     assert found.probabilities.shape[1:] == found.grid.shape
     torch.testing.assert_close(found.probabilities.sum(0), torch.ones(found.grid.shape))
+
+
+def test_a_head_that_lies_otherwise_is_seen_upright_where_that_is_known(tiny, one_thread):
+    straight = Image(
+        torch.rand(30, 26, 28, generator=torch.Generator().manual_seed(1)), Grid.isotropic((30, 26, 28), 2.0)
+    )
+    turn = Affine(np.array([[1.0, 0, 0, 5], [0, 0, -1, 20], [0, 1, 0, -9]]))
+    lying = Image(straight.data, Grid(straight.grid.shape, turn.matrix @ straight.grid.affine), "lying")
+    expected, found = segment(straight, tiny), segment(lying, tiny, turn.inverse())
+    torch.testing.assert_close(found.probabilities, expected.probabilities)
+    assert np.allclose(found.grid.affine, turn.matrix @ expected.grid.affine)
+    assert torch.equal(found.structures.data, expected.structures.data)
+    assert not torch.equal(segment(lying, tiny).structures.data, expected.structures.data)
 
 
 def test_what_is_larger_than_the_training_s_images_is_looked_at_again_around_the_brain(tiny, one_thread, monkeypatch):

@@ -24,17 +24,17 @@ HEAD, NONE = Head(0.9, 1.0, 2.0, 1200.0), Head(0.4, 0.3, 40.0, 2199.0)
 
 @pytest.fixture
 def heads(monkeypatch):
-    """A segmenter that tells dark from bright tissue; `[name]` says what the image of that name is taken for."""
+    """A segmenter that tells dark from bright tissue; `[name]` says what the image of that name is taken for, as it
+    lies. One that is laid otherwise is a head."""
     taken = {}
 
-    class Seen(Segmentation):
-        head = property(lambda self: taken.get(self.image.name, HEAD))
-
-    def segment(image, segmenter):
+    def segment(image, segmenter, upright=None):
         bright = image.data / image.data.max()
         classes = (bright > 0.2).long() + (bright > 0.6).long()
         probabilities = torch.nn.functional.one_hot(classes, 1 + len(KNOWN)).movedim(-1, 0).float()
-        return Seen(image, KNOWN, probabilities, image.grid)
+        found = Segmentation(image, KNOWN, probabilities, image.grid)
+        found.__dict__["head"] = HEAD if upright is not None else taken.get(image.name, HEAD)
+        return found
 
     monkeypatch.setattr(anatomy, "segment", segment)
     return taken
@@ -152,6 +152,25 @@ def test_of_two_heads_that_show_as_much_nobody_asks_what_they_are(brains, whole,
         assert "structures" not in register(*pair, **asked).record["measures"]
 
 
+def inverted(image, name):
+    data = image.data
+    return Image(torch.where(data > 0.02, 1.05 - data / data.max(), 0.0), image.grid, name)
+
+
+@pytest.mark.parametrize("lying", ["fixed", "moving"])
+def test_a_head_that_lies_otherwise_than_its_header_says_is_known_once_it_is_laid_beside_the_other(
+    brains, recipe, heads, lying
+):
+    turn = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    pair = {"fixed": brains.fixed, "moving": inverted(brains.moving, "inverted")}
+    image = pair[lying]
+    pair[lying] = Image(image.data, Grid(image.grid.shape, turn @ image.grid.affine), image.name)
+    heads[image.name] = NONE
+    met = register(**pair, preset=recipe, threads=1, escalate=False).record["measures"]["structures"]
+    assert met[lying]["is_head"]
+    assert "final" in met
+
+
 @pytest.mark.parametrize("similarity", ["auto", "mi"])
 def test_a_deformation_that_takes_structures_apart_is_dropped_where_contrasts_are_in_doubt(
     brains, recipe, registration, heads, monkeypatch, similarity
@@ -163,8 +182,7 @@ def test_a_deformation_that_takes_structures_apart_is_dropped_where_contrasts_ar
         return 0.9 if np.abs(way(brains.points) - linear[0](brains.points)).max() < 0.01 else 0.8
 
     monkeypatch.setattr(anatomy, "_overlap", overlap)
-    data = brains.moving.data
-    other = Image(torch.where(data > 0.02, 1.05 - data / data.max(), 0.0), brains.moving.grid, "inverted")
+    other = inverted(brains.moving, "inverted")
     found = register(brains.fixed, other, preset=recipe, threads=1, similarity=similarity)
     assert not found.warp.displacement.any()
     assert "took apart structures" in found.record["stopped"]

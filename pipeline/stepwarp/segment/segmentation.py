@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -43,7 +43,7 @@ class Segmentation:
     probabilities : Tensor
         (1 + structures, *grid), of each class at each voxel of the network's grid, float32 on the CPU.
     grid : Grid
-        The network's, in RAS order.
+        The network's, its axes those of an upright head.
     """
 
     image: Image
@@ -114,7 +114,7 @@ class Segmentation:
         return tuple(slice(*ends) for ends in zip(first, last, strict=True))
 
 
-def segment(image: Image, segmenter: HeadSegmenter) -> Segmentation:
+def segment(image: Image, segmenter: HeadSegmenter, upright: Affine | None = None) -> Segmentation:
     """The structures of a head in an image of any contrast, spacing and orientation, whole or skull-stripped.
 
     The header has to say rightly which way is up and how large voxels are. It is looked at as a whole, and then, where
@@ -126,6 +126,8 @@ def segment(image: Image, segmenter: HeadSegmenter) -> Segmentation:
         Three axes.
     segmenter : HeadSegmenter
         As of `load_segmenter`.
+    upright : Affine, optional
+        A rotation from the image's world to one in which the head is upright, where the header does not say so.
 
     Returns
     -------
@@ -137,13 +139,14 @@ def segment(image: Image, segmenter: HeadSegmenter) -> Segmentation:
     InputError
         For an image in which nothing stands out from the background, or that spans much more than a body.
     """
-    scaled = scale_intensities(canonical(image))
+    lying = Affine.identity(3) if upright is None else upright
+    scaled = scale_intensities(canonical(replace(image, grid=_turned(image.grid, lying))))
     grid = _around(scaled, segmenter)
     probabilities = _looked_at(scaled, grid, segmenter)
     closer = _closer(probabilities, grid, segmenter)
     if closer is not None:
         grid, probabilities = closer, _looked_at(scaled, closer, segmenter)
-    return Segmentation(image, segmenter.structures, probabilities, grid)
+    return Segmentation(image, segmenter.structures, probabilities, _turned(grid, lying.inverse()))
 
 
 def one_piece(mask: np.ndarray) -> np.ndarray:
@@ -183,6 +186,10 @@ def _closer(probabilities: Tensor, grid: Grid, segmenter: HeadSegmenter) -> Grid
     low, high = found.min(0), found.max(0) + 1
     wanted = np.maximum(box, -(-(high - low) // _MULTIPLE) * _MULTIPLE)
     return None if (wanted >= grid.shape).all() else _of_shape(grid, wanted, (low + high) / 2)
+
+
+def _turned(grid: Grid, by: Affine) -> Grid:
+    return Grid(grid.shape, by.matrix @ grid.affine)
 
 
 def _looked_at(scaled: Image, grid: Grid, segmenter: HeadSegmenter) -> Tensor:

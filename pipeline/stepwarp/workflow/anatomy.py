@@ -6,12 +6,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from stepwarp import limits
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
-from stepwarp.geometry import Image, LabelMap, Transform
+from stepwarp.geometry import Affine, Image, LabelMap, Transform
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
 from stepwarp.options import RegisterOptions
@@ -31,6 +32,8 @@ _LEAST_MM3, _MOST_MM3 = 0.3e6, 12e6
 #: A deformation that lowers the overlap of structures by so much does harm. Of an average brain in two contrasts, where
 #: every deformation is wrong, it takes .11 to .14; right ones of training pairs of different contrasts add .01 or more.
 _TAKEN_APART = 0.05
+#: A head that lies so far from where its header says is no head to the segmenter, which was trained with 15 degrees.
+_LYING_DEGREES = 15
 #: Bytes that looking takes at most, which are not in the plan of the search.
 _ROOM = 3 * 2**29
 
@@ -60,17 +63,30 @@ def with_anatomy(
 
 
 def with_doubted_anatomy(
-    fixed: PreparedImage, moving: PreparedImage, device: torch.device, max_memory: int | None
+    fixed: PreparedImage, moving: PreparedImage, way: Affine, device: torch.device, max_memory: int | None
 ) -> tuple[PreparedImage, PreparedImage]:
     """Both images with what is found in them, where one of them at least is a head: of a pair whose greys do not tell
-    how far to go."""
+    how far to go.
+
+    way: the linear transform, fixed world -> moving world. What is no head as its header says it lies is looked at
+    again as this lays it beside the other one."""
     seen = _looked_at(fixed, moving, device, max_memory)
-    return seen if any(_is_head(each) for each in seen) else (fixed, moving)
+    turn = _rotation(way)
+    match [_is_head(each) for each in seen]:
+        case [True, True]:
+            return seen
+        case [True, False] if _degrees(turn) > _LYING_DEGREES:
+            return seen[0], with_structures(moving, device, turn.inverse())
+        case [False, True] if _degrees(turn) > _LYING_DEGREES:
+            return with_structures(fixed, device, turn), seen[1]
+        case [False, False]:
+            return fixed, moving
+    return seen
 
 
-def with_structures(image: PreparedImage, device: torch.device) -> PreparedImage:
-    """The image with what is found in it."""
-    return replace(image, anatomy=segment(image.image, shipped_segmenter(device)))
+def with_structures(image: PreparedImage, device: torch.device, upright: Affine | None = None) -> PreparedImage:
+    """The image with what is found in it; upright: as `segment` takes it."""
+    return replace(image, anatomy=segment(image.image, shipped_segmenter(device), upright))
 
 
 def _stripped(image: PreparedImage) -> PreparedImage:
@@ -106,6 +122,16 @@ def _looked_at(
         return with_structures(fixed, device), with_structures(moving, device)
     except InputError:  # nobody asked: what cannot be looked at is not looked at
         return fixed, moving
+
+
+def _rotation(way: Affine) -> Affine:
+    """That nearest to an affine."""
+    left, _, right = np.linalg.svd(way.matrix[:-1, :-1])
+    return Affine(np.column_stack([left @ right, np.zeros(3)]))
+
+
+def _degrees(turn: Affine) -> float:
+    return float(np.degrees(np.arccos(np.clip((np.trace(turn.matrix[:-1, :-1]) - 1) / 2, -1, 1))))
 
 
 def _is_head(image: PreparedImage) -> bool:

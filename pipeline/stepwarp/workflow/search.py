@@ -94,7 +94,7 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     known = fixed.anatomy is not None and moving.anatomy is not None
     if doubted and not known and not plan.options.affine_only and not is_over(plan.deadline):
         with clock.stage("structures"):
-            fixed, moving = with_doubted_anatomy(fixed, moving, plan.device, plan.options.max_memory)
+            fixed, moving = with_doubted_anatomy(fixed, moving, fit.transform, plan.device, plan.options.max_memory)
     pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder, others, doubted)
     given = plan.initial
     tried = None if plan.network is None else pair.attempt(plan.network)
