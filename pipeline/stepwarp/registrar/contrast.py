@@ -144,7 +144,8 @@ def _explained(joint: Tensor, values: Tensor, few: float) -> tuple[Tensor, float
         means = torch.from_numpy(np.interp(values.numpy(), values[known].numpy(), means[known].numpy()))
     mean = joint.sum(0) @ values
     variance = float(joint.sum(0) @ (values - mean).square())
-    return means, float(count @ (means - mean).square()) / max(variance, 1e-12)
+    # Of a handful of voxels the means of rare greys, which their neighbours tell, vary by more than there is.
+    return means, min(1.0, float(count @ (means - mean).square()) / max(variance, 1e-12))
 
 
 def _line(joint: Tensor, values: Tensor) -> float:

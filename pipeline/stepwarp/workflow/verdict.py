@@ -39,7 +39,7 @@ FOLD_SHARE_FAIL = 1e-3
 #: Of the subject's size: half a millimetre in a head of 175 mm, .43 in a brain.
 _RESIDUAL_CHECK = 1 / 350
 _STD_LOG_JACOBIAN_CHECK = 0.6
-_VOLUME_CHECK = 2.0
+_VOLUME_FAIL, _VOLUME_CHECK = 8.0, 2.0
 _STRETCH_FAIL, _STRETCH_CHECK = 1.5, 1.3
 _LINEAR_INFORMATION_FAIL, _LINEAR_INFORMATION_CHECK = 0.06, 0.1
 _INFORMATION_FAIL, _INFORMATION_CHECK = 0.2, 0.28
@@ -147,7 +147,8 @@ def _judge_linear(measures: dict[str, Any], fails: list[str], checks: list[str])
     if size <= 0:
         fails.append("the linear transform mirrors the subject")
     elif not 1 / _VOLUME_CHECK < size < _VOLUME_CHECK:
-        checks.append(f"the linear transform makes the fixed subject {size:.2f} times as large")
+        text = f"the linear transform makes the fixed subject {size:.3g} times as large"
+        (checks if 1 / _VOLUME_FAIL < size < _VOLUME_FAIL else fails).append(text)
     if stretch > _STRETCH_CHECK:
         text = f"the linear transform stretches one direction {stretch:.2f} times as much as another"
         (fails if stretch > _STRETCH_FAIL else checks).append(text)
