@@ -67,8 +67,8 @@ def test_a_gpu_makes_the_same(held, synthesis):
 
 @pytest.mark.parametrize("flip", [0, 1])
 def test_labels_stay_where_the_image_shows_them(held, flip):
-    """An image that shows one structure of its label map alone, moved as an image, is the share of the structure in each
-    voxel; there the moved label map says so, under its name of the other side where it was mirrored."""
+    """An image that shows one structure of its label map alone, moved as an image, is the share of the structure in
+    each voxel; there the moved label map says so, under its name of the other side where it was mirrored."""
     motion = AugmentSettings(bias=0, gamma=0, blur=0, noise=0, slices=0, elastic=1, flip=flip)
     scans = held(2)
     drawn = {

@@ -30,8 +30,8 @@ def white_noise(shape: tuple[int, ...], seed: int, device: torch.device | str = 
 
 
 def hashed(numbers: Tensor, first: int = 0, second: int = 0) -> Tensor:
-    """32 bits for each of the numbers (int64, 0 to 2^32 - 1), as int64: the hash lowbias32 (Wellons 2018), with a key of
-    32 bits mixed in before each multiplication."""
+    """32 bits for each of the numbers (int64, 0 to 2^32 - 1), as int64: the hash lowbias32 (Wellons 2018), with a key
+    of 32 bits mixed in before each multiplication."""
     bits = numbers ^ first
     bits ^= bits >> 16
     bits *= _FIRST

@@ -101,8 +101,7 @@ def open_dataset(
             synthesis=synthesis,
             detail=settings.detail,
         )
-    count = min(len(judged), config.validation.pairs)
-    validation = [_on_cpu(samples[number]) for number in range(count)]
+    validation = [_on_cpu(samples[number]) for number in range(judged_pairs(config, judged))]
     return Dataset(manifest, training, validation, network_recipe(config), classes)
 
 
@@ -134,6 +133,12 @@ def scans_of(manifest: Manifest, settings: DataSettings, root: Path, verify: boo
     """The scans of both splits. InputError as `Manifest.scans`."""
     splits = [split for split in (settings.split, settings.validation_split) if split is not None]
     return [scan for split in splits for scan in manifest.scans(root, split, verify)]
+
+
+def judged_pairs(config: Training, held_out: PairTable) -> int:
+    """How many pairs are validated on."""
+    wanted, there_are = config.validation.pairs, len(held_out)
+    return wanted if config.data.synthesis is not None and there_are else min(wanted, there_are)
 
 
 def listed_pairs(manifest: Manifest, root: Path) -> list[Pair]:

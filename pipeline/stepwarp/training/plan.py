@@ -17,7 +17,7 @@ from stepwarp.geometry import Grid
 from stepwarp.machine import peak_mib
 from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.training.config import AnyTraining, TrainingConfig
-from stepwarp.training.dataset import listed_pairs, scans_of, structures_of
+from stepwarp.training.dataset import judged_pairs, listed_pairs, scans_of, structures_of
 from stepwarp.training.settings import Training
 from stepwarp.training.start import read_start
 from stepwarp.training.trainee import Trainee
@@ -72,7 +72,7 @@ def make_plan(
     about = {scan.id: About(scan.id, scan.split, scan.subject) for scan in scans_of(manifest, settings, root, False)}
     listed = listed_pairs(manifest, root)
     training = training_pairs(settings, about, listed)
-    judged = min(len(validation_pairs(settings, about, listed)), config.validation.pairs)
+    judged = judged_pairs(config, validation_pairs(settings, about, listed))
     trainee = trainee_of(config, read_start(config, grid.ndim), structures=structures_of(config, manifest, root))
     trainee.objective.to(device).train()
     costs = []

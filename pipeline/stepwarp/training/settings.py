@@ -53,7 +53,8 @@ class AnyStage(Strict):
 
 
 class AnyValidation(Strict):
-    """On the pairs of the scans that are held out. pairs: at most so many, the first ones. every: iterations."""
+    """On the pairs of the scans that are held out. every: iterations. pairs: at most so many, the first ones; of images
+    that are painted so many in any case, because the same pair in another contrast is another one."""
 
     pairs: PositiveInt = 8
     every: PositiveInt = 200
