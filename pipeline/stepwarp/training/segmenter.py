@@ -157,13 +157,14 @@ def described_structures(
         raise InputError(f"structure '{missing[0]}': is in no label map of the training. Check its labels.")
     centres = centres - np.nanmean(centres, 1, keepdims=True)
     middle = np.nanmean(centres, 0)
+    least, most = volumes.min(0).round(2), volumes.max(0).round(2)
     return [
         KnownStructure(
             id=each.id,
             name=each.name,
             brain=each.brain,
-            millilitres=(round(float(low), 2), round(float(high), 2)),
+            millilitres=(float(low), float(high)),
             centre=tuple(point.round(1).tolist()),
         )
-        for each, low, high, point in zip(structures, volumes.min(0), volumes.max(0), middle, strict=True)
+        for each, low, high, point in zip(structures, least, most, middle, strict=True)
     ]
