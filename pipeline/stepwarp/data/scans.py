@@ -136,6 +136,11 @@ class HeldScans:
     def __getitem__(self, name: str) -> BoxScan:
         return self.scans[name]
 
+    @property
+    def device(self) -> torch.device:
+        """Where their voxels lie."""
+        return next((scan.image.device for scan in self.scans.values()), torch.device("cpu"))
+
     def to(self, device: torch.device | str) -> HeldScans:
         """The same with their voxels on a device: one to two bytes a voxel, and as many with labels."""
         return replace(self, scans={name: scan.to(device) for name, scan in self.scans.items()})

@@ -24,7 +24,7 @@ from stepwarp.errors import InputError
 from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 from stepwarp.training.config import AnyTraining
-from stepwarp.training.prepare import align
+from stepwarp.training.prepare import align, in_own_size
 from stepwarp.training.segmenter_config import SegmenterTraining
 from stepwarp.training.settings import Training
 
@@ -69,40 +69,59 @@ def open_dataset(
     drawn, judged = training_pairs(settings, about, listed), validation_pairs(settings, about, listed)
     needed = [scan for scan in chosen if scan.id in {*drawn.scans(), *judged.scans()}]
     alignments = align(needed, cache / "alignments", device, progress)
+    if isinstance(config, SegmenterTraining):
+        # It is going to see heads as large as they are.
+        alignments = {name: in_own_size(each, settings.grid().centre) for name, each in alignments.items()}
     held = partial(_held, config, needed, alignments, cache, progress)
     partners = _partners(manifest, settings, root)
-    augmentation = synthesis = None
-    if settings.augment is not None:
-        augmentation = Augmentation(settings.augment, settings.scan_grid(), partners, device)
-    if settings.synthesis is not None:
-        synthesis = Synthesis(settings.synthesis, partners, settings.detail)
-    training = VariedPairs(
+    training = varied_pairs(
+        config,
         held(drawn, settings.scan_mm).to(device),
         drawn,
-        seed=settings.seed,
+        partners,
         # Labels that only validation looks at need not be moved with every image.
         labels=config.trains_with_labels,
-        augmentation=augmentation,
-        synthesis=synthesis,
         teachers=_teachers(settings, drawn, listed, alignments, cache),
-        detail=settings.detail,
     )
     labels = settings.labels or config.trains_with_labels
-    if synthesis is None:
+    if settings.synthesis is None:
         samples: FixedPairs | VariedPairs = FixedPairs(held(judged, settings.spacing_mm), judged, labels)
     else:
-        samples = VariedPairs(
-            held(judged, settings.scan_mm).to(device),
-            judged,
-            seed=settings.seed,
-            labels=labels,
-            # A segmenter is for images that are spoilt.
-            augmentation=augmentation if isinstance(config, SegmenterTraining) else None,
-            synthesis=synthesis,
-            detail=settings.detail,
-        )
+        # A segmenter is for images that are spoilt.
+        augmented = isinstance(config, SegmenterTraining)
+        scans = held(judged, settings.scan_mm).to(device)
+        samples = varied_pairs(config, scans, judged, partners, labels=labels, augmented=augmented)
     validation = [_on_cpu(samples[number]) for number in range(judged_pairs(config, judged))]
     return Dataset(manifest, training, validation, network_recipe(config), classes)
+
+
+def varied_pairs(
+    config: Training,
+    scans: HeldScans,
+    pairs: PairTable,
+    partners: Mapping[int, int],
+    *,
+    labels: bool,
+    augmented: bool = True,
+    teachers: Teachers | None = None,
+) -> VariedPairs:
+    """Pairs as the recipe varies them, augmented unless that is not wanted, made where the scans lie, which are on
+    `DataSettings.scan_grid`. partners: label -> label of the other side."""
+    settings, augmentation, synthesis = config.data, None, None
+    if settings.augment is not None and augmented:
+        augmentation = Augmentation(settings.augment, scans.grid, partners, scans.device)
+    if settings.synthesis is not None:
+        synthesis = Synthesis(settings.synthesis, partners, settings.detail)
+    return VariedPairs(
+        scans,
+        pairs,
+        seed=settings.seed,
+        labels=labels,
+        augmentation=augmentation,
+        synthesis=synthesis,
+        teachers=teachers,
+        detail=settings.detail,
+    )
 
 
 def network_recipe(config: Training, mm: float | None = None) -> Recipe:
