@@ -14,13 +14,13 @@ from stepwarp.machine import device_name, versions
 from stepwarp.printable import counted
 from stepwarp.registrar.weights import Card
 from stepwarp.registrar.weights.card import Expected
-from stepwarp.training.settings import Training
+from stepwarp.training.settings import TrainingRecipe
 
 _PACKAGES = ("stepwarp", "torch", "monai", "numpy", "lightning-fabric")
 
 
 def card_of(
-    config: Training,
+    config: TrainingRecipe,
     manifest: Manifest,
     *,
     labels_used: bool,

@@ -19,7 +19,7 @@ from stepwarp.errors import InputError
 from stepwarp.files import atomic_path
 from stepwarp.training.config import check_config
 from stepwarp.training.ema import RunningMean
-from stepwarp.training.settings import Training
+from stepwarp.training.settings import TrainingRecipe
 
 _VERSION = 2
 #: What may be changed when a training goes on, besides how its data is read: nothing that is counted in iterations.
@@ -50,7 +50,7 @@ class Progressed:
     best: Best | None = None
 
 
-def save(path: Path, state: Progressed, config: Training, pairs: Mapping[str, Any]) -> None:
+def save(path: Path, state: Progressed, config: TrainingRecipe, pairs: Mapping[str, Any]) -> None:
     """Write everything, atomically: a process that is killed leaves the checkpoint before.
 
     pairs: where the sequence of pairs stands, as their loader says it."""
@@ -71,7 +71,7 @@ def save(path: Path, state: Progressed, config: Training, pairs: Mapping[str, An
         torch.save(content, temporary)
 
 
-def load(path: Path, state: Progressed, config: Training) -> dict[str, Any]:
+def load(path: Path, state: Progressed, config: TrainingRecipe) -> dict[str, Any]:
     """Bring a training to where a checkpoint stands; returns where the sequence of pairs does.
 
     Raises InputError for a file that is none or damaged, and for one of another recipe."""
@@ -89,7 +89,7 @@ def load(path: Path, state: Progressed, config: Training) -> dict[str, Any]:
     return pairs
 
 
-def require_same_recipe(before: Training, now: Training, path: Path) -> None:
+def require_same_recipe(before: TrainingRecipe, now: TrainingRecipe, path: Path) -> None:
     """InputError if a training cannot go on with other settings than it began with, naming the first of them."""
     a, b = (_what_must_stay(config) for config in (before, now))
     for key in a:
@@ -101,7 +101,7 @@ def require_same_recipe(before: Training, now: Training, path: Path) -> None:
             )
 
 
-def _what_must_stay(config: Training) -> dict[str, Any]:
+def _what_must_stay(config: TrainingRecipe) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude=_MAY_CHANGE)
     values["data"] = {key: value for key, value in values["data"].items() if key not in _DATA_MAY_CHANGE}
     return values

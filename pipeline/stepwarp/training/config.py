@@ -16,7 +16,7 @@ from stepwarp.registrar.steps.settings import leaves
 from stepwarp.registrar.steps.types.segmented import SegmentedConfig
 from stepwarp.registrar.steps.types.two_step import TwoStepConfig
 from stepwarp.training.segmenter_config import SegmenterTraining
-from stepwarp.training.settings import AnyStage, AnyValidation, Finite, Training, Weight
+from stepwarp.training.settings import AnyStage, AnyValidation, Finite, TrainingRecipe, Weight
 from stepwarp.training.similarities import DEFAULT, AnySimilarity
 
 #: The study of `stepwarp mnist`, which is no recipe for scans.
@@ -92,7 +92,7 @@ class ValidationSettings(AnyValidation):
     keep_best_by: Literal["mean_dice", "segmentation_dice", "loss"] = "mean_dice"
 
 
-class TrainingConfig(Training):
+class TrainingConfig(TrainingRecipe):
     """A whole recipe for a registrar.
 
     steps: see `registrar.steps.config`. start: weights of steps that are not segmented serve within ones that are."""

@@ -26,7 +26,7 @@ from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 from stepwarp.training.config import AnyTraining
 from stepwarp.training.prepare import align, in_own_size
 from stepwarp.training.segmenter_config import SegmenterTraining
-from stepwarp.training.settings import Training
+from stepwarp.training.settings import TrainingRecipe
 
 #: Around the subject, about what the box leaves around MNI152's brain.
 _MARGIN_MM = 12.0
@@ -96,7 +96,7 @@ def open_dataset(
 
 
 def varied_pairs(
-    config: Training,
+    config: TrainingRecipe,
     scans: HeldScans,
     pairs: PairTable,
     partners: Mapping[int, int],
@@ -124,7 +124,7 @@ def varied_pairs(
     )
 
 
-def network_recipe(config: Training, mm: float | None = None) -> Recipe:
+def network_recipe(config: TrainingRecipe, mm: float | None = None) -> Recipe:
     """What is done to an image before a network that is trained by this recipe sees it; or before it is kept on voxels
     of `mm`."""
     grid = Spacing(mm=config.data.spacing_mm if mm is None else mm, margin_mm=_MARGIN_MM)
@@ -154,7 +154,7 @@ def scans_of(manifest: Manifest, settings: DataSettings, root: Path, verify: boo
     return [scan for split in splits for scan in manifest.scans(root, split, verify)]
 
 
-def judged_pairs(config: Training, held_out: PairTable) -> int:
+def judged_pairs(config: TrainingRecipe, held_out: PairTable) -> int:
     """How many pairs are validated on."""
     wanted, there_are = config.validation.pairs, len(held_out)
     return wanted if config.data.synthesis is not None and there_are else min(wanted, there_are)

@@ -31,7 +31,7 @@ from stepwarp.training.dataset import Dataset, open_dataset
 from stepwarp.training.devices import launched_fabric
 from stepwarp.training.ema import RunningMean
 from stepwarp.training.log import BOARD, LOG, Log
-from stepwarp.training.settings import Training
+from stepwarp.training.settings import TrainingRecipe
 from stepwarp.training.start import TrainingStart, read_start
 from stepwarp.training.trainees import trainee_of
 
@@ -276,7 +276,7 @@ class _Run:
         return path if path.exists() else None
 
 
-def as_yaml(config: Training) -> str:
+def as_yaml(config: TrainingRecipe) -> str:
     """A recipe as it can be read again, every default written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 

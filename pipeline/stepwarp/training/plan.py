@@ -18,7 +18,7 @@ from stepwarp.machine import peak_mib
 from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.training.config import AnyTraining, TrainingConfig
 from stepwarp.training.dataset import judged_pairs, listed_pairs, scans_of, structures_of
-from stepwarp.training.settings import Training
+from stepwarp.training.settings import TrainingRecipe
 from stepwarp.training.start import read_start
 from stepwarp.training.trainee import Trainee
 from stepwarp.training.trainees import trainee_of
@@ -44,7 +44,7 @@ class TrainingPlan:
     """A training before it begins. tree: what is trained. losses: by what, in words. scans, pairs: to train on;
     validation_pairs: to judge by."""
 
-    config: Training
+    config: TrainingRecipe
     tree: str
     losses: str
     grid: Grid

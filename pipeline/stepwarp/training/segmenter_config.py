@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from stepwarp.networks.config import Levels, SegmenterConfig
 from stepwarp.recipes import Strict
-from stepwarp.training.settings import Training
+from stepwarp.training.settings import TrainingRecipe
 
 
 class StructureSettings(Strict):
@@ -53,7 +53,7 @@ class SegmenterSettings(Strict):
         return self
 
 
-class SegmenterTraining(Training):
+class SegmenterTraining(TrainingRecipe):
     """A whole recipe for a segmenter: it learns from both images of each pair, and what is kept is what finds the
     structures best in the images that are held out."""
 

@@ -60,7 +60,7 @@ class AnyValidation(Strict):
     every: PositiveInt = 200
 
 
-class Training(Strict):
+class TrainingRecipe(Strict):
     """A whole recipe of `stepwarp train`.
 
     start: weights to begin with, a file or the name of shipped ones. precision: bf16 computes convolutions in half
