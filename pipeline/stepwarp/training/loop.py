@@ -113,6 +113,7 @@ class _Run:
         self.progress = progress
         torch.manual_seed(config.seed)
         self.trainee = trainee_of(config, start, data.manifest.ignore_labels, data.structures)
+        self.trainee.look_at(data)
         module = self.trainee.module
         optimiser = config.optimiser.build(module.parameters())
         self.model, self.stepping = fabric.setup(self.trainee.objective, optimiser)
@@ -265,7 +266,7 @@ class _Run:
             seconds=self.state.seconds,
             machine=machine_name(self.fabric.device, self.fabric.world_size),
         )
-        self.trainee.save(self.out / WEIGHTS, self.state.mean.module, self.data, card)
+        self.trainee.save(self.out / WEIGHTS, self.state.mean.module, card)
 
     def _save(self) -> None:
         if self.log is not None:

@@ -44,6 +44,9 @@ class TrainedRegistrar(Trainee):
         self.ignore_labels = tuple(ignore_labels)
         self.objective = TrainingObjective(self.module, config, self.ignore_labels, structures)
 
+    def look_at(self, data: Dataset) -> None:
+        self.recipe = data.recipe
+
     def enter(self, stage: int) -> None:
         train_only(self.module, self.config, self.config.curriculum[stage])
 
@@ -56,8 +59,8 @@ class TrainedRegistrar(Trainee):
         by = self.config.validation.keep_best_by
         return -measures[by] if by == "loss" else measures[by]
 
-    def save(self, path: Path, module: nn.Module, data: Dataset, card: Card) -> None:
-        save_native_weights(path, self.config.steps, module.state_dict(), data.recipe, card, overwrite=True)
+    def save(self, path: Path, module: nn.Module, card: Card) -> None:
+        save_native_weights(path, self.config.steps, module.state_dict(), self.recipe, card, overwrite=True)
 
     def described(self, grid: Grid) -> str:
         return describe(self.module, grid)

@@ -42,8 +42,10 @@ class TrainedSegmenter(Trainee):
         if start is not None:
             self.module.load_state_dict(start.state)
         self.labels_used = True
-        self.known: list[KnownStructure] | None = None
         self.objective = SegmenterObjective(self.module, config)
+
+    def look_at(self, data: Dataset) -> None:
+        self.known = known_structures(self.config.segmenter.structures, data.training.scans)
 
     def enter(self, stage: int) -> None:
         self.module.requires_grad_(True)
@@ -70,11 +72,9 @@ class TrainedSegmenter(Trainee):
     def score(self, measures: Mapping[str, float]) -> float:
         return measures["segmentation_dice"]
 
-    def save(self, path: Path, module: nn.Module, data: Dataset, card: Card) -> None:
+    def save(self, path: Path, module: nn.Module, card: Card) -> None:
         """In half precision, which takes half the room; what is added up is added up in single precision anyhow."""
         chosen, (*box, depth) = self.config.segmenter, self.config.data.grid().shape
-        if self.known is None:
-            self.known = known_structures(chosen.structures, data.training.scans)
         save_segmenter(
             path,
             {name: weights.half() for name, weights in module.state_dict().items()},

@@ -28,6 +28,10 @@ class Trainee(ABC):
     labels_used: bool
 
     @abstractmethod
+    def look_at(self, data: Dataset) -> None:
+        """Take from the data what weights for use have to say of them. InputError where it can learn nothing there."""
+
+    @abstractmethod
     def enter(self, stage: int) -> None:
         """Let gradients reach the weights that a stage trains, and no others."""
 
@@ -40,8 +44,8 @@ class Trainee(ABC):
         """By which of two validations the better one is kept: larger is better."""
 
     @abstractmethod
-    def save(self, path: Path, module: nn.Module, data: Dataset, card: Card) -> None:
-        """Write weights for use, in place of those of an earlier iteration."""
+    def save(self, path: Path, module: nn.Module, card: Card) -> None:
+        """Write weights for use, in place of those of an earlier iteration; after `look_at`."""
 
     @abstractmethod
     def described(self, grid: Grid) -> str:
