@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All for which a GPU is needed, in one go on a bare machine: what is to be installed, the tests marked gpu, the kernels,
-# single pairs. Each part that ended is left out the next time; `rm -r benchmarks/work/gpu` begins afresh. A part that
+# single pairs, trainings. Each part that ended is left out the next time; `rm -r benchmarks/work/gpu` begins afresh. A part that
 # cannot run here is skipped by name, one that fails is named at the end, and the others run all the same.
 #
 #   benchmarks/gpu.sh [DATA]        DATA: the folder of OASIS, for pairs of real people; without it, the demonstration's
@@ -37,6 +37,7 @@ part kernels-contract .venv/bin/pytest -m gpu tests/kernels
 part tests .venv/bin/pytest -m gpu --ignore tests/kernels
 part kernels .venv/bin/python benchmarks/kernels.py --device cuda
 part pairs .venv/bin/python benchmarks/gpu_pairs.py
+part training .venv/bin/python benchmarks/training_throughput.py --device cuda
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]}; see $done"
     exit 1

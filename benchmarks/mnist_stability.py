@@ -33,7 +33,7 @@ from stepwarp.mnist.data import GRID, Digits, load_digits, partners
 from stepwarp.mnist.models import MODELS, TIED
 from stepwarp.mnist.training import loss, surprise
 from stepwarp.registrar.steps import Images, Repeat
-from stepwarp.training.config import OptimiserSettings
+from stepwarp.training.settings import OptimiserSettings
 from stepwarp.workflow.device import use_threads
 
 RESULT = Path(__file__).parent / "results" / "mnist" / "stability.json"

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from stepwarp.files import read_labels
+from stepwarp.files import read_labels, sha256
 from stepwarp.layout import SEGMENTED
-from stepwarp.segment import KnownStructure, Segmentation
+from stepwarp.networks.segmenter import Segmenter
+from stepwarp.registrar.weights import Card
+from stepwarp.segment import KnownStructure, Segmentation, save_segmenter
 from stepwarp.segment.head import Head
 
 KNOWN = (
@@ -90,3 +92,18 @@ def test_nothing_is_replaced_unasked_and_nothing_of_others_at_all(run, head_file
     assert run("segment", head_file, "--out", out).code == 0
     assert run("segment", head_file, "--out", out).code == 4
     assert run("segment", head_file, "--out", out, "--force").code == 0
+
+
+def test_other_weights_are_taken_by_their_file(run, head_file, found, tmp_path):
+    known = [KnownStructure(id=1, name="all of it", millilitres=(1, 2), centre=(0, 0, 0))]
+    card, shape = Card(name="mine", data="none", licence="none"), {"channels": (4,), "convolutions": 1, "mm": 2}
+    state = Segmenter(3, 2, shape["channels"], shape["convolutions"]).state_dict()
+    save_segmenter(tmp_path / "mine.safetensors", state, known, card, box=(8, 8, 8), **shape)
+    done = run("segment", head_file, "--weights", tmp_path / "mine.safetensors", "--out", tmp_path / "out", "--json")
+    assert json.loads(done.out)["segmenter"] == {
+        "name": "mine",
+        "licence": "none",
+        "sha256": sha256(tmp_path / "mine.safetensors"),
+    }
+    missing = run("segment", head_file, "--weights", "brain-an", "--out", tmp_path / "other")
+    assert (missing.code, "no weights of that name" in missing.err) == (3, True)

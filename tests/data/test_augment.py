@@ -5,16 +5,16 @@ import torch
 from stepwarp.data.augment import (
     Augmentation,
     Motion,
-    RandThickSlices,
     left_right_partners,
     teacher_after,
+    thick_slices,
 )
 from stepwarp.data.scans import Labelled
 from stepwarp.data.settings import AffineAmounts, AugmentSettings, box_grid
 from stepwarp.geometry import Affine, DisplacementField, Image, LabelMap
 from stepwarp.kernels import jacobian
 
-NOTHING = dict.fromkeys(("flip", "elastic", "bias", "gamma", "blur", "noise", "slices"), 0)
+NOTHING = dict.fromkeys(("flip", "elastic", "bias", "gamma", "blur", "noise", "slices", "cut"), 0)
 STILL = {"both": AffineAmounts(), "one": AffineAmounts()}
 PARTNERS = {2: 41, 41: 2}
 
@@ -49,15 +49,15 @@ def test_an_image_moves_as_the_motion_says_and_is_read_once(box, image, labelled
         # The same through the package's own transforms: an affine after a field is one interpolation there, too.
         assert motion.bend is not None
         expected = Image(image[0, 0], box).warp(motion.transform()).data
-        assert torch.allclose(motion.apply(image)[0, 0], expected, atol=1e-5)
+        assert torch.allclose(motion.apply(image, box)[0, 0], expected, atol=1e-5)
         expected = LabelMap(labelled.index[0, 0], box).warp(motion.transform()).data
-        assert torch.equal(motion.apply(labelled.index, "nearest")[0, 0], expected)
+        assert torch.equal(motion.apply(labelled.index, box, "nearest")[0, 0], expected)
 
 
 def test_what_turns_both_leaves_their_relation(box, image):
     fixed, moving = Augmentation(only(both=AffineAmounts(degrees=20, scale=0.2, shear=0.1, mm=8)), box).motions(rng())
-    assert torch.equal(fixed.apply(image), moving.apply(image))
-    assert not torch.equal(fixed.apply(image), image)
+    assert torch.equal(fixed.apply(image, box), moving.apply(image, box))
+    assert not torch.equal(fixed.apply(image, box), image)
     fixed, moving = Augmentation(only(one=AffineAmounts(degrees=20)), box).motions(rng())
     assert fixed.is_still
     assert not moving.is_still
@@ -97,7 +97,7 @@ def test_mirrored_label_maps_have_their_sides_swapped(box, labelled):
 def test_without_partners_labels_are_not_mirrored_and_images_are(box, image):
     augmentation = Augmentation(only(flip=1), box)
     assert all(motion.is_still for motion in augmentation.motions(rng(), labelled=True))
-    assert all(torch.allclose(motion.apply(image), image.flip(2)) for motion in augmentation.motions(rng()))
+    assert all(torch.allclose(motion.apply(image, box), image.flip(2)) for motion in augmentation.motions(rng()))
 
 
 def test_the_share_of_pairs_that_is_mirrored_is_the_one_asked_for(box):
@@ -135,27 +135,34 @@ def test_the_same_seed_gives_the_same_and_another_another(box, image):
     def result(seed):
         augmentation, generator = Augmentation(settings, box), rng(seed)
         motions = augmentation.motions(generator)
-        return [augmentation.vary(motion.apply(image), generator) for motion in motions]
+        return [augmentation.vary(motion.apply(image, box), generator) for motion in motions]
 
     assert all(map(torch.equal, result(3), result(3)))
     assert not any(map(torch.equal, result(3), result(4)))
 
 
-def test_thick_slices_blur_one_axis_and_keep_the_mean():
-    image = torch.rand(1, 24, 20, 16, generator=torch.Generator().manual_seed(0))
-    thick = RandThickSlices(1.0, (4, 4))
-    seen = set()
-    for seed in range(8):
-        thick.set_random_state(seed)
-        result = thick(image)
-        assert result.mean() == pytest.approx(float(image.mean()), abs=0.02)
-        steps = [float(result.diff(dim=axis).abs().mean() / image.diff(dim=axis).abs().mean()) for axis in (1, 2, 3)]
-        axis = int(np.argmin(steps))
-        # Along the axis a slice of four voxels is a line from centre to centre; across it, the mean of four.
-        assert steps[axis] < 0.2 < min(steps[:axis] + steps[axis + 1 :])
-        seen.add(axis)
-    assert len(seen) > 1
-    assert torch.allclose(thick(torch.ones(1, 24, 20, 17)), torch.ones(1, 24, 20, 17), atol=1e-6)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_thick_slices_blur_one_axis_and_keep_the_mean(axis):
+    image = torch.rand(1, 1, 24, 20, 16, generator=torch.Generator().manual_seed(0))
+    result = thick_slices(image, axis, 4)
+    assert result.mean() == pytest.approx(float(image.mean()), abs=0.02)
+    steps = [float(result.diff(dim=n).abs().mean() / image.diff(dim=n).abs().mean()) for n in (2, 3, 4)]
+    # Along the axis a slice of four voxels is a line from centre to centre; across it, the mean of four.
+    assert steps.pop(axis) < 0.2 < min(steps)
+    flat = torch.ones(1, 1, 24, 20, 17)
+    assert torch.allclose(thick_slices(flat, axis, 3.3), flat, atol=1e-6)
+
+
+def test_of_a_field_of_view_that_is_cut_one_end_is_missing(box):
+    augmentation, ends = Augmentation(only(cut=1), box), set()
+    for seed in range(40):
+        missing = augmentation.vary(torch.ones(1, 1, *box.shape), rng(seed))[0, 0] == 0
+        planes = [missing.movedim(axis, 0).flatten(1).all(1) for axis in range(3)]
+        (axis,) = (axis for axis in range(3) if planes[axis].any())
+        assert missing.float().mean() == pytest.approx(float(planes[axis].float().mean())), "whole planes alone"
+        assert missing.float().mean() < 0.25
+        ends.add((axis, bool(planes[axis][0])))
+    assert len(ends) == 6
 
 
 def test_a_teacher_follows_what_is_done_to_its_images(box):
@@ -177,4 +184,4 @@ def test_partners_are_found_by_name():
 
 
 def test_a_still_motion_returns_what_it_was_given(box, image):
-    assert Motion(box, np.eye(4)).apply(image) is image
+    assert Motion(box, np.eye(4)).apply(image, box) is image

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from stepwarp.data.augment import Augmentation
 from stepwarp.data.manifest import Scan
@@ -10,6 +11,7 @@ from stepwarp.data.synthesis import FREESURFER_BRAIN, FREESURFER_PARTNERS, Synth
 from stepwarp.errors import InputError
 from stepwarp.files import read_labels
 from stepwarp.geometry import LabelMap
+from stepwarp.kernels.sampling import average_pool
 from stepwarp.registrar.weights.recipe import Recipe, Spacing, Tissue
 
 FLAT = {"texture": (0, 0), "blur_voxels": (0, 0)}
@@ -26,8 +28,8 @@ def labelled(box):
     return Labelled(index, torch.tensor([0, 2, 41, 14, 507], dtype=torch.int32))
 
 
-def paint(labelled, seed=0, other=None, partners=None, **settings):
-    synthesis = Synthesis(SynthesisSettings(**settings), partners)
+def paint(labelled, seed=0, other=None, partners=None, detail=1, **settings):
+    synthesis = Synthesis(SynthesisSettings(**settings), partners, detail)
     return synthesis.paint_pair([labelled, other or labelled], np.random.default_rng(seed))
 
 
@@ -67,6 +69,37 @@ def test_only_the_labels_to_keep_are_painted(labelled):
     assert bright[0][0] > 0
 
 
+def test_a_share_of_images_is_stripped_with_or_without_the_fringe_and_with_rough_edges(labelled):
+    def shown(image):
+        return {label for label, there in greys(image, labelled).items() if max(there) > 0}
+
+    stripped = {"keep": (2, 41), "fringe": (14,), "keep_share": 0.5, **FLAT}
+    seen = [frozenset(shown(image)) for seed in range(30) for image in paint(labelled, seed, **stripped)]
+    assert set(seen) == {frozenset({2, 41}), frozenset({2, 41, 14}), frozenset({2, 41, 14, 507})}
+    assert 15 < sum(507 in each for each in seen) < 45
+    kept = torch.isin(labelled.values(), torch.tensor([2, 41, 14]))
+    rough = [paint(labelled, seed, keep=(2, 41, 14), rough=1, **FLAT)[0] > 0 for seed in range(6)]
+    beside = [float((image != kept).float().mean()) for image in rough]
+    assert 0.01 < max(beside) < 0.2
+    assert min(beside) < 0.01
+
+
+def test_greys_like_t1_and_like_t2_are_in_their_order(labelled):
+    # White matter and ventricle.
+    for what, sign in (("t1_like", 1), ("t2_like", -1)):
+        seen = [greys(paint(labelled, seed, **{what: 1}, **FLAT)[0], labelled) for seed in range(20)]
+        assert all(sign * (each[2][0] - each[14][0]) > 0 for each in seen)
+    with pytest.raises(ValidationError, match="more than all of them"):
+        SynthesisSettings(t1_like=0.7, t2_like=0.4)
+
+
+def test_painted_in_detail_a_voxel_is_the_mean_of_its_parts(labelled):
+    (fine, _), (coarse, _) = paint(labelled, **FLAT), paint(labelled, detail=2, **FLAT)
+    ratio = coarse / average_pool(fine, (2, 2, 2)).clamp_min(1e-6)
+    assert ratio[coarse > 0].std() < 1e-5, "but for the scale, of which bright tissue is 1"
+    assert coarse.shape[2:] == tuple(n // 2 for n in fine.shape[2:])
+
+
 def test_left_and_right_are_painted_alike(labelled):
     values = greys(paint(labelled, partners=FREESURFER_PARTNERS, **FLAT)[0], labelled)
     assert values[2] == values[41] != values[14]
@@ -85,7 +118,7 @@ def test_texture_and_blur_are_there_when_asked(labelled):
     rough, _ = paint(labelled, texture=(0.05, 0.05), blur_voxels=(0, 0))
     soft, _ = paint(labelled, texture=(0, 0), blur_voxels=(1, 1))
     inside = labelled.index == 1
-    assert plain[inside].std() == 0
+    assert plain[inside].std() < 1e-6
     assert rough[inside].std() > 0.02
     # Partial volume: the greys between two neighbours appear on their border.
     assert len(soft.unique()) > 50 > len(plain.unique())

@@ -10,7 +10,7 @@ from stepwarp.mnist.study import measures
 from stepwarp.mnist.training import icon_weight, loss, objective, surprise, train
 from stepwarp.networks.mlp import FCNet
 from stepwarp.registrar.steps import Images, Repeat, VectorField
-from stepwarp.training.config import OptimiserSettings
+from stepwarp.training.settings import OptimiserSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LAMBDA = 0.05

@@ -13,6 +13,8 @@ from stepwarp.training.config import check_config, read_config
 #: The network's world of these tests: voxels of the recipes' size times SCALE.
 MM, SCALE, SIDE = 5, 2.5, 36
 GRID = box_grid((0, -18, 8), (SIDE * MM,) * 3, MM)
+#: Of the heads.
+STRUCTURES = [{"id": number, "name": name} for number, name in enumerate(("outer", "middle", "inner"), 1)]
 #: What a teacher says of every pair: a shift, in mm.
 TAUGHT_MM = (6.0, 0.0, -4.0)
 
@@ -116,17 +118,20 @@ def family(heads):
     def make(name):
         values = read_config(name).model_dump(mode="json")
         data = {**values["data"], **heads, "split": "training", "validation_split": None, "held_out": ["head2"]}
-        data["workers"] = 0
+        data |= {"workers": 0, "detail": 1, "batch": 1}
         if data["synthesis"] is not None:
             data["synthesis"] = {"keep": [1, 2, 3]}
         data["teacher"] = values["data"]["teacher"]
         factor = MM / values["data"]["spacing_mm"]
-        for grid in [*values["loss"]["grids"], *(g for stage in values["curriculum"] for g in stage["grids"] or ())]:
+        grids = [stage.get("grids") or () for stage in values["curriculum"]] + [values.get("loss", {}).get("grids", ())]
+        for grid in (grid for each in grids for grid in each):
             grid["mm"] *= factor
         # Of images painted anew each time there is less to learn in one iteration.
         iterations = 3 if data["synthesis"] is None else 8
         curriculum = [{**stage, "iterations": iterations} for stage in values["curriculum"]]
-        if values["steps"]["step"] == "segmented":
+        if "segmenter" in values:
+            values["segmenter"] = {"channels": [8, 8], "structures": STRUCTURES}
+        elif values["steps"]["step"] == "segmented":
             values["steps"]["segmenter"] |= {"classes": 4, "channels": [8, 8]}
             values["start"] = None
         optimiser = {"lr": 0.001, "warm_up": 0, "final": 1, "ema": 0}

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from stepwarp.errors import InputError
-from stepwarp.registrar.steps.config import build
-from stepwarp.registrar.weights import load_weights
 from stepwarp.training.config import read_config, training_recipes
 from stepwarp.training.dataset import open_dataset
 from stepwarp.training.loop import train
-from stepwarp.training.objective import TrainingObjective
+from stepwarp.training.start import read_start
+from stepwarp.training.trainees import trainee_of
 
 FAMILIES = [
     "avsm",
+    "brain_any",
     "brain_synth",
     "brain_t1",
     "brain_t1_labels",
@@ -35,15 +35,15 @@ def test_a_family_learns(family, name, tmp_path):
     config = family(name)
     ended = train(config, tmp_path)
     assert ended.weights is not None
-    trained = load_weights(ended.weights).step
     data = open_dataset(config, None, tmp_path)
     sample = data.training[0]
     batch = {key: value[None] for key, value in sample.items() if key != "pair"}
     last = len(config.curriculum) - 1
     torch.manual_seed(config.seed)
+    trained = read_start(config.model_copy(update={"start": str(ended.weights)}), 3)
     with torch.no_grad():
         before, after = (
-            float(TrainingObjective(step, config, structures=data.structures).eval()(batch, last)["loss"])
-            for step in (build(config.steps, 3), trained)
+            float(trainee_of(config, start, structures=data.structures).objective.eval()(batch, last, 0)["loss"])
+            for start in (None, trained)
         )
     assert after < before

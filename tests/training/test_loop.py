@@ -11,7 +11,7 @@ from stepwarp.data import pairs as pairs_module
 from stepwarp.errors import InputError, OutputError, RegistrationError
 from stepwarp.files.lock import locked
 from stepwarp.registrar.weights import load_weights
-from stepwarp.training import loop
+from stepwarp.training import loop, registrar
 from stepwarp.training.config import read_config
 from stepwarp.training.dataset import open_dataset
 from stepwarp.training.loop import CHECKPOINT, CONFIG, WEIGHTS, train
@@ -29,7 +29,7 @@ def content(folder):
 
 def assert_equal_states(a, b):
     """Of two checkpoints: weights, their means, the optimiser's moments, the sequence and generators, by the bit."""
-    for part in ("step", "mean"):
+    for part in ("module", "mean"):
         assert a[part].keys() == b[part].keys()
         assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
     for number, moments in a["optimiser"]["state"].items():
@@ -76,7 +76,7 @@ def test_the_best_weights_are_kept_not_the_last(recipe, tmp_path):
 
 def test_only_what_a_stage_trains_changes(recipe, tmp_path):
     def first_and_second(folder):
-        state = content(folder)["step"]
+        state = content(folder)["module"]
         return [{k: v for k, v in state.items() if k.startswith(head)} for head in ("first.", "second.")]
 
     def same(a, b):
@@ -169,7 +169,7 @@ def test_the_running_mean_of_the_weights_is_what_is_validated_and_kept(recipe, t
     ended = train(config, tmp_path / "run")
     kept, state = load_weights(ended.weights).step, content(tmp_path / "run")
     assert all(torch.equal(value, state["mean"][name]) for name, value in kept.state_dict().items())
-    assert not all(torch.equal(value, state["step"][name]) for name, value in kept.state_dict().items())
+    assert not all(torch.equal(value, state["module"][name]) for name, value in kept.state_dict().items())
     data = open_dataset(config, None, tmp_path / "cache")
     again = validate(kept, data.validation, config.data.grid(), config.loss.similarity.build())
     assert ended.best.measures == pytest.approx(again.measures)
@@ -181,12 +181,12 @@ def test_labels_that_the_manifest_ignores_are_neither_trained_on_nor_judged(reci
     ignoring.write_text(json.dumps(listed))
     trained_on = []
 
-    class Watched(loop.TrainingObjective):
+    class Watched(registrar.TrainingObjective):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             trained_on.append(self.ignore_labels)
 
-    monkeypatch.setattr(loop, "TrainingObjective", Watched)
+    monkeypatch.setattr(registrar, "TrainingObjective", Watched)
     changes = {"curriculum": [{"iterations": 1}], "loss": {"dice": 1}}
     ended = train(recipe(**changes, data={"manifest": str(ignoring)}), tmp_path / "run")
     assert trained_on == [{0, 1, 3}]
@@ -222,7 +222,7 @@ def test_a_pair_that_is_no_number_is_named_and_left_out(recipe, tmp_path, monkey
     state = content(tmp_path / "run")
     assert state["iteration"] == 2
     # Also what batch normalisation has seen is that of the iterations before.
-    assert all(value.isfinite().all() for value in state["step"].values())
+    assert all(value.isfinite().all() for value in state["module"].values())
     message = str(caught.value)
     assert message.startswith("iteration 3: the loss or its gradient is not a number, of the pair 'head")
     assert "(regularity)" in message

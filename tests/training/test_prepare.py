@@ -11,7 +11,7 @@ from stepwarp.errors import OutputError
 from stepwarp.files import write_volume
 from stepwarp.geometry import Affine, Image, LabelMap
 from stepwarp.training import prepare
-from stepwarp.training.prepare import align
+from stepwarp.training.prepare import align, in_own_size
 
 TURN = np.array([[0.98, -0.17, 0.0, 12.0], [0.18, 1.02, 0.05, -7.0], [0.0, -0.04, 0.95, 4.0], [0, 0, 0, 1]])
 
@@ -77,3 +77,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="Choose another cache"):
         align([], tmp_path / "file" / "kept")
+
+
+def test_an_alignment_without_its_size_turns_and_shifts_alone():
+    centre = np.array([3.0, -18, 8])
+    rigid = in_own_size(TURN, centre)
+    assert np.allclose(rigid[:3, :3] @ rigid[:3, :3].T, np.eye(3))
+    assert np.linalg.det(rigid) == pytest.approx(1)
+    assert np.allclose(Affine(rigid)(centre), Affine(TURN)(centre))
+    assert np.allclose(in_own_size(np.diag([1.2, 1.2, 1.2, 1]) @ rigid, centre)[:3, :3], rigid[:3, :3])

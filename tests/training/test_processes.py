@@ -35,7 +35,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(recipe, tmp_path):
     train(recipe(curriculum=stages, loss={"symmetric": True}, data={"batch": 2}), tmp_path / "one")
     states = [torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("one", "two")]
     assert states[0]["pairs"] == states[1]["pairs"]
-    for part in ("step", "mean"):
+    for part in ("module", "mean"):
         for name, weights in states[0][part].items():
             assert torch.allclose(weights, states[1][part][name], atol=1e-5), name
 

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 def segment(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A head of any contrast, whole or skull-stripped.")],
     out: OutOption,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights", "-w", metavar="NAME|FILE", help="A segmenter that comes with stepwarp or that it trained."
+        ),
+    ] = "brain-any",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     trust: TrustOption = None,
@@ -61,7 +67,9 @@ def segment(
     with ExitStack() as stack:
         progress = stack.enter_context(shown_progress(silent=as_json))
         place = stack.enter_context(claimed(out, force))
-        found = segment_image(image, device=device, threads=threads, trust=tuple(trust or ()), progress=progress)
+        found = segment_image(
+            image, weights=weights, device=device, threads=threads, trust=tuple(trust or ()), progress=progress
+        )
         found.save(out, overwrite=force, progress=progress, place=place)
     if as_json:
         say_json(found.record)

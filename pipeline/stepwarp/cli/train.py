@@ -23,7 +23,6 @@ from stepwarp.errors import InputError
 from stepwarp.printable import counted
 
 if TYPE_CHECKING:
-    from stepwarp.training.config import Stage, TrainingConfig
     from stepwarp.training.loop import TrainingResult
     from stepwarp.training.plan import TrainingPlan
 
@@ -43,7 +42,7 @@ def train(
         str,
         typer.Argument(
             metavar="CONFIG",
-            help="A recipe's file, or the name of one that comes with stepwarp: brain_t1, gradicon, ...",
+            help="A recipe's file, or the name of one that comes with stepwarp: brain_t1, brain_any, ...",
         ),
     ],
     out: OptionalOutOption = None,
@@ -58,7 +57,7 @@ def train(
     threads: ThreadsOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Train the network of a registrar.
+    """Train the network of a registrar, or one that finds structures.
 
     \b
       stepwarp train brain_t1 --out run --data FOLDER
@@ -68,11 +67,13 @@ def train(
     The folder then holds:
 
     \b
-      weights.safetensors  the best so far, with its model card, for register
+      weights.safetensors  the best so far, with its model card, for register or segment
       checkpoint.pt        all of the training, for --resume
       config.yaml          the recipe with every setting
       log.jsonl            loss and validation; also in tensorboard/ (tensorboard --logdir FOLDER)
-      cache/               the scans, aligned and on the network's grid"""
+      cache/               the scans, aligned and on the network's grid
+
+    Scans are read once. Where there is a GPU they lie on it, and it moves, bends, paints and spoils them itself."""
     from stepwarp.workflow import train as workflow
     from stepwarp.workflow.device import reuse_memory
 
@@ -159,32 +160,18 @@ def _described(plan: TrainingPlan) -> list[str]:
         f"{counted(plan.pairs, 'ordered pair')} to train on, "
         f"{plan.validation_pairs} to validate on",
         f"grid       {plan.grid!r}",
-        f"losses on  {_grids(config.loss.grids)}, {config.loss.similarity.kind} and {config.loss.regularity}"
-        + (", both directions" if config.loss.both_ways else ""),
+        f"losses on  {plan.losses}",
         "",
         *plan.tree.split("\n"),
         "",
         "stage  iterations  steps  frozen  trained parameters  seconds/iteration  peak MiB  losses on",
     ]
     for number, cost in enumerate(plan.stages, 1):
-        stage = cost.stage
         lines.append(
-            f"{number:>5}  {stage.iterations:>10}  {_trained(stage):>5}  {stage.frozen:>6}  {cost.parameters:>18,}"
-            f"  {cost.seconds:>17.3f}  {cost.peak_mib:>8}  {_judged_on(stage, config)}"
+            f"{number:>5}  {cost.iterations:>10}  {cost.steps:>5}  {cost.frozen:>6}  {cost.parameters:>18,}"
+            f"  {cost.seconds:>17.3f}  {cost.peak_mib:>8}  {cost.losses}"
         )
     return [*lines, "", f"all iterations together: about {_duration(plan.seconds)} on this machine"]
-
-
-def _trained(stage: Stage) -> str:
-    return "none" if stage.segmenter else str(stage.steps or "all")
-
-
-def _judged_on(stage: Stage, config: TrainingConfig) -> str:
-    return "labels (segmenter)" if stage.segmenter else _grids(stage.grids or config.loss.grids)
-
-
-def _grids(grids: object) -> str:
-    return " + ".join(f"{grid.weight:g} x {grid.mm:g} mm" for grid in grids)  # type: ignore[attr-defined]
 
 
 def _duration(seconds: float) -> str:

@@ -1,35 +1,36 @@
-"""Pairs varied on the fly, so that a network sees no pair twice.
+"""Pairs varied on the fly, so that a network sees no pair twice: on the device where their tensors lie.
 
-Everything that moves voxels becomes one map for each image, and the image is read through it once. What changes
-intensities are MONAI's random transforms, and a simulation of thick slices."""
+Everything that moves voxels becomes one map for each image, and the image is read through it once. What is drawn is a
+few numbers from the caller's generator, and noise that is the same on every device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    RandAdjustContrast,
-    RandBiasField,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandomizableTransform,
-)
+from numpy.polynomial.legendre import legvander
 from scipy.interpolate import BSpline
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from stepwarp.data.noise import white_noise
 from stepwarp.data.scans import Labelled
 from stepwarp.data.settings import AffineAmounts, AugmentSettings
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Transform
 from stepwarp.geometry.grid import float64
 from stepwarp.kernels import sampling
+from stepwarp.kernels.smoothing import gaussian
 
 #: Control points that move by less than this share of their distance cannot fold space.
 _NO_FOLD = 0.4
+#: The degree of the polynomial whose exponential a bias field is.
+_BIAS_DEGREE = 3
+#: Of an axis, the least and the most that is cut off.
+_CUT = (0.02, 0.2)
+#: An image that shows nothing is divided by this.
+_TINY = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +50,21 @@ class Motion:
         """Whether nothing moves."""
         return self.bend is None and np.array_equal(self.affine, np.eye(4))
 
-    def apply(self, values: Tensor, mode: sampling.Interpolation = "linear") -> Tensor:
-        """Values (1, C, *grid.shape) after the motion, same type; 0 comes in from outside."""
-        if self.is_still:
+    def apply(self, values: Tensor, of: Grid, mode: sampling.Interpolation = "linear") -> Tensor:
+        """Values (1, C, *of.shape) on any grid after the motion, (1, C, *grid.shape), of the same type and on their
+        device; 0 comes in from outside."""
+        if self.is_still and of == self.grid:
             return values
-        still = torch.zeros(1, 1, 1, 1, 1).expand(1, 3, *self.grid.shape)
-        matrix = float64(self.grid.index_map_to(self.grid, self.affine))
+        still = torch.zeros(1, 1, 1, 1, 1, device=values.device).expand(1, 3, *self.grid.shape)
+        matrix = float64(self.grid.index_map_to(of, self.affine))
         return sampling.warp(values, still if self.bend is None else self.bend, matrix, mode)
+
+    def coarser(self, factor: int) -> Motion:
+        """This motion on blocks of `factor` voxels along each axis: that of their centres."""
+        if factor == 1:
+            return self
+        bend = None if self.bend is None else sampling.average_pool(self.bend, (factor,) * 3) / factor
+        return Motion(self.grid.coarser(factor), self.affine, bend, self.mirrored)
 
     def transform(self) -> Transform:
         """Where a point of the box is read from, world mm."""
@@ -64,28 +73,26 @@ class Motion:
 
 
 class Augmentation:
-    """What `AugmentSettings` say, on one grid along the world's axes.
+    """What `AugmentSettings` say. grid: of the scans, along the world's axes. device: where they lie.
 
     partners: label -> label of the other side, for the mirroring of label maps; where there are labels and no
     partners nothing is mirrored."""
 
-    def __init__(self, settings: AugmentSettings, grid: Grid, partners: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        settings: AugmentSettings,
+        grid: Grid,
+        partners: Mapping[int, int] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.settings = settings
         self.grid = grid
         self.partners = dict(partners or {})
+        self.device = torch.device(device)
         self._spline = [
-            _spline_weights(n, spacing, settings) for n, spacing in zip(grid.shape, grid.spacing, strict=True)
+            _spline_weights(n, spacing, settings).to(self.device)
+            for n, spacing in zip(grid.shape, grid.spacing, strict=True)
         ]
-        sigma = settings.blur_voxels
-        self._intensities = Compose(
-            [
-                RandBiasField(prob=settings.bias, coeff_range=(-settings.bias_strength, settings.bias_strength)),
-                RandAdjustContrast(prob=settings.gamma, gamma=settings.gammas),
-                RandGaussianSmooth(sigma, sigma, sigma, prob=settings.blur),
-                RandThickSlices(prob=settings.slices, voxels=settings.slice_voxels),
-                RandGaussianNoise(prob=settings.noise, std=settings.noise_sd),
-            ]
-        )
 
     def motions(self, rng: np.random.Generator, labelled: bool = False) -> tuple[Motion, Motion]:
         """How the fixed and how the moving image are moved, bent and mirrored."""
@@ -102,23 +109,31 @@ class Augmentation:
         )
 
     def vary(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """Intensities (1, 1, *shape) with bias field, contrast, blur, slices and noise; neither below 0 nor above the
-        brightest before. What is 0, because it was cut away around a brain, gets no noise."""
-        self._intensities.set_random_state(int(rng.integers(2**31)))
-        brightest = float(image.max())
-        *before_noise, noise = self._intensities.transforms
-        varied = image[0]
-        for step in before_noise:
-            varied = step(varied)
-        noisy = torch.where(varied > 0, noise(varied), varied)
-        return torch.as_tensor(noisy).as_subclass(Tensor).clamp(0, brightest)[None]
+        """Intensities (1, 1, *shape), on any grid, with bias field, contrast, blur, slices, noise and a part cut off;
+        neither below 0 nor above the brightest before. What is 0, because it was cut away around a brain, gets no
+        noise."""
+        settings, brightest, varied = self.settings, image.amax(), image
+        if rng.random() < settings.bias:
+            varied = varied * bias_field(image, settings.bias_strength, rng)
+        if rng.random() < settings.gamma:
+            varied = brightest * (varied / brightest.clamp_min(_TINY)) ** rng.uniform(*settings.gammas)
+        if rng.random() < settings.blur:
+            varied = gaussian(varied, rng.uniform(*settings.blur_voxels))
+        if rng.random() < settings.slices:
+            varied = thick_slices(varied, int(rng.integers(3)), rng.uniform(*settings.slice_voxels))
+        if rng.random() < settings.noise:
+            noise = white_noise(tuple(image.shape), int(rng.integers(2**63)), image.device)
+            varied = torch.where(varied > 0, varied + rng.uniform(0, settings.noise_sd) * noise, varied)
+        if rng.random() < settings.cut:
+            varied = _cut_off(varied, int(rng.integers(3)), rng.uniform(*_CUT), bool(rng.integers(2)))
+        return torch.minimum(varied.clamp_min(0), brightest)
 
     def move_labels(self, labelled: Labelled, motion: Motion) -> Labelled:
-        """A label map after the motion; left and right change their labels where it mirrors."""
+        """A label map of the scans' grid after the motion; left and right change their labels where it mirrors."""
         ids = labelled.ids
         if motion.mirrored:
             ids = torch.tensor([self.partners.get(label, label) for label in ids.tolist()], dtype=ids.dtype)
-        return Labelled(motion.apply(labelled.index, "nearest"), ids)
+        return Labelled(motion.apply(labelled.index, self.grid, "nearest"), ids)
 
     def _bend(self, rng: np.random.Generator) -> Tensor | None:
         if not rng.random() < self.settings.elastic or not self.settings.elastic_sd_mm:
@@ -126,30 +141,41 @@ class Augmentation:
         shape = [weights.shape[1] for weights in self._spline]
         most = _NO_FOLD * self.settings.elastic_mm
         points = rng.normal(0, self.settings.elastic_sd_mm, (3, *shape)).clip(-most, most)
-        field = torch.from_numpy(points.astype(np.float32))
-        for weights in self._spline:
-            field = torch.tensordot(field, weights, ([1], [1]))
-        return field[None] / torch.from_numpy(self.grid.spacing).float().view(1, 3, 1, 1, 1)
+        points /= self.grid.spacing.reshape(3, 1, 1, 1)
+        return _along_axes(torch.from_numpy(points).float().to(self.device), self._spline)[None]
 
 
-class RandThickSlices(RandomizableTransform):
-    """An image (C, *shape) as if taken in slices of `voxels` voxels along one axis: averaged over each slice, and read
-    linearly between their centres."""
-
-    def __init__(self, prob: float, voxels: tuple[float, float]) -> None:
-        super().__init__(prob)
-        self.voxels = voxels
-
-    def __call__(self, image: Tensor) -> Tensor:
-        self.randomize(None)
-        axis = 1 + int(self.R.randint(image.ndim - 1))
-        thickness = self.R.uniform(*self.voxels)
-        return _through_slices(image, axis, thickness) if self._do_transform and thickness > 1 else image
+def bias_field(like: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """(1, 1, *shape) for an image of that shape: a smooth factor, the exponential of a polynomial of degree 3 in
+    Legendre's, each with a coefficient of at most `strength`. (Van Leemput et al. 1999; as MONAI's RandBiasField.)"""
+    degrees = np.indices((_BIAS_DEGREE + 1,) * 3).sum(0)
+    coefficients = np.where(degrees <= _BIAS_DEGREE, rng.uniform(-strength, strength, degrees.shape), 0)
+    lines = [torch.from_numpy(legvander(np.linspace(-1, 1, n), _BIAS_DEGREE)).to(like) for n in like.shape[2:]]
+    return _along_axes(torch.from_numpy(coefficients[None]).to(like), lines)[None].exp()
 
 
-def teacher_after(teacher: Transform, fixed: Motion, moving: Motion) -> Tensor:
-    """A transform of the two images as they were, for the two as they are: displacement (1, 3, *shape) in voxels."""
-    return Composition.of(moving.transform().inverse(), teacher, fixed.transform()).on(fixed.grid).displacement
+def thick_slices(image: Tensor, axis: int, thickness: float) -> Tensor:
+    """An image (1, 1, *shape) as if taken in slices of `thickness` voxels along an axis (0 to 2): averaged over each
+    slice, and read linearly between their centres."""
+    if thickness <= 1:
+        return image
+    voxels = image.shape[2 + axis]
+    slices = max(1, round(voxels / thickness))
+    edges = np.linspace(0, voxels, slices + 1)
+    starts = np.arange(voxels)
+    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+    average = overlap.clip(0) / (edges[1:] - edges[:-1])[:, None]
+    centres = (edges[1:] + edges[:-1]) / 2
+    between = np.stack([np.interp(starts + 0.5, centres, one) for one in np.eye(slices)], 1)
+    matrix = torch.from_numpy(between @ average).to(image)
+    return torch.tensordot(image, matrix, ([2 + axis], [1])).movedim(-1, 2 + axis).contiguous()
+
+
+def teacher_after(teacher: Transform, fixed: Motion, moving: Motion, device: torch.device | str = "cpu") -> Tensor:
+    """A transform of the two images as they were, for the two as they are: displacement (1, 3, *shape) in voxels, on a
+    device."""
+    found = Composition.of(moving.transform().inverse(), teacher, fixed.transform())
+    return found.after(DisplacementField.identity(fixed.grid, device)).displacement
 
 
 def left_right_partners(names: Mapping[int, str]) -> dict[int, int]:
@@ -195,15 +221,17 @@ def _spline_weights(voxels: int, spacing: float, settings: AugmentSettings) -> T
     return torch.from_numpy(BSpline.design_matrix(np.arange(voxels) + 0.0, knots, 3).toarray()).float()
 
 
-def _through_slices(image: Tensor, axis: int, thickness: float) -> Tensor:
-    """Averaged over slices along an axis, then read between their centres, as one matrix on the axis."""
-    voxels = image.shape[axis]
-    slices = max(1, round(voxels / thickness))
-    edges = np.linspace(0, voxels, slices + 1)
-    starts = np.arange(voxels)
-    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
-    average = overlap.clip(0) / (edges[1:] - edges[:-1])[:, None]
-    centres = (edges[1:] + edges[:-1]) / 2
-    between = np.stack([np.interp(starts + 0.5, centres, one) for one in np.eye(slices)], 1)
-    matrix = torch.from_numpy(between @ average).to(image)
-    return torch.tensordot(image, matrix, ([axis], [1])).movedim(-1, axis).contiguous()
+def _along_axes(values: Tensor, lines: Sequence[Tensor]) -> Tensor:
+    """Coefficients (C, a, b, c) with the functions (voxels, a), (voxels, b), (voxels, c) of each axis: (C, *shape)."""
+    for line in lines:
+        values = torch.tensordot(values, line, ([1], [1]))
+    return values
+
+
+def _cut_off(image: Tensor, axis: int, share: float, from_above: bool) -> Tensor:
+    """An image (1, 1, *shape) with a share of its field of view missing, 0, at one end of an axis (0 to 2)."""
+    voxels = image.shape[2 + axis]
+    missing = max(1, round(share * voxels))
+    cut = image.clone()
+    cut.narrow(2 + axis, voxels - missing if from_above else 0, missing).zero_()
+    return cut

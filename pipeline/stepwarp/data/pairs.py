@@ -1,5 +1,5 @@
 """Pairs of scans for a network, in an endless sequence that a seed fixes: sample n is the same however many processes
-make them, and whatever was interrupted before."""
+make them, whatever was interrupted before, and, but for rounding, on whatever device the scans lie."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from stepwarp.data.synthesis import Synthesis
 from stepwarp.data.teachers import Teachers
 from stepwarp.errors import InputError
 from stepwarp.geometry import DisplacementField
+from stepwarp.kernels.sampling import average_pool
 
 #: What random numbers are drawn for: streams of one seed that know nothing of each other.
 _ORDER, _SAMPLE = 0, 1
@@ -119,7 +120,8 @@ class FixedPairs(Dataset):
 
 
 class VariedPairs(Dataset):
-    """An endless sequence of pairs, augmented and synthesised, in samples like those of `FixedPairs`.
+    """An endless sequence of pairs, augmented and synthesised on the device where the scans lie, in samples like those
+    of `FixedPairs`.
 
     Every pair of the table comes once before one comes again. Sample n depends on the seed and n alone."""
 
@@ -133,12 +135,16 @@ class VariedPairs(Dataset):
         augmentation: Augmentation | None = None,
         synthesis: Synthesis | None = None,
         teachers: Teachers | None = None,
+        detail: int = 1,
     ) -> None:
-        """Raises InputError if the pairs are of more than one split."""
+        """detail: how many voxels of the scans along each axis are one of a sample; teachers are on the sample's.
+
+        Raises InputError if the pairs are of more than one split."""
         _require_one_split(scans, pairs)
         self.scans = scans
         self.pairs = pairs
         self.seed = seed
+        self.detail = detail
         self.labels = labels
         self.augmentation = augmentation
         self.synthesis = synthesis
@@ -150,16 +156,18 @@ class VariedPairs(Dataset):
         rng = np.random.default_rng([self.seed, _SAMPLE, number])
         scans = [self.scans[end] for end in ends]
         motions = self._motions(rng)
-        painter = self.synthesis if self.synthesis is not None and self.synthesis.chosen(rng) else None
-        labelled = list(map(self._moved_labels, scans, motions)) if painter or self.labels else []
-        if painter:
-            images = painter.paint_pair(labelled, rng)
+        seen = [motion.coarser(self.detail) for motion in motions]
+        if self.synthesis is not None and self.synthesis.chosen(rng):
+            images = self.synthesis.paint_pair(list(map(self._moved_labels, scans, motions)), rng)
         else:
-            images = [motion.apply(scan.intensities()) for scan, motion in zip(scans, motions, strict=True)]
+            images = list(map(self._moved_image, scans, motions))
         if self.augmentation is not None:
             images = [self.augmentation.vary(image, rng) for image in images]
-        teacher = self._moved_teacher(self.teachers[name], *motions) if self.teachers is not None else None
-        return _sample(name, images, labelled if self.labels else [], teacher)
+        labelled = list(map(self._moved_labels, scans, seen)) if self.labels else []
+        teacher = None
+        if self.teachers is not None:
+            teacher = self._moved_teacher(self.teachers[name].to(scans[0].image.device), *seen)
+        return _sample(name, images, labelled, teacher)
 
     def _place(self, number: int) -> int:
         """Where sample n stands in the table: each round through it has an order of its own."""
@@ -175,14 +183,19 @@ class VariedPairs(Dataset):
             return still, still
         return self.augmentation.motions(rng, self.labels)
 
+    def _moved_image(self, scan: BoxScan, motion: Motion) -> Tensor:
+        return average_pool(motion.apply(scan.intensities(), self.scans.grid), (self.detail,) * 3)
+
     def _moved_labels(self, scan: BoxScan, motion: Motion) -> Labelled:
         labelled = scan.labelled()
-        return labelled if self.augmentation is None else self.augmentation.move_labels(labelled, motion)
+        if self.augmentation is None:
+            return Labelled(motion.apply(labelled.index, self.scans.grid, "nearest"), labelled.ids)
+        return self.augmentation.move_labels(labelled, motion)
 
     def _moved_teacher(self, teacher: Tensor, fixed: Motion, moving: Motion) -> Tensor:
         if fixed.is_still and moving.is_still:
             return teacher
-        return teacher_after(DisplacementField(teacher, self.scans.grid), fixed, moving)
+        return teacher_after(DisplacementField(teacher, fixed.grid), fixed, moving, teacher.device)
 
 
 class PairLoader:
@@ -200,16 +213,15 @@ class PairLoader:
         given: int = 0,
         rank: int = 0,
         ranks: int = 1,
-        pin: bool = False,
     ) -> None:
-        """given: how many pairs were handed out before. rank, ranks: where several processes train together, which one
-        this is; each takes its own part of every ranks * batch pairs. pin: in page-locked memory, for a GPU."""
+        """workers: processes that make them in advance, if the scans lie on the CPU. given: how many pairs were handed
+        out before. rank, ranks: where several processes train together, which one this is; each takes its own part of
+        every ranks * batch pairs."""
         self.pairs = pairs
         self.batch = batch
         self.workers = workers
         self.rank = rank
         self.ranks = ranks
-        self.pin = pin
         self.given = given
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -219,7 +231,6 @@ class PairLoader:
             self.pairs,
             batch_sampler=numbers,
             num_workers=self.workers,
-            pin_memory=self.pin,
             worker_init_fn=_one_thread,
             # OpenMP, of which the kernels' threads are, does not survive a fork.
             multiprocessing_context="spawn" if self.workers else None,

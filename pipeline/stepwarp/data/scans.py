@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -71,14 +71,15 @@ class About:
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A label map. index: (1, 1, *shape), each voxel's place in `ids` (N,) int32, whose first is 0, the background."""
+    """A label map. index: (1, 1, *shape), each voxel's place in `ids` (N,) int32, on the CPU, whose first is 0, the
+    background."""
 
     index: Tensor
     ids: Tensor
 
     def values(self) -> Tensor:
         """The labels themselves, (1, 1, *shape) int32."""
-        return self.ids[self.index.int()]
+        return self.ids.to(self.index.device)[self.index.int()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +104,11 @@ class BoxScan:
         if self.index is None or self.ids is None:
             raise InputError("the scans were prepared without labels. Prepare them again, with labels.")
         return Labelled(self.index[None, None], self.ids)
+
+    def to(self, device: torch.device | str) -> BoxScan:
+        """The same with its voxels on a device."""
+        index = None if self.index is None else self.index.to(device)
+        return replace(self, image=self.image.to(device), index=index)
 
     def parts(self) -> dict[str, Any]:
         """All that it consists of and has, by name."""
@@ -129,6 +135,15 @@ class HeldScans:
 
     def __getitem__(self, name: str) -> BoxScan:
         return self.scans[name]
+
+    @property
+    def device(self) -> torch.device:
+        """Where their voxels lie."""
+        return next((scan.image.device for scan in self.scans.values()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> HeldScans:
+        """The same with their voxels on a device: one to two bytes a voxel, and as many with labels."""
+        return replace(self, scans={name: scan.to(device) for name, scan in self.scans.items()})
 
 
 class CachedScans:

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from stepwarp.errors import InputError
 from stepwarp.recipes import Strict, configs_folder, first_problem
-from stepwarp.training.config import OptimiserSettings, Weight
+from stepwarp.training.settings import OptimiserSettings, Weight
 
 NAME = "mnist.yaml"
 

@@ -1,1 +1,1 @@
-"""Training of registrars: recipes, the loop, its checkpoints, and what it is judged by."""
+"""Training of registrars and segmenters: recipes, the loop, its checkpoints, and what it is judged by."""

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from stepwarp.errors import InputError
 from stepwarp.files import atomic_path
-from stepwarp.registrar.steps import Step
-from stepwarp.training.config import TrainingConfig, check_config
+from stepwarp.training.config import check_config
 from stepwarp.training.ema import RunningMean
+from stepwarp.training.settings import TrainingRecipe
 
-_VERSION = 1
+_VERSION = 2
 #: What may be changed when a training goes on, besides how its data is read: nothing that is counted in iterations.
 _MAY_CHANGE = {"optimiser", "precision", "checkpoint_every", "validation", "description"}
 _DATA_MAY_CHANGE = {"cache", "workers"}
@@ -39,9 +40,9 @@ class Best:
 class Progressed:
     """A training under way.
 
-    step: the registrar in training. iteration: how many are done. seconds: of training, over all runs."""
+    module: what is trained. iteration: how many are done. seconds: of training, over all runs."""
 
-    step: Step
+    module: nn.Module
     mean: RunningMean
     optimiser: Optimizer
     iteration: int = 0
@@ -49,14 +50,14 @@ class Progressed:
     best: Best | None = None
 
 
-def save(path: Path, state: Progressed, config: TrainingConfig, pairs: Mapping[str, Any]) -> None:
+def save(path: Path, state: Progressed, config: TrainingRecipe, pairs: Mapping[str, Any]) -> None:
     """Write everything, atomically: a process that is killed leaves the checkpoint before.
 
     pairs: where the sequence of pairs stands, as their loader says it."""
     content = {
         "version": _VERSION,
         "config": config.model_dump(mode="json"),
-        "step": state.step.state_dict(),
+        "module": state.module.state_dict(),
         "mean": state.mean.module.state_dict(),
         "mean_count": state.mean.count,
         "optimiser": state.optimiser.state_dict(),
@@ -70,13 +71,13 @@ def save(path: Path, state: Progressed, config: TrainingConfig, pairs: Mapping[s
         torch.save(content, temporary)
 
 
-def load(path: Path, state: Progressed, config: TrainingConfig) -> dict[str, Any]:
+def load(path: Path, state: Progressed, config: TrainingRecipe) -> dict[str, Any]:
     """Bring a training to where a checkpoint stands; returns where the sequence of pairs does.
 
     Raises InputError for a file that is none or damaged, and for one of another recipe."""
     content = _read(path)
     require_same_recipe(check_config(content["config"], str(path)), config, path)
-    state.step.load_state_dict(content["step"])
+    state.module.load_state_dict(content["module"])
     state.mean.module.load_state_dict(content["mean"])
     state.mean.count = content["mean_count"]
     state.optimiser.load_state_dict(content["optimiser"])
@@ -88,7 +89,7 @@ def load(path: Path, state: Progressed, config: TrainingConfig) -> dict[str, Any
     return pairs
 
 
-def require_same_recipe(before: TrainingConfig, now: TrainingConfig, path: Path) -> None:
+def require_same_recipe(before: TrainingRecipe, now: TrainingRecipe, path: Path) -> None:
     """InputError if a training cannot go on with other settings than it began with, naming the first of them."""
     a, b = (_what_must_stay(config) for config in (before, now))
     for key in a:
@@ -100,7 +101,7 @@ def require_same_recipe(before: TrainingConfig, now: TrainingConfig, path: Path)
             )
 
 
-def _what_must_stay(config: TrainingConfig) -> dict[str, Any]:
+def _what_must_stay(config: TrainingRecipe) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude=_MAY_CHANGE)
     values["data"] = {key: value for key, value in values["data"].items() if key not in _DATA_MAY_CHANGE}
     return values

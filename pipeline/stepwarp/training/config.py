@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
-from torch.nn import Parameter
-from torch.optim import Adam
 
-from stepwarp.data.settings import DataSettings
 from stepwarp.errors import InputError
 from stepwarp.networks.config import SegmenterConfig
 from stepwarp.recipes import Strict, changed, configs_folder, first_problem, read_recipe
@@ -19,14 +15,12 @@ from stepwarp.registrar.steps.config import StepConfig
 from stepwarp.registrar.steps.settings import leaves
 from stepwarp.registrar.steps.types.segmented import SegmentedConfig
 from stepwarp.registrar.steps.types.two_step import TwoStepConfig
+from stepwarp.training.segmenter_config import SegmenterTraining
+from stepwarp.training.settings import AnyStage, AnyValidation, Finite, TrainingRecipe, Weight
 from stepwarp.training.similarities import DEFAULT, AnySimilarity
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 #: The study of `stepwarp mnist`, which is no recipe for scans.
 _MNIST = "mnist"
-#: Decay of Adam's running mean of gradients.
-_FIRST_MOMENT = 0.9
 #: Voxels this much larger or smaller are of the size that was meant.
 _SAME_MM = 1e-6
 
@@ -72,87 +66,41 @@ class LossSettings(Strict):
         return self
 
 
-class OptimiserSettings(Strict):
-    """Adam.
-
-    lr: the learning rate, reached after `warm_up` iterations of every stage, falling along a cosine over the whole
-    training to `final` times lr. clip: gradients longer than this are shortened to it. second_moment: decay of the
-    running mean of squared gradients by which updates are scaled. ema: decay of the running mean of the weights, which
-    is what is validated and kept; 0 keeps the weights themselves."""
-
-    lr: Finite = 5e-4
-    warm_up: NonNegativeInt = 20
-    final: float = Field(default=0.05, gt=0, le=1)
-    weight_decay: Weight = 0.0
-    clip: Finite = 1.0
-    second_moment: float = Field(default=0.999, ge=0, lt=1)
-    ema: float = Field(default=0.99, ge=0, lt=1)
-
-    def build(self, parameters: Iterable[Parameter]) -> Adam:
-        """The optimiser of these parameters, at the full learning rate."""
-        return Adam(parameters, self.lr, betas=(_FIRST_MOMENT, self.second_moment), weight_decay=self.weight_decay)
-
-    def rate(self, iteration: int, iterations: int, within: int) -> float:
-        """The learning rate at one of so many iterations, counted from 0; within: its number in its stage."""
-        cosine = self.final + (1 - self.final) * (1 + math.cos(math.pi * iteration / iterations)) / 2
-        return self.lr * cosine * min(1, (within + 1) / (self.warm_up + 1))
-
-
-class Stage(Strict):
-    """A part of the training.
+class Stage(AnyStage):
+    """A part of the training of a registrar.
 
     steps: how many of the recipe's topmost steps take part, the first ones; all by default. frozen: so many of these
     stay as they are. grids: of the similarity, instead of the loss's. spacing_mm: images are averaged to voxels of
-    this size before the registrar sees them; a whole multiple of the data's. lr: factor on the learning rate.
+    this size before the registrar sees them; a whole multiple of the data's.
 
     segmenter: train the network of a `segmented` registrar that segments, by the label maps and by nothing else; in all
     other stages it stays as it is."""
 
-    iterations: PositiveInt
     steps: PositiveInt | None = None
     frozen: NonNegativeInt = 0
     grids: tuple[LossGrid, ...] | None = Field(default=None, min_length=1)
     spacing_mm: PositiveFloat | None = None
-    lr: Finite = 1.0
     segmenter: bool = False
 
 
-class ValidationSettings(Strict):
+class ValidationSettings(AnyValidation):
     """On the manifest's pairs among the scans that are held out.
 
-    pairs: at most so many, the first ones. every: iterations. keep_best_by: the measure that decides which weights are
-    kept; mean_dice wants labels, and so does segmentation_dice, how well a registrar's segmenter finds them; loss is
-    the dissimilarity on the finest loss grid."""
+    keep_best_by: the measure that decides which weights are kept; mean_dice wants labels, and so does
+    segmentation_dice, how well a registrar's segmenter finds them; loss is the dissimilarity on the finest grid."""
 
-    pairs: PositiveInt = 8
-    every: PositiveInt = 200
     keep_best_by: Literal["mean_dice", "segmentation_dice", "loss"] = "mean_dice"
 
 
-class TrainingConfig(Strict):
-    """A whole recipe of `stepwarp train`.
+class TrainingConfig(TrainingRecipe):
+    """A whole recipe for a registrar.
 
-    steps: the registrar, see `registrar.steps.config`. start: weights to begin with, a file or the name of shipped
-    ones; those of steps that are not segmented serve within ones that are. precision: bf16 computes convolutions in
-    half precision. checkpoint_every: iterations."""
+    steps: see `registrar.steps.config`. start: weights of steps that are not segmented serve within ones that are."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    description: str = ""
-    data: DataSettings
     steps: StepConfig
-    start: str | None = None
     loss: LossSettings
-    optimiser: OptimiserSettings = OptimiserSettings()
-    precision: Literal["fp32", "bf16"] = "fp32"
     curriculum: tuple[Stage, ...] = Field(min_length=1)
     validation: ValidationSettings = ValidationSettings()
-    checkpoint_every: PositiveInt = 100
-    seed: NonNegativeInt = 0
-
-    @property
-    def iterations(self) -> int:
-        """Of all stages."""
-        return sum(stage.iterations for stage in self.curriculum)
 
     @property
     def segmenter(self) -> SegmenterConfig | None:
@@ -171,21 +119,7 @@ class TrainingConfig(Strict):
 
     @property
     def trains_with_labels(self) -> bool:
-        """Whether weights depend on label maps, not only which of them are kept."""
         return self.loss.dice > 0 or self.trains_segmenter
-
-    def stage_at(self, iteration: int) -> tuple[int, int]:
-        """The stage that an iteration belongs to, and its number within the stage, all counted from 0."""
-        for number, stage in enumerate(self.curriculum):
-            if iteration < stage.iterations:
-                return number, iteration
-            iteration -= stage.iterations
-        raise IndexError("the training is over")
-
-    def learning_rate(self, iteration: int) -> float:
-        """At an iteration, counted from 0."""
-        number, within = self.stage_at(iteration)
-        return self.optimiser.rate(iteration, self.iterations, within) * self.curriculum[number].lr
 
     @model_validator(mode="after")
     def _check_stages(self) -> TrainingConfig:
@@ -247,13 +181,17 @@ class TrainingConfig(Strict):
                 raise ValueError(f"{place}: {mm:g} mm is no whole multiple of the data's {self.data.spacing_mm:g} mm")
 
 
+#: The recipe of any training.
+AnyTraining = TrainingConfig | SegmenterTraining
+
+
 def pooling(spacing_mm: float, mm: float) -> int | None:
     """How many voxels along an axis make one of `mm`; None if that is no whole number."""
     factor = max(1, round(mm / spacing_mm))
     return factor if abs(factor * spacing_mm - mm) < _SAME_MM else None
 
 
-def read_config(source: str | Path, overrides: Iterable[str] = ()) -> TrainingConfig:
+def read_config(source: str | Path, overrides: Iterable[str] = ()) -> AnyTraining:
     """The recipe in a YAML file, or one that comes with stepwarp by its name, changed by "a.b=c" texts.
 
     Raises InputError, one line that names the file, the place in it and the problem."""
@@ -261,17 +199,22 @@ def read_config(source: str | Path, overrides: Iterable[str] = ()) -> TrainingCo
     return changed_config(read_recipe(path, "data, steps, loss and curriculum"), overrides, str(path))
 
 
-def changed_config(values: dict[str, Any], overrides: Iterable[str], source: str) -> TrainingConfig:
+def changed_config(values: dict[str, Any], overrides: Iterable[str], source: str) -> AnyTraining:
     """The recipe of plain data that came from `source`, changed by "a.b=c" texts. InputError as `read_config`."""
-    return check_config(changed(values, overrides, TrainingConfig), source)
+    return check_config(changed(values, overrides, _kind(values)), source)
 
 
-def check_config(values: object, source: str) -> TrainingConfig:
-    """The recipe of plain data that came from `source`. InputError as `read_config`."""
+def check_config(values: object, source: str) -> AnyTraining:
+    """The recipe of plain data that came from `source`: for a segmenter where it has one, else for a registrar.
+    InputError as `read_config`."""
     try:
-        return TrainingConfig.model_validate(values)
+        return _kind(values).model_validate(values)
     except ValidationError as error:
         raise InputError(f"{source}: {first_problem(error)}".replace("?.", "?")) from error
+
+
+def _kind(values: object) -> type[TrainingConfig] | type[SegmenterTraining]:
+    return SegmenterTraining if isinstance(values, dict) and "segmenter" in values else TrainingConfig
 
 
 def training_recipes() -> list[str]:

@@ -31,6 +31,9 @@ def launched_fabric(device: torch.device) -> Fabric:
         plugins=[TorchElasticEnvironment() if under_torchrun() else LightningEnvironment()],
     )
     fabric.launch()
+    if device.type == "cuda":
+        # All images of a training are of one size, for which it pays to try what is fastest.
+        torch.backends.cudnn.benchmark = True
     # In a stage where all weights are trained, none is unused: that is no mistake.
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     return fabric

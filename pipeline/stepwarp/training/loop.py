@@ -22,19 +22,18 @@ from stepwarp.errors import OutputError, RegistrationError
 from stepwarp.files import write_text
 from stepwarp.files.lock import locked
 from stepwarp.progress import Progress, ProgressReport, silent
-from stepwarp.registrar.steps.config import build
 from stepwarp.registrar.weights.card import Expected
 from stepwarp.training import checkpoint
+from stepwarp.training.card import card_of, machine_name
 from stepwarp.training.checkpoint import Best, Progressed
-from stepwarp.training.config import TrainingConfig
+from stepwarp.training.config import AnyTraining
 from stepwarp.training.dataset import Dataset, open_dataset
 from stepwarp.training.devices import launched_fabric
 from stepwarp.training.ema import RunningMean
-from stepwarp.training.export import export, machine_name
 from stepwarp.training.log import BOARD, LOG, Log
-from stepwarp.training.objective import TrainingObjective, train_only
+from stepwarp.training.settings import TrainingRecipe
 from stepwarp.training.start import TrainingStart, read_start
-from stepwarp.training.validation import validate
+from stepwarp.training.trainees import trainee_of
 
 CHECKPOINT, WEIGHTS, CONFIG = "checkpoint.pt", "weights.safetensors", "config.yaml"
 _OWN_NAMES = (CHECKPOINT, WEIGHTS, CONFIG, LOG, BOARD)
@@ -56,7 +55,7 @@ class TrainingResult:
 
 
 def train(
-    config: TrainingConfig,
+    config: AnyTraining,
     out: Path,
     *,
     root: Path | None = None,
@@ -65,11 +64,12 @@ def train(
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train a registrar and keep the best of it.
+    """Train a registrar or a segmenter and keep the best of it.
 
     Writes into `out`: weights.safetensors, the best so far with its model card; checkpoint.pt, to go on from;
     config.yaml; log.jsonl; tensorboard/; and cache/, unless the recipe names another. On one CPU, equal seeds and
-    numbers of threads give equal weights, also where a training was killed and resumed.
+    numbers of threads give equal weights, also where a training was killed and resumed. Scans are read once and lie on
+    the device; there pairs are drawn of them, on a GPU by the GPU.
 
     root: where the manifest's paths begin. resume: go on from the checkpoint in `out`. max_minutes: end after this
     time, with a checkpoint. Several processes under torchrun share the work.
@@ -99,7 +99,7 @@ class _Run:
 
     def __init__(
         self,
-        config: TrainingConfig,
+        config: AnyTraining,
         out: Path,
         fabric: Fabric,
         data: Dataset,
@@ -112,21 +112,18 @@ class _Run:
         self.data = data
         self.progress = progress
         torch.manual_seed(config.seed)
-        step = build(config.steps, _DIMS)
-        if start is not None:
-            step.load_state_dict(start.state, strict=False)  # a segmenter may be missing
-        self.labels_used = config.trains_with_labels or (start is not None and start.labels_used)
-        self.objective = TrainingObjective(step, config, data.manifest.ignore_labels, data.structures)
-        optimiser = config.optimiser.build(step.parameters())
-        self.model, self.stepping = fabric.setup(self.objective, optimiser)
-        self.state = Progressed(step, RunningMean(step, config.optimiser.ema), optimiser)
+        self.trainee = trainee_of(config, start, data.manifest.ignore_labels, data.structures)
+        self.trainee.look_at(data)
+        module = self.trainee.module
+        optimiser = config.optimiser.build(module.parameters())
+        self.model, self.stepping = fabric.setup(self.trainee.objective, optimiser)
+        self.state = Progressed(module, RunningMean(module, config.optimiser.ema), optimiser)
         self.loader = PairLoader(
             data.training,
             config.data.batch,
-            config.data.workers,
+            config.data.workers if fabric.device.type == "cpu" else 0,
             rank=fabric.global_rank,
             ranks=fabric.world_size,
-            pin=fabric.device.type == "cuda",
         )
         self.log: Log | None = None
         self.sums: dict[str, float | Tensor] = defaultdict(float)
@@ -148,7 +145,7 @@ class _Run:
             number, within = config.stage_at(state.iteration)
             if number != stage:
                 stage, begun_at = number, within
-                train_only(state.step, config, config.curriculum[number])
+                self.trainee.enter(number)
             loss, late = self._iterate(next(batches), number, deadline)
             # Counted from where this run began, so that the time left is told from its own speed.
             done, total = within + 1 - begun_at, config.curriculum[number].iterations - begun_at
@@ -173,8 +170,8 @@ class _Run:
         rate = self.config.learning_rate(state.iteration)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        buffers = [buffer.clone() for buffer in state.step.buffers()]
-        state.step.train()
+        buffers = [buffer.clone() for buffer in state.module.buffers()]
+        state.module.train()
         terms = self.model(self._tensors(batch), stage, self._seed())
         self.stepping.zero_grad()
         fabric.backward(terms["loss"])
@@ -187,7 +184,7 @@ class _Run:
         if not math.isfinite(loss + length):
             self._stop(batch, stage, buffers)
         self.stepping.step()
-        state.mean.update(state.step)
+        state.mean.update(state.module)
         state.iteration += 1
         state.seconds = time.monotonic() - self.began
         self._note(terms, {"gradient": length, "learning_rate": rate})
@@ -205,7 +202,7 @@ class _Run:
     def _stop(self, batch: dict[str, Any], stage: int, buffers: list[Tensor]) -> NoReturn:
         """Save the state before this iteration, with the next batch to come, and say which pair was to blame."""
         blamed = self._blamed(self._tensors(batch), batch["pair"], stage)
-        for buffer, before in zip(self.state.step.buffers(), buffers, strict=True):
+        for buffer, before in zip(self.state.module.buffers(), buffers, strict=True):
             buffer.copy_(before)
         if self.fabric.world_size > 1:
             everywhere: list[Any] = [None] * self.fabric.world_size
@@ -223,7 +220,7 @@ class _Run:
         """The pairs of a batch of which a term is not finite by itself, with the names of the terms."""
         blamed = []
         for number, name in enumerate(names):
-            terms = self.objective({key: value[number : number + 1] for key, value in tensors.items()}, stage)
+            terms = self.trainee.objective({key: value[number : number + 1] for key, value in tensors.items()}, stage)
             strange = [term for term, value in terms.items() if term != "loss" and not value.isfinite()]
             if strange:
                 blamed.append(f"'{name}' ({', '.join(strange)})")
@@ -250,38 +247,26 @@ class _Run:
         if not self.data.validation:
             self._export({}, {})
             return
-        settings = self.config.validation
-        judged = validate(
-            state.mean.module,
-            self.data.validation,
-            self.objective.grid,
-            self.objective.similarity,
-            self.data.manifest.ignore_labels,
-            self.fabric.device,
-            structures=self.data.structures,
-        )
+        judged = self.trainee.judged(state.mean.module, self.data.validation, self.fabric.device)
         self.log.write("validation", state.iteration, judged.measures)
-        self.log.picture("fixed, moving, moved, difference", state.iteration, judged.strip)
-        score = judged.measures[settings.keep_best_by]
-        score = -score if settings.keep_best_by == "loss" else score
+        self.log.picture(judged.pictured, state.iteration, judged.strip)
+        score = self.trainee.score(judged.measures)
         if math.isfinite(score) and (state.best is None or score > state.best.score):
             state.best = Best(state.iteration, score, judged.measures)
             self._export(judged.measures, judged.seen)
 
     def _export(self, measures: Mapping[str, float], expects: Mapping[Expected, tuple[float, float]]) -> None:
-        export(
-            self.out / WEIGHTS,
-            self.state.mean.module.state_dict(),
+        card = card_of(
             self.config,
             self.data.manifest,
-            self.data.recipe,
-            labels_used=self.labels_used,
+            labels_used=self.trainee.labels_used,
             metrics=measures,
             expects=expects,
             iteration=self.state.iteration,
             seconds=self.state.seconds,
             machine=machine_name(self.fabric.device, self.fabric.world_size),
         )
+        self.trainee.save(self.out / WEIGHTS, self.state.mean.module, card)
 
     def _save(self) -> None:
         if self.log is not None:
@@ -292,7 +277,7 @@ class _Run:
         return path if path.exists() else None
 
 
-def as_yaml(config: TrainingConfig) -> str:
+def as_yaml(config: TrainingRecipe) -> str:
     """A recipe as it can be read again, every default written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 

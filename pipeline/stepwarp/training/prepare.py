@@ -58,6 +58,16 @@ def align(
     return matrices
 
 
+def in_own_size(alignment: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """An alignment (4, 4) without its changes of size and shape: the turn nearest to it, with the point `centre` where
+    it goes by the alignment."""
+    left, _, right = np.linalg.svd(alignment[:3, :3])
+    rigid = np.eye(4)
+    rigid[:3, :3] = left @ right
+    rigid[:3, 3] = alignment[:3, :3] @ centre + alignment[:3, 3] - rigid[:3, :3] @ centre
+    return rigid
+
+
 def _align(scan: Scan, device: torch.device | str) -> tuple[np.ndarray, float]:
     settings = preset(_PRESET)
     refine = LNCC(settings.deformable.radius, settings.deformable.epsilon)

@@ -30,12 +30,13 @@ class Validation:
     """measures: means over the pairs. mean_dice only where there are labels; loss: the dissimilarity on the grid;
     folds_percent (by central differences) and std_log_jacobian inside the fixed image's tissue; segmentation_dice: the
     mean Dice of both images' structures inside the brain. seen: what tells whether a pair is like these, as a card
-    expects it: the range over the pairs of each. strip: a picture of the first pair (height, width), 0..1: fixed,
-    moving, moved, difference; one row per direction of view."""
+    expects it: the range over the pairs of each. strip: a picture of the first pair (height, width), 0..1, of what
+    `pictured` says; one row per direction of view."""
 
     measures: dict[str, float]
     seen: dict[Expected, tuple[float, float]]
     strip: Tensor
+    pictured: str = "fixed, moving, moved, difference"
 
 
 @torch.no_grad()

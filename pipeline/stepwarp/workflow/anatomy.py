@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import torch
 from stepwarp import limits
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
+from stepwarp.files import sha256
 from stepwarp.geometry import Affine, Image, LabelMap, Transform
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
 from stepwarp.options import RegisterOptions
 from stepwarp.registrar.subject import ImagedSubject
-from stepwarp.registrar.weights import SHIPPED_SEGMENTERS
+from stepwarp.registrar.weights import weights_path
 from stepwarp.segment import HeadSegmenter, Segmentation, load_segmenter, segment
 from stepwarp.segment.segmenters import SHIPPED_SEGMENTER
 from stepwarp.workflow.clock import Clock
@@ -197,7 +199,9 @@ def require_head(found: Segmentation) -> None:
         )
 
 
-def described_segmenter() -> dict[str, Any]:
-    """The shipped segmenter as a record holds it."""
-    card = shipped_segmenter(torch.device("cpu")).header.card
-    return {"name": card.name, "sha256": SHIPPED_SEGMENTERS[SHIPPED_SEGMENTER], "licence": card.licence}
+def described_segmenter(
+    segmenter: HeadSegmenter | None = None, source: str | Path = SHIPPED_SEGMENTER
+) -> dict[str, Any]:
+    """A segmenter, by default the shipped one, as a record holds it. source: its file or name."""
+    card = (segmenter or shipped_segmenter(torch.device("cpu"))).header.card
+    return {"name": card.name, "sha256": sha256(weights_path(source)), "licence": card.licence}

@@ -15,7 +15,8 @@ from stepwarp.kernels.precision import without_tf32
 from stepwarp.layout import MASK, SEGMENTATION, SEGMENTED, STRUCTURES, VOLUMES
 from stepwarp.machine import device_name
 from stepwarp.progress import Progress, silent
-from stepwarp.segment import Segmentation, segment
+from stepwarp.segment import Segmentation, load_segmenter, segment
+from stepwarp.segment.segmenters import SHIPPED_SEGMENTER
 from stepwarp.version import __version__
 from stepwarp.workflow.anatomy import described_segmenter, require_head, shipped_segmenter
 from stepwarp.workflow.clock import Clock
@@ -67,6 +68,7 @@ def claimed(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
 def segment_image(
     source: Source,
     *,
+    weights: str | Path = SHIPPED_SEGMENTER,
     device: str = "auto",
     threads: int | None = None,
     trust: str | Sequence[str] | None = None,
@@ -78,6 +80,8 @@ def segment_image(
     ----------
     source : path or image
         As `register` takes them: of any contrast, spacing and orientation, whole or skull-stripped.
+    weights : path or str
+        A segmenter that `stepwarp train` wrote, or the name of a shipped one.
     device, threads, trust
         As of `register`.
     progress : callable
@@ -91,13 +95,14 @@ def segment_image(
     Raises
     ------
     InputError
-        For an image that cannot be used, and for one that shows no head.
+        For an image that cannot be used, for one that shows no head, and for weights that are no segmenter's.
     """
     place = chosen_device(device)
     used = use_threads(threads)
     clock, rules = Clock(progress, device=place), files.TrustRules.of(trust)
     with clock.stage("read"):
-        segmenter = shipped_segmenter(place)
+        shipped = weights == SHIPPED_SEGMENTER
+        segmenter = shipped_segmenter(place) if shipped else load_segmenter(weights, place)
         image = files.as_image(source, trust=rules, unnamed="the image")
     with clock.stage("structures"):
         found = segment(image, segmenter)
@@ -108,7 +113,7 @@ def segment_image(
         "version": __version__,
         "input": described_image(source, image),
         "trusted": rules.record(),
-        "segmenter": described_segmenter(),
+        "segmenter": described_segmenter(segmenter, weights),
         "device": device_name(place),
         "threads": used,
         "stages": clock.stages,

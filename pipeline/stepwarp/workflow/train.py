@@ -100,7 +100,9 @@ def finetuning_config(
     optimiser["lr"] *= _FINETUNE_RATE
     values |= {"data": data, "loss": loss, "optimiser": optimiser, "validation": validation}
     values["curriculum"] = [{"iterations": _FINETUNE_ITERATIONS}]
-    return changed_config(values, overrides, str(weights))
+    config = changed_config(values, overrides, str(weights))
+    assert isinstance(config, TrainingConfig)  # as that of the weights
+    return config
 
 
 def _validation(manifest: Manifest) -> str | None:

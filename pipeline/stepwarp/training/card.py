@@ -1,4 +1,4 @@
-"""Weights for use: one file with the registrar, what it wants to be given, and where it is from."""
+"""The card of weights for use: what they are, and where they are from."""
 
 from __future__ import annotations
 
@@ -8,24 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from stepwarp.data.manifest import Manifest
 from stepwarp.machine import device_name, versions
 from stepwarp.printable import counted
-from stepwarp.registrar.weights import Card, Recipe, save_native_weights
+from stepwarp.registrar.weights import Card
 from stepwarp.registrar.weights.card import Expected
-from stepwarp.training.config import TrainingConfig
+from stepwarp.training.settings import TrainingRecipe
 
 _PACKAGES = ("stepwarp", "torch", "monai", "numpy", "lightning-fabric")
 
 
-def export(
-    path: Path,
-    state: Mapping[str, Tensor],
-    config: TrainingConfig,
+def card_of(
+    config: TrainingRecipe,
     manifest: Manifest,
-    recipe: Recipe,
     *,
     labels_used: bool,
     metrics: Mapping[str, float],
@@ -33,8 +29,8 @@ def export(
     iteration: int,
     seconds: float,
     machine: str,
-) -> None:
-    """Write weights with their model card, in place of those of an earlier iteration.
+) -> Card:
+    """The model card of weights.
 
     labels_used: whether the weights depend on label maps, beside images that were synthesised from them.
     metrics, expects: of the validation, for the card; none where nothing is held out.
@@ -43,7 +39,7 @@ def export(
     settings["data"]["cache"] = None  # a place on this machine
     settings["data"]["manifest"] = manifest.name
     settings["start"] = config.start and Path(config.start).name
-    card = Card(
+    return Card(
         name=config.name,
         data=f"{manifest.name}, split '{config.data.split}'"
         + (f" without {', '.join(config.data.held_out)}" if config.data.held_out else "")
@@ -62,7 +58,6 @@ def export(
         expects=dict(expects),
         notes=config.description,
     )
-    save_native_weights(path, config.steps, state, recipe, card, overwrite=True)
 
 
 def machine_name(device: torch.device, processes: int) -> str:
