@@ -15,6 +15,7 @@ from stepwarp.errors import MemoryShortageError, is_out_of_memory
 from stepwarp.kernels import backend
 from stepwarp.limits import in_words
 from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.device import free_gpu_memory
 from stepwarp.workflow.memory import Extent, PairMemory, StageMemory
 from stepwarp.workflow.network import bytes_for
 from stepwarp.workflow.search import SearchRequest, SearchResult, search
@@ -39,7 +40,7 @@ class Room:
         process = limits.held_memory() + limits.free_memory()
         if device.type != "cuda":
             return cls(process if stated is None else stated, None, stated)
-        free, _ = torch.cuda.mem_get_info(device)
+        free = free_gpu_memory(device)
         return cls(process, free if stated is None else min(stated, free), stated)
 
     def lacks(self, stage: StageMemory) -> str | None:

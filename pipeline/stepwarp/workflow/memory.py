@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stepwarp.config import Level, Preset
 from stepwarp.files import nifti, quiet_nibabel
@@ -78,6 +79,10 @@ class Extent:
     @property
     def voxels(self) -> int:
         return math.prod(self.grid.shape)
+
+    def shown_everywhere(self) -> Image:
+        """An image of its grid that shows something in each voxel, and takes no memory."""
+        return Image(torch.ones(()).expand(self.grid.shape), self.grid)
 
     @property
     def box_mm(self) -> np.ndarray:
