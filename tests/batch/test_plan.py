@@ -298,7 +298,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_case(source, places):
     [
         ({}, 1900, 2600),
         ({"preset": "fast"}, 1200, 1800),
-        ({"affine_only": True}, 1000, 1500),
+        ({"affine_only": True}, 1000, 1550),
         ({"similarity": "mind"}, 7000, 10000),
         ({"max_memory": "1800M"}, 1800, 1800),
         ({"max_memory": "64G"}, 1900, 2600),

@@ -265,10 +265,18 @@ def _memory_mib(job: Job, inputs: Inputs, network: Network | None) -> tuple[int,
     is allowed to."""
     fixed, moving = (inputs.extent(job.images[role]) for role in ("fixed", "moving"))
     needs = 0 if network is None else bytes_for(network, fixed.shown_everywhere())
-    pair = PairMemory(fixed, moving, affine_only=job.options.affine_only, network=needs)
-    recipe, allowed = job.options.recipe, job.options.max_memory or math.inf
+    options = job.options
+    pair = PairMemory(
+        fixed,
+        moving,
+        affine_only=options.affine_only,
+        network=needs,
+        structures=not options.affine_only or bool(options.strip) or options.structures,
+        auto=options.similarity == "auto",
+    )
+    recipe, allowed = options.recipe, options.max_memory or math.inf
     peak = max(stage.bytes for stage in pair.stages(recipe))
-    device, gpu_here = job.options.device, torch.cuda.is_available()
+    device, gpu_here = options.device, torch.cuda.is_available()
     if device == "cpu" or (device == "auto" and not gpu_here):
         return int(min(peak, allowed)) // 2**20, 0
     kernels = gpu_here and backend.name_for(torch.device("cuda")) != "reference"

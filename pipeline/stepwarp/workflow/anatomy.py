@@ -20,6 +20,7 @@ from stepwarp.registrar.weights import SHIPPED_SEGMENTERS
 from stepwarp.segment import HeadSegmenter, Segmentation, load_segmenter, segment
 from stepwarp.segment.segmenters import SHIPPED_SEGMENTER
 from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.memory import Extent, PairMemory, Room
 from stepwarp.workflow.subjects import PreparedImage
 
 #: What two brains, or two whole heads, show differs by less in volume; what a brain and a whole head show, by more.
@@ -31,8 +32,6 @@ _LEAST_MM3, _MOST_MM3 = 0.3e6, 12e6
 #: A deformation that lowers the overlap of structures by so much does harm. Of an average brain in two contrasts, where
 #: every deformation is wrong, it takes .11 to .14; right ones of training pairs of different contrasts add .01 or more.
 _TAKEN_APART = 0.05
-#: Bytes that looking takes at most, which are not in the plan of the search.
-_ROOM = 3 * 2**29
 
 
 def with_anatomy(
@@ -97,8 +96,9 @@ def _two_heads(
     fixed: PreparedImage, moving: PreparedImage, device: torch.device, max_memory: int | None
 ) -> tuple[PreparedImage, PreparedImage] | None:
     """Both with what is found in them; None where one is no head, or where there is no room to look."""
-    free = limits.free_memory() if max_memory is None else max_memory - limits.held_memory()
-    if free < _ROOM or not all(_LEAST_MM3 < _shown(each) < _MOST_MM3 for each in (fixed, moving)):
+    if not all(as_large_as_a_head(_shown(each)) for each in (fixed, moving)):
+        return None
+    if not _is_room_to_look(fixed, moving, device, max_memory):
         return None
     try:
         seen = with_structures(fixed, device), with_structures(moving, device)
@@ -106,6 +106,18 @@ def _two_heads(
         return None
     heads = [each.anatomy.head for each in seen if each.anatomy is not None]
     return seen if all(head.why_not is None for head in heads) else None
+
+
+def _is_room_to_look(fixed: PreparedImage, moving: PreparedImage, device: torch.device, max_memory: int | None) -> bool:
+    one, other = (Extent.of_image(each.scaled, each.mask, each.image.data.itemsize) for each in (fixed, moving))
+    before = max(0, limits.held_memory() - one.held() - other.held())
+    pair = PairMemory(one, other, gpu=device.type == "cuda", before=before, structures=True)
+    return Room.now(max_memory, device).lacks(pair.looking()) is None
+
+
+def as_large_as_a_head(mm3: float) -> bool:
+    """Whether an image that shows so much can be that of a head, whole or stripped."""
+    return _LEAST_MM3 < mm3 < _MOST_MM3
 
 
 def _around_the_brain(image: PreparedImage) -> float:
