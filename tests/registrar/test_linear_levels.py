@@ -8,7 +8,7 @@ from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.mi import MutualInformation
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.registrar import affine
-from stepwarp.registrar.linear_levels import BothWays, Level, LinearPair
+from stepwarp.registrar.linear_levels import BothWays, LinearLevel, LinearPair
 from stepwarp.registrar.linear_maps import LinearMaps
 from stepwarp.registrar.subject import ImagedSubject
 
@@ -70,7 +70,7 @@ def test_the_way_back_to_the_parameters(kind, d):
 @pytest.mark.parametrize("similarity", [NCC(), LNCC(), MutualInformation()], ids=lambda each: type(each).__name__)
 @pytest.mark.parametrize("both", [False, True])
 def test_derivatives_are_those_of_finite_differences(pair, similarity, both):
-    level = (BothWays if both else Level)(pair, 25, similarity)
+    level = (BothWays if both else LinearLevel)(pair, 25, similarity)
     random = torch.Generator().manual_seed(2)
     matrices, shifts = (0.1 * torch.randn(2, *s, generator=random, dtype=torch.float64) for s in ((3, 3), (3,)))
     matrices = matrices + torch.eye(3, dtype=torch.float64)
@@ -83,7 +83,7 @@ def test_derivatives_are_those_of_finite_differences(pair, similarity, both):
 
 
 def test_scores_of_many_are_those_of_each(pair):
-    level = Level(pair, 6, NCC())
+    level = LinearLevel(pair, 6, NCC())
     starts = affine._starts(pair)[::7]
     together = affine._scored(starts, pair, level)
     alone = [affine._scored([start], pair, level)[0] for start in starts]
@@ -110,11 +110,11 @@ def test_a_mirror_image_and_one_out_of_sight_are_no_match(known, wrong):
 
 def test_what_is_compared_at_a_time_is_bounded(pair):
     starts = affine._starts(pair)
-    level = Level(pair, 25, NCC())
+    level = LinearLevel(pair, 25, NCC())
     parts = list(affine._parts(starts, level))
     assert max(map(len, parts)) * level.voxels <= affine._AT_ONCE
     assert [start for part in parts for start in part] == starts
-    assert len(next(affine._parts(starts, Level(pair, 500, NCC())))) >= 1
+    assert len(next(affine._parts(starts, LinearLevel(pair, 500, NCC())))) >= 1
 
 
 @pytest.mark.gpu

@@ -24,7 +24,7 @@ from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.kernels.cpu.threading_layer import fitting_threads
 from stepwarp.losses.similarity import Similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
-from stepwarp.registrar.linear_levels import BothWays, Level, LinearPair
+from stepwarp.registrar.linear_levels import BothWays, LinearLevel, LinearPair
 from stepwarp.registrar.linear_maps import LinearMaps
 from stepwarp.registrar.quasi_newton import minimised
 from stepwarp.registrar.subject import ImagedSubject, sizes_compared
@@ -97,13 +97,13 @@ def register_linear(
 
     Raises RegistrationError where no start leads to a usable transform."""
     pair = LinearPair(ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask), device)
-    far = Level(pair, settings.across / 2, search)
+    far = LinearLevel(pair, settings.across / 2, search)
     if initial is None:
         starts = _scored_starts(pair, far, settings.candidates, deadline)
     else:
         starts = [_given_start(pair, far, initial)]
     stage = _Stage(pair, len(starts) + 1 + len(settings.refine_across), deadline, progress)
-    coarse = Level(pair, settings.across, search)
+    coarse = LinearLevel(pair, settings.across, search)
     fits: list[_Fit] = []
     for some in _parts(starts, coarse):
         found, ended = stage.optimised(some, "rigid" if kind == "rigid" else "similarity", coarse, _SEARCH)
@@ -133,7 +133,7 @@ class _Stage:
         self.done = 0
 
     def optimised(
-        self, starts: Sequence[_Fit], kind: LinearKind, level: Level | BothWays, effort: tuple[int, float]
+        self, starts: Sequence[_Fit], kind: LinearKind, level: LinearLevel | BothWays, effort: tuple[int, float]
     ) -> tuple[list[_Fit], bool]:
         """Where each of them leads, and whether all came to an end. The first steps are of one voxel."""
         maps = LinearMaps(kind, *_together(starts, self.pair))
@@ -161,7 +161,7 @@ class _Stage:
             self.progress(ProgressReport("affine", self.done, self.total, loss))
 
 
-def _scored_starts(pair: LinearPair, level: Level, most: int, deadline: float | None) -> list[_Fit]:
+def _scored_starts(pair: LinearPair, level: LinearLevel, most: int, deadline: float | None) -> list[_Fit]:
     """At most so many starts with their loss before any optimisation, best first, no two of them alike. After the
     deadline no further ones are scored."""
     d = pair.fixed.grid.ndim
@@ -180,7 +180,7 @@ def _scored_starts(pair: LinearPair, level: Level, most: int, deadline: float | 
     return (lying[:1] + [fit for fit in kept if fit is not lying[0]])[:most] if d > 1 else kept
 
 
-def _given_start(pair: LinearPair, level: Level, initial: Affine) -> _Fit:
+def _given_start(pair: LinearPair, level: LinearLevel, initial: Affine) -> _Fit:
     """A start that is not searched for, with its loss."""
     linear = initial.matrix[:-1, :-1]
     left, _, right = np.linalg.svd(linear)
@@ -190,7 +190,7 @@ def _given_start(pair: LinearPair, level: Level, initial: Affine) -> _Fit:
     )[0]
 
 
-def _scored(starts: Sequence[_Fit], pair: LinearPair, level: Level) -> list[_Fit]:
+def _scored(starts: Sequence[_Fit], pair: LinearPair, level: LinearLevel) -> list[_Fit]:
     """The same with their losses, all at a time."""
     with torch.no_grad(), fitting_threads(level.voxels * len(starts)):
         losses = level.losses(*_together(starts, pair)).tolist()
@@ -207,7 +207,7 @@ def _together(fits: Sequence[_Fit], pair: LinearPair) -> tuple[Tensor, Tensor]:
     return matrices, translations
 
 
-def _parts(starts: Sequence[_Fit], level: Level) -> Iterator[Sequence[_Fit]]:
+def _parts(starts: Sequence[_Fit], level: LinearLevel) -> Iterator[Sequence[_Fit]]:
     """As many at a time as are compared at once."""
     size = max(1, _AT_ONCE // level.voxels)
     return (starts[first : first + size] for first in range(0, len(starts), size))

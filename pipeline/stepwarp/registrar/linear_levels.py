@@ -46,7 +46,7 @@ class LinearPair:
         return other
 
 
-class Level:
+class LinearLevel:
     """Both images at one resolution, with what is needed to score matrices A (n, D, D) and translations t (n, D) in
     units of the radius on the fixed one's grid; both in double precision, on the images' device.
 
@@ -113,12 +113,12 @@ class BothWays:
     """A level as the mean of the two losses that it has from the one image to the other and back."""
 
     def __init__(self, pair: LinearPair, across: float, similarity: Similarity) -> None:
-        self.there = Level(pair, across, similarity)
-        self.back = Level(pair.swapped(), across, similarity)
+        self.there = LinearLevel(pair, across, similarity)
+        self.back = LinearLevel(pair.swapped(), across, similarity)
         self.edge, self.voxels = self.there.edge, self.there.voxels
 
     def losses_with_gradients(self, matrices: Tensor, translations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `Level`."""
+        """As of `LinearLevel`."""
         inverse = torch.linalg.inv_ex(matrices).inverse
         opposite = -(inverse @ translations[:, :, None])
         loss, to_matrix, to_translation = self.there.losses_with_gradients(matrices, translations)
