@@ -40,6 +40,7 @@ def test_out_of_memory_is_known_by_its_many_names(error, expected):
         (caused(ValueError("a part failed"), RuntimeError("CUDA error: the launch timed out")), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False),
         (MemoryError(), False),
+        (RuntimeError("No CUDA-capable device is detected"), True),
         (ValueError("CUDA error: is what a file is called"), False),
     ],
 )

@@ -90,7 +90,10 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 #: Of torch and the libraries of CUDA, lower case.
-_GPU_FAILED = ("cuda error", "cuda driver error", "cuda out of memory", "cudnn error", "cudnn_status", "cublas_status")
+_GPU_FAILED = (
+    *("cuda error", "cuda driver error", "cuda unknown error", "cuda out of memory", "cuda-capable device"),
+    *("driver initialization failed", "cudnn error", "cudnn_status", "cublas_status"),
+)
 
 
 def is_gpu_failure(error: BaseException | None) -> bool:

@@ -12,6 +12,9 @@ def dask_setup(worker) -> None:
     import stepwarp.workflow.search as module
 
     name, _, once = os.environ["STEPWARP_FAULT"].partition(":")
+    if name == "gpu":
+        lose_gpu()
+        return
     find = module.register_linear
 
     def register_linear(fixed, *arguments, **options):
@@ -22,6 +25,30 @@ def dask_setup(worker) -> None:
         return find(fixed, *arguments, **options)
 
     module.register_linear = register_linear
+
+
+def lose_gpu() -> None:
+    """A GPU that is found, and gone when it shall compute."""
+    import torch
+
+    from stepwarp.kernels import backend
+    from stepwarp.workflow import device, fallback, fitting, register
+
+    for module in (device, fallback, register):
+        module.chosen_device = lambda name: torch.device("cuda" if name == "auto" else name)
+    fallback.device_name = register.device_name = lambda place: f"the {place.type}"
+    for name, value in (("synchronize", None), ("reset_peak_memory_stats", None), ("max_memory_allocated", 0)):
+        setattr(torch.cuda, name, lambda place, value=value: value)
+    torch.cuda.mem_get_info = lambda place: (2**34, 2**34)
+    backend.name_for = lambda place: "reference"
+    search = fitting.search
+
+    def searched(plan, *given):
+        if plan.device.type == "cuda":
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return search(plan, *given)
+
+    fitting.search = searched
 
 
 def die(fixed) -> None:

@@ -116,6 +116,19 @@ def test_a_fault_of_the_machine_that_passes_is_overcome(study, out, start, look,
     assert list((out / "failed").iterdir()) == []
 
 
+@pytest.mark.slow
+def test_a_gpu_that_is_lost_costs_no_case(study, out, start, look):
+    command = (study, "--out", out, "--workers", "1", "--only", "1000_1001,1013_1019", *QUICK[:-2])
+    running = start(*command, fault="gpu")
+    assert running.end() == 0, running.text
+    assert running.text.count("the GPU failed, and the processor computed it: CUDA error: unspecified launch") == 2
+    for case in look.finished(out):
+        record = json.loads((out / "cases" / case / "registration.json").read_text())
+        assert record["device"] == "the cpu"
+        assert record["gpu_failure"]["device"] == "the cuda"
+    assert (out / "cases.csv").read_text().count("the GPU (the cuda) failed, and the processor computed this") == 2
+
+
 REASONS = {
     "die": "its worker died",
     "full": "cannot be written, file too large",

@@ -1,6 +1,7 @@
 """What is left to do, from files alone: nothing is registered here."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 import torch
 import yaml
 
+from stepwarp.batch import farm
 from stepwarp.batch.farm import Farm
 from stepwarp.batch.places import BatchPlaces
 from stepwarp.batch.plan import BatchCase, CaseSource, plan, refuse_replacing
 from stepwarp.batch.settings import check, difference, identity, key_of
+from stepwarp.batch.study import Batch
 from stepwarp.config import preset
 from stepwarp.data.manifest import Manifest, PairEntry, ScanEntry
 from stepwarp.errors import InputError, OutputError
@@ -228,8 +231,6 @@ def test_tidying_takes_away_the_unfinished_and_nothing_else(places):
 
 
 def test_the_number_of_workers_follows_cores_and_memory(monkeypatch):
-    from stepwarp.batch import farm
-
     monkeypatch.setattr(farm.limits, "processors", lambda: 8)
     brain = BatchCase("a", "run", memory_mib=2200)
     sizes = {}
@@ -241,9 +242,55 @@ def test_the_number_of_workers_follows_cores_and_memory(monkeypatch):
     assert Farm().size([brain] * 3).workers == 3
     assert (Farm(threads=4).size([brain] * 20)).workers == 2
     assert (Farm(workers=5).size([brain] * 20)).workers == 5
-    assert Farm().size([brain] * 20, gpu=True).workers == 1
     with pytest.raises(InputError, match="two places"):
         Farm(scheduler="tcp://here:1", system="slurm")
+
+
+@pytest.mark.parametrize(
+    ("gpu_mib", "asked", "cores", "workers"),
+    [
+        (80_000, {}, 16, 8),
+        (80_000, {}, 64, 8),
+        (80_000, {}, 4, 2),
+        (80_000, {}, 1, 1),
+        (80_000, {"threads": 8}, 16, 2),
+        (80_000, {"workers": 12}, 16, 12),
+        (8_000, {}, 16, 2),
+        (8_000, {"workers": 12}, 16, 2),
+        (1_000, {}, 16, 1),
+    ],
+)
+def test_workers_share_a_gpu_as_far_as_its_memory_goes(monkeypatch, gpu_mib, asked, cores, workers):
+    monkeypatch.setattr(farm.limits, "processors", lambda: cores)
+    monkeypatch.setattr(farm, "available_mib", lambda: 100_000)
+    size = Farm(**asked).size([BatchCase("a", "run", memory_mib=2200, gpu_mib=2000)] * 20, gpu_mib)
+    assert size.workers == workers
+    if workers == 1:
+        assert size.gpu_mib is None, "it has all of it"
+    else:
+        assert size.gpu_mib >= 2000
+        assert workers * (size.gpu_mib + farm._CONTEXT_MIB) <= gpu_mib
+        assert f"at most {size.gpu_mib} MiB of the GPU" in str(size)
+
+
+def test_a_case_on_a_gpu_is_planned_for_the_gpu_and_for_the_processor(source, places, monkeypatch):
+    (on_processor, _), options = plan(source, RegisterOptions(), places), RegisterOptions.of(max_memory="1M")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("stepwarp.batch.plan.backend.name_for", lambda device: "reference")
+    case, _ = plan(source, RegisterOptions(), places)
+    assert on_processor.gpu_mib == 0 < case.gpu_mib
+    assert case.memory_mib == on_processor.memory_mib, "it may come to that"
+    limited, _ = plan(source, options, places)
+    assert limited.gpu_mib == 1
+    assert limited.memory_mib == on_processor.memory_mib
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_any_case(source, places):
+    for device in ("auto", "cuda"):
+        asked = Batch(source, RegisterOptions(device=device), places.out, Farm())
+        with nullcontext() if device == "auto" else pytest.raises(InputError, match="torch sees no CUDA device"):
+            assert asked.size(asked.plan()).gpu_mib is None
+    assert Batch(source, RegisterOptions(device="cuda"), places.out, Farm(scheduler="tcp://there:1")).size([])
 
 
 @pytest.mark.parametrize(
@@ -251,7 +298,7 @@ def test_the_number_of_workers_follows_cores_and_memory(monkeypatch):
     [
         ({}, 1900, 2600),
         ({"preset": "fast"}, 1200, 1800),
-        ({"affine_only": True}, 1000, 1500),
+        ({"affine_only": True}, 1000, 1550),
         ({"similarity": "mind"}, 7000, 10000),
         ({"max_memory": "1800M"}, 1800, 1800),
         ({"max_memory": "64G"}, 1900, 2600),

@@ -84,6 +84,14 @@ def test_faults_of_the_machine_are_tried_again_and_bad_inputs_are_not(places):
     assert said[-1].startswith("[4/4] ")
 
 
+def test_a_case_that_the_gpu_left_to_the_processor_is_said(places):
+    (line,) = loop(places, {"a": [DONE | {"gpu_failure": {"device": "a GPU", "reason": "CUDA error: lost"}}]})
+    assert line == (
+        "[1/1] a: pass, local correlation 0.90, 1.0 s; the GPU failed, and the processor computed it: CUDA error: lost"
+    )
+    assert failures(places) == {}
+
+
 def test_a_success_takes_the_old_reason_away(places):
     places.failure("a").write_text(json.dumps({"reason": "it was so"}))
     loop(places, {"a": [DONE]})

@@ -3,6 +3,7 @@
 import errno
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from stepwarp.errors import (
 )
 from stepwarp.files import sha256
 from stepwarp.options import RegisterOptions
+from stepwarp.workflow import device
 from stepwarp.workflow.initial import digest
 
 
@@ -109,6 +111,29 @@ def test_every_file_and_setting_of_a_case_is_what_its_name_says(tmp_path, monkey
         **job.images,
         **{f"{role}_mask": path for role, path in job.masks.items()},
     }
+
+
+def test_what_a_gpu_left_to_the_processor_is_told_and_its_share_is_kept(tmp_path, monkeypatch):
+    job, shares = job_of(tmp_path), []
+    record = {
+        "measures": {"similarity_affine": {"lncc": 0.9}},
+        "verdict": {"status": "pass"},
+        "gpu_failure": {"reason": "lost"},
+    }
+    monkeypatch.setattr(device, "chosen_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(device, "share_gpu", lambda place, share: shares.append(share))
+    monkeypatch.setattr("stepwarp.workflow.register.register_pair", lambda *_, **__: SimpleNamespace(record=record))
+    monkeypatch.setattr("stepwarp.batch.work._save", lambda *_: None)
+    assert work(job)["gpu_failure"] == {"reason": "lost"}
+    assert shares == []
+    assert work(replace(job, gpu_mib=3))["status"] == "done"
+    assert shares == [3 * 2**20]
+
+    def lost(place, share):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(device, "share_gpu", lost)
+    assert work(replace(job, gpu_mib=3))["status"] == "done"
 
 
 @pytest.mark.parametrize("role", ["fixed", "moving", "fixed_mask", "moving_mask"])

@@ -91,7 +91,8 @@ def test_a_back_end_grows_by_one_function_at_a_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(backend._PACKAGES, ("cpu", 5), "new")
     monkeypatch.setattr(backend, "_file", lambda package, file: ours if file == "sampling" else None)
     assert (sampling.warp(IMAGE, STILL, SAME) == 5).all()
-    assert (sampling.warp_linear(IMAGE, SAME, (4, 5, 6)) == 5).all(), "the reference is made of primitives"
+    same = sampling.resize_displacement(STILL, (4, 5, 6), SAME)
+    assert (same == 5).all(), "the reference is made of primitives"
     with_gradient = sampling.warp(IMAGE, STILL.clone().requires_grad_(), SAME)
     torch.testing.assert_close(with_gradient.detach(), IMAGE)
     torch.testing.assert_close(smoothing.gaussian(torch.ones_like(IMAGE), 1.0), torch.ones_like(IMAGE))

@@ -84,8 +84,15 @@ PRIMITIVES = {
         lambda image, u, **out: sampling.warp(image, u, matrix(u), "nearest", **out), "other u", (0,)
     ),
     "warp_linear": Primitive(
-        lambda image, matrix, **out: sampling.warp_linear(image, matrix, (4, 5, 6)[: len(matrix) - 1], **out),
-        "framed matrix",
+        lambda image, matrix, **out: sampling.warp_linear(image, matrix, (4, 5, 6)[: len(matrix[0]) - 1], **out),
+        "one matrices",
+        (1,),
+    ),
+    "warp_linear to the border": Primitive(
+        lambda image, matrix, **out: sampling.warp_linear(
+            image, matrix, (4, 5, 6)[: len(matrix[0]) - 1], "border", **out
+        ),
+        "one matrices",
         (1,),
     ),
     "compose": Primitive(sampling.compose, "u u", (0, 1)),
@@ -141,17 +148,10 @@ ONE_OF_EACH = [
 each_primitive = pytest.mark.parametrize("name", PRIMITIVES)
 
 
-def framed(shape: tuple[int, ...]) -> Tensor:
-    """1 at the inner voxels, 0 at the outermost."""
-    inner = torch.zeros(shape)
-    inner[(slice(1, -1),) * len(shape)] = 1
-    return inner
-
-
 def drawn(kinds: str, shape: tuple[int, ...], batch: int = 1) -> list[Tensor]:
     """Of each kind a tensor: u, a displacement of about two voxels, so that many positions lie beyond the grid; smooth,
-    one that can be inverted; other, an image on another grid; framed, an image that is 0 at its border; grey, one of
-    values in 0..1."""
+    one that can be inverted; other, an image on another grid; one, an image without a batch; grey, one of values in
+    0..1; matrices, another for each sample."""
     generator = torch.Generator().manual_seed(11)
     d = len(shape)
 
@@ -164,10 +164,10 @@ def drawn(kinds: str, shape: tuple[int, ...], batch: int = 1) -> list[Tensor]:
         "image": lambda: noise(2),
         "other": lambda: noise(4, shape[::-1]),
         "scalar": lambda: noise(1),
-        "framed": lambda: noise(1)[:1] * framed(shape),
+        "one": lambda: noise(1)[:1],
         "grey": lambda: torch.rand(batch, 1, *shape, generator=generator),
         "weight": lambda: torch.rand(batch, 1, *shape, generator=generator).round(decimals=1),
-        "matrix": lambda: matrix(torch.empty(1, 1, *shape)),
+        "matrices": lambda: torch.stack([torch.linalg.matrix_power(matrix(noise(1)), n + 1) for n in range(batch)]),
     }
     return [makers[kind]() for kind in kinds.split()]
 

@@ -50,6 +50,18 @@ def test_one_fixed_image_serves_a_batch(name: str, batch):
 
 @each_measure
 @pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_of_each_pair_by_itself(name: str, weighted: bool, batch):
+    fixed, moved, weight = batch
+    measure, w = find_similarity(name)(), weight if weighted else None
+    values, gradient = measure.values_with_gradient(fixed[:1], moved, w)
+    torch.testing.assert_close(values, measure.values(fixed[:1], moved, w))
+    for n in range(3):
+        alone = measure.value_and_gradients(fixed[:1], moved[n : n + 1], w[n : n + 1] if weighted else None)[2]
+        torch.testing.assert_close(gradient[n : n + 1], alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
+
+
+@each_measure
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shape", [SHAPE, (9, 12)], ids=str)
 def test_prepared_for_many_moving_images(name: str, weighted: bool, shape: tuple[int, ...], image, mask):
     fixed, weight, measure = image(shape), mask(shape) if weighted else None, find_similarity(name)()

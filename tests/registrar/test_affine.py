@@ -13,6 +13,7 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.losses.similarities.mi import MutualInformation
 from stepwarp.losses.similarities.ncc import NCC
+from stepwarp.registrar import affine
 from stepwarp.registrar.affine import register_linear
 from stepwarp.registrar.subject import ImagedSubject
 
@@ -64,15 +65,26 @@ def test_a_large_turn_is_recovered_from_headers_300_mm_apart(moved_by, kind):
 def test_a_deadline_ends_the_search_with_the_best_found_so_far(known, monkeypatch):
     whole = run(known.fixed, known.moving)
     fits, steps = [], []
-    for looks in (0, 310, 352):
+    for looks in (0, 7, 40):
         fits.append(run(known.fixed, known.moving, deadline=clock_of(monkeypatch, looks), progress=steps.append))
         assert steps[-1].done == steps[-1].total
-    assert [fit.stopped for fit in fits[:2]] == ["at start 1 of 1", "at start 1 of 4"]
+    assert [fit.stopped for fit in fits[:2]] == ["while 4 of 4 starts were optimised"] * 2
     assert fits[2].stopped.startswith("while it was refined at")
-    assert [len(fit.starts) for fit in fits] == [1, 1, 4]
+    assert [len(fit.starts) for fit in fits] == [4, 4, 4]
     assert whole.stopped is None
-    assert fits[0].loss > fits[1].loss > fits[2].loss
+    assert fits[0].loss > fits[1].loss
     assert known.error(fits[0].transform) > known.error(fits[1].transform) > known.error(fits[2].transform)
+
+
+def test_starts_for_which_there_is_no_room_or_no_time_are_not_begun(known, monkeypatch):
+    whole = run(known.fixed, known.moving)
+    monkeypatch.setattr(affine, "_AT_ONCE", 1)
+    one_by_one = run(known.fixed, known.moving)
+    np.testing.assert_allclose(one_by_one.transform.matrix, whole.transform.matrix, atol=1e-4)
+    for looks, stopped in ((0, "while 1 of 1 starts were optimised"), (310, "while 1 of 4 starts were optimised")):
+        fit = run(known.fixed, known.moving, deadline=clock_of(monkeypatch, looks))
+        assert fit.stopped == stopped
+        assert len(fit.starts) == 1
 
 
 @pytest.mark.parametrize("degrees", [90, 180])

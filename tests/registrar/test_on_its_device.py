@@ -10,7 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stepwarp.config import DeformableSettings, Level
 from stepwarp.geometry import Grid, Image
-from stepwarp.registrar import deformable
+from stepwarp.losses.similarity import find_similarity
+from stepwarp.registrar import affine, deformable, linear_levels, quasi_newton
+from stepwarp.registrar.linear_maps import LinearMaps
 from stepwarp.registrar.subject import ImagedSubject
 
 ITERATIONS = 11
@@ -83,3 +85,28 @@ def test_a_look_at_a_value_would_not_go_unnoticed(subjects, monkeypatch):
     monkeypatch.setattr(deformable, "nth_smallest", lambda values, n: torch.tensor(float(values.max())))
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         deformable._run_level(level, sides, 500.0, measure, settings(), None, lambda report: None)
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "ncc", "mi"])
+def test_linear_fits_wait_once_in_several_rounds(subjects, monkeypatch, similarity):
+    read = []
+
+    def counted(problems, points, values, ended):
+        read.append({each.device for each in (problems.points, problems.values, points)})
+        return problems
+
+    pair = linear_levels.LinearPair(*subjects, GPU)
+    level = linear_levels.BothWays(pair, 8, find_similarity(similarity)())
+    fits = [affine._Fit(np.eye(3), np.zeros(3), affine.LinearStart("a", 0.0)) for _ in range(3)]
+    maps = LinearMaps("affine", *affine._together(fits, pair))
+
+    def function(parameters, which):
+        matrices, translations, back = maps.at(parameters, which)
+        losses, *gradients = level.losses_with_gradients(matrices, translations)
+        return losses, back(*gradients)
+
+    monkeypatch.setattr(quasi_newton, "_settled", counted)
+    with Waits() as waits, pytest.raises(NotImplementedError, match="meta"):  # for the losses, once all is done
+        quasi_newton.minimised(function, maps.start, 0.1, ITERATIONS, 1e-6)
+    assert waits.names == []
+    assert read == [{GPU}] * 4  # of 11 rounds the first, the sixth and the last, and once in the end

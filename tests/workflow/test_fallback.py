@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stepwarp.kernels import backend
-from stepwarp.workflow import fallback, fitting, register
+from stepwarp.workflow import device, fallback, fitting, register
 
 LOST = "CUDA error: unspecified launch failure"
 FAILURES = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError(f"{LOST}\nCompile ...")]
@@ -64,6 +64,25 @@ def test_a_pair_that_does_not_fit_the_gpu_is_the_processors(brains, recipe, fail
         found = register.register(brains.fixed, brains.moving, preset=recipe, threads=1, affine_only=True)
     assert tried == ["cpu"]
     assert "of the GPU's memory" in found.record["gpu_failure"]["reason"]
+
+
+def test_a_process_that_shares_a_gpu_keeps_to_its_share(brains, recipe, failing_gpu, monkeypatch):
+    """What torch holds for the process already is not taken from it once more."""
+    gpu, given = torch.device("cuda"), []
+    failing_gpu(RuntimeError(LOST))
+    monkeypatch.setattr(device, "_share", None)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, place: given.append(share))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda place: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda place: 2**30)
+    assert fitting.Room.now(None, gpu).gpu == 2**34 + 2 * 2**30
+    device.share_gpu(gpu, 2**32)
+    assert given == [0.25]
+    assert fitting.Room.now(None, gpu).gpu == 3 * 2**30
+    assert fitting.Room.now(2**30, gpu).gpu == 2**30
+    device.share_gpu(gpu, 2**30 + 2**20)
+    with pytest.warns(UserWarning, match="of the GPU's memory, and there are 1 MiB"):
+        found = register.register(brains.fixed, brains.moving, preset=recipe, threads=1, affine_only=True)
+    assert found.record["gpu_failure"]["device"] == "a GPU"
 
 
 def test_another_error_is_not_hidden_behind_a_second_try(brains, recipe, failing_gpu):

@@ -14,7 +14,7 @@ from stepwarp.errors import MemoryShortageError
 from stepwarp.files import write_volume
 from stepwarp.geometry import Grid, Image
 from stepwarp.losses.similarities.lncc import LNCC
-from stepwarp.workflow import fitting, search
+from stepwarp.workflow import fitting, memory, search
 from stepwarp.workflow.fitting import Room, fitted
 from stepwarp.workflow.memory import Extent, PairMemory
 from stepwarp.workflow.register import register
@@ -62,6 +62,8 @@ def test_the_least_that_a_pair_needs_is_said_where_there_is_less():
 def test_a_gpu_has_a_limit_of_its_own():
     pair, recipe = PairMemory(HEAD, HEAD, gpu=True, kernels=False), preset("default")
     assert peaks(pair, recipe)["deformable 1 mm"] < peaks(replace(pair, gpu=False), recipe)["deformable 1 mm"]
+    stages = {stage.name: stage for stage in pair.stages(recipe)}
+    assert {name for name, stage in stages.items() if not stage.gpu_bytes} == {"read", "write", "verify", "report"}
     fewer, plan = fitted(pair, recipe, Room(2**36, gpu=2 * 2**30))
     assert fewer.deformable.levels == recipe.deformable.levels[:-1]
     assert "of the GPU's memory" in plan.left_out[0]
@@ -74,6 +76,34 @@ def test_a_network_without_room_is_left_out_and_the_levels_stay():
     assert same == recipe
     assert not plan.network
     assert "the network was left out" in plan.left_out[0]
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("similarity", ["lncc", "ssd"])
+def test_what_auto_may_come_to_is_planned(kernels, similarity):
+    def by(name):
+        deformable = preset("default").deformable.model_copy(update={"similarity": name})
+        return preset("default").model_copy(update={"deformable": deformable})
+
+    pair = PairMemory(HEAD, HEAD, kernels=kernels)
+    planned = peaks(replace(pair, auto=True), by(similarity))
+    for name in (similarity, "mi", "lncc"):
+        assert all(size <= planned[stage] for stage, size in peaks(pair, by(name)).items())
+    if kernels:  # and costs no level where the images turn out to be alike
+        another_image = 4 * HEAD.voxels
+        assert planned["deformable 1 mm"] <= peaks(pair, by(similarity))["deformable 1 mm"] + another_image
+
+
+def test_structures_for_which_there_is_no_room_are_not_looked_for_and_cost_nothing(monkeypatch):
+    monkeypatch.setattr(memory, "_LOOKING", 5000)
+    pair, recipe = PairMemory(HEAD, HEAD, structures=True), preset("default")
+    needed = peaks(pair, recipe)
+    assert list(needed)[:3] == ["read", "affine", "structures"]
+    assert needed["structures"] == max(needed.values())
+    same, plan = fitted(pair, recipe, Room(needed["structures"] - 1))
+    assert same == recipe
+    assert plan.left_out == ()
+    assert plan.stages == replace(pair, structures=False).stages(recipe)
 
 
 @pytest.mark.parametrize(("given", "stages"), [({"affine_only": True}, 0), ({"fixed": replace(HEAD, partly=False)}, 6)])
@@ -173,6 +203,7 @@ print(json.dumps([found.record["memory"]["planned_mib"], peak_mib()]))
         (176, 1.0, "fast", "lncc"),
         (160, 1.0, "default", "lncc"),
         (144, 1.1, "default", "mind"),
+        (160, 1.0, "default", "mi"),
     ],
 )
 def test_a_plan_is_more_than_what_is_taken_and_not_much_more(tmp_path, size, mm, name, similarity):

@@ -33,6 +33,11 @@ _CLUSTERS = {"slurm": "SLURMCluster", "sge": "SGECluster", "pbs": "PBSCluster"}
 
 #: Of the free memory, what workers may plan with; and how much more than planned a job asks of a batch system.
 _SHARE, _RESERVE = 0.8, 1.3
+#: Workers that share a GPU, if nothing is said: as it works a tenth of the time that a pair takes, more of them would
+#: find it busy; and the cores that each should have, one of them for telling it what to do.
+_ON_A_GPU, _CORES_BESIDE_IT = 8, 2
+#: What CUDA takes of a GPU for each process, before torch takes anything, MiB.
+_CONTEXT_MIB = 600
 #: How many jobs a batch system is asked for at a time, if nothing is said.
 _JOBS = 16
 _CONNECT_SECONDS, _CLOSE_SECONDS, _REFILL_SECONDS = 15, 20, 30
@@ -70,8 +75,16 @@ class Farm:
         if self.options and not self.system:
             raise InputError("--cluster-option says something about a batch system; name it with --cluster.")
 
-    def size(self, cases: Sequence[BatchCase], gpu: bool = False) -> FarmSize:
-        """How many workers there will be, as far as it is decided here."""
+    @property
+    def here(self) -> bool:
+        """Whether the workers are processes of this computer."""
+        return not (self.scheduler or self.system)
+
+    def size(self, cases: Sequence[BatchCase], gpu_free_mib: int | None = None) -> FarmSize:
+        """How many workers there will be, as far as it is decided here.
+
+        gpu_free_mib: memory that is free on the GPU that workers of this computer compute on; None without one. They
+        are no more than find room there side by side, however many are asked for."""
         memory = max((case.memory_mib for case in cases), default=0)
         count = max(1, len(cases))
         if self.scheduler:
@@ -80,26 +93,36 @@ class Farm:
             return FarmSize(min(self.workers or _JOBS, count), self.threads or 1, memory, None)
         free = available_mib()
         fitting = max(1, int(free * _SHARE / max(memory, 1)))
-        at_once = min(limits.processors() // (self.threads or 1), fitting) or 1
-        workers = min(self.workers or (1 if gpu else at_once), count)
-        return FarmSize(workers, self.threads or max(1, limits.processors() // workers), memory, free)
+        if gpu_free_mib is None:
+            at_once = min(limits.processors() // (self.threads or 1), fitting) or 1
+            workers = min(self.workers or at_once, count)
+            return FarmSize(workers, self.threads or max(1, limits.processors() // workers), memory, free)
+        each = max((case.gpu_mib for case in cases), default=0) + _CONTEXT_MIB
+        side_by_side = max(1, int(gpu_free_mib * _SHARE / each))
+        at_once = min(limits.processors() // (self.threads or _CORES_BESIDE_IT), fitting, _ON_A_GPU) or 1
+        workers = min(self.workers or at_once, side_by_side, count)
+        share = int(gpu_free_mib * _SHARE / workers) - _CONTEXT_MIB if workers > 1 else None
+        return FarmSize(workers, self.threads or max(1, limits.processors() // workers), memory, free, share)
 
 
 @dataclass(frozen=True)
 class FarmSize:
     """workers: how many, None if others decide. threads: of each, None for all that a worker may use. memory_mib: what
-    the largest case takes. free_mib: memory of this computer that is free, if the workers are here."""
+    the largest case takes. free_mib: memory of this computer that is free, if the workers are here. gpu_mib: of a GPU
+    that several of them share, what each may take."""
 
     workers: int | None
     threads: int | None
     memory_mib: int
     free_mib: int | None
+    gpu_mib: int | None = None
 
     def __str__(self) -> str:
         who = "the workers of the scheduler" if self.workers is None else counted(self.workers, "worker")
         threads = "" if self.threads is None else f", {counted(self.threads, 'thread')} each"
         free = "" if self.free_mib is None else f" of {self.free_mib} MiB that are free"
-        return f"{who}{threads}, about {self.memory_mib} MiB a case{free}"
+        gpu = "" if self.gpu_mib is None else f", and at most {self.gpu_mib} MiB of the GPU that they share"
+        return f"{who}{threads}, about {self.memory_mib} MiB a case{free}{gpu}"
 
 
 def available_mib() -> int:

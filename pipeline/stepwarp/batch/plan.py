@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,13 @@ from stepwarp.errors import InputError, OutputError
 from stepwarp.files import sha256
 from stepwarp.files.json import read_record
 from stepwarp.geometry import Grid
+from stepwarp.kernels import backend
 from stepwarp.layout import RECORD
 from stepwarp.options import RegisterOptions
 from stepwarp.printable import counted
 from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.workflow.memory import Extent, PairMemory
+from stepwarp.workflow.network import Network, bytes_for
 
 #: Of the fixed image's voxels, the most that the files of a result take, bytes.
 _BYTES_PER_VOXEL = 28
@@ -36,7 +39,8 @@ Todo = Literal["run", "done", "failed"]
 class Job:
     """One case as a worker is told of it. parts: what its result is made of; see `settings.parts_of`.
 
-    images, masks: role -> absolute path, roles fixed and moving. disk_mib: room that the result may need."""
+    images, masks: role -> absolute path, roles fixed and moving. disk_mib: room that the result may need. gpu_mib: what
+    it may take of a GPU that it shares, None for all that is free there."""
 
     case: str
     folder: Path
@@ -46,6 +50,7 @@ class Job:
     options: RegisterOptions
     threads: int | None = None
     disk_mib: int = 0
+    gpu_mib: int | None = None
 
     @property
     def key(self) -> str:
@@ -56,8 +61,8 @@ class Job:
 class BatchCase:
     """One pair, or one image and the template. why: a few words on `todo`; empty where there is nothing to say.
 
-    memory_mib: what registering it takes at its peak, at most. replaces: a result is there, of other inputs or
-    settings."""
+    memory_mib: what registering it takes at its peak, at most, on the processor, which has to do it where a GPU fails.
+    gpu_mib: what it takes of a GPU, 0 without one. replaces: a result is there, of other inputs or settings."""
 
     id: str
     todo: Todo
@@ -65,6 +70,7 @@ class BatchCase:
     job: Job | None = None
     memory_mib: int = 0
     replaces: bool = False
+    gpu_mib: int = 0
 
 
 @dataclass(frozen=True)
@@ -188,8 +194,9 @@ def plan(
     options: RegisterOptions,
     places: BatchPlaces,
     progress: Progress = silent,
+    network: Network | None = None,
 ) -> list[BatchCase]:
-    """Every case in the manifest's order.
+    """Every case in the manifest's order. network: the weights of the options, read.
 
     A case whose files cannot be used is one that failed, the others go on. Raises InputError for a template that cannot
     be used, and as `Source.entries` does."""
@@ -207,7 +214,8 @@ def plan(
             cases.append(BatchCase(case, "failed", str(error)))
             continue
         todo, why, replaces = _todo(job, places)
-        cases.append(BatchCase(case, todo, why, job, _memory_mib(job, inputs), replaces))
+        memory, on_gpu = _memory_mib(job, inputs, network)
+        cases.append(BatchCase(case, todo, why, job, memory, replaces, on_gpu))
     progress(ProgressReport("check inputs and results", len(entries), len(entries)))
     return cases
 
@@ -252,14 +260,28 @@ def _job(
     )
 
 
-def _memory_mib(job: Job, inputs: Inputs) -> int:
-    """What a worker will hold at most: as planned, and where it computes by itself no more than it is allowed to."""
+def _memory_mib(job: Job, inputs: Inputs, network: Network | None) -> tuple[int, int]:
+    """What a worker will hold at most, and of a GPU, 0 without one: as planned, and where it computes no more than it
+    is allowed to."""
     fixed, moving = (inputs.extent(job.images[role]) for role in ("fixed", "moving"))
-    pair = PairMemory(fixed, moving, affine_only=job.options.affine_only)
-    peak = max(stage.bytes for stage in pair.stages(job.options.recipe))
-    on_gpu = job.options.device == "cuda" or (job.options.device == "auto" and torch.cuda.is_available())
-    allowed = None if on_gpu else job.options.max_memory
-    return (peak if allowed is None else min(peak, allowed)) // 2**20
+    needs = 0 if network is None else bytes_for(network, fixed.shown_everywhere())
+    options = job.options
+    pair = PairMemory(
+        fixed,
+        moving,
+        affine_only=options.affine_only,
+        network=needs,
+        structures=not options.affine_only or bool(options.strip) or options.structures,
+        auto=options.similarity == "auto",
+    )
+    recipe, allowed = options.recipe, options.max_memory or math.inf
+    peak = max(stage.bytes for stage in pair.stages(recipe))
+    device, gpu_here = options.device, torch.cuda.is_available()
+    if device == "cpu" or (device == "auto" and not gpu_here):
+        return int(min(peak, allowed)) // 2**20, 0
+    kernels = gpu_here and backend.name_for(torch.device("cuda")) != "reference"
+    on_gpu = max(stage.gpu_bytes for stage in replace(pair, gpu=True, kernels=kernels).stages(recipe))
+    return peak // 2**20, int(min(on_gpu, allowed)) // 2**20
 
 
 def _todo(job: Job, places: BatchPlaces) -> tuple[Todo, str, bool]:

@@ -68,7 +68,7 @@ def run(
             tell(f"{case.id}: failed, {case.why}")
             _note(places, case.id, {"status": "failed", "reason": case.why, "kind": "input"}, (), tell)
         elif case.job is not None and case.todo == "run":
-            jobs.append(replace(case.job, threads=size.threads))
+            jobs.append(replace(case.job, threads=size.threads, gpu_mib=size.gpu_mib))
         else:
             places.failure(case.id).unlink(missing_ok=True)
     if not jobs:
@@ -153,10 +153,15 @@ class _Loop:
         else:
             self.tell(
                 f"[{self.ended}/{self.count}] {case}: {found['verdict']}, local correlation {found['lncc']:.2f}, "
-                f"{found['seconds']:.1f} s"
+                f"{found['seconds']:.1f} s{_by_the_processor(found)}"
             )
             self.places.failure(case).unlink(missing_ok=True)
         return True
+
+
+def _by_the_processor(found: dict[str, Any]) -> str:
+    failure = found.get("gpu_failure")
+    return "" if failure is None else f"; the GPU failed, and the processor computed it: {failure['reason']}"
 
 
 def _outcome(future: Future) -> dict[str, Any]:

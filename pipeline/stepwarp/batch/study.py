@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stepwarp.batch import bids as derivatives
 from stepwarp.batch.conclude import conclude
 from stepwarp.batch.farm import Farm, FarmSize
@@ -24,6 +26,8 @@ from stepwarp.options import RegisterOptions
 from stepwarp.printable import counted, worded
 from stepwarp.progress import Progress, silent
 from stepwarp.version import __version__
+from stepwarp.workflow.device import chosen_device, free_gpu_memory
+from stepwarp.workflow.network import read_network
 from stepwarp.workflow.subjects import recorded_outside
 
 
@@ -68,14 +72,19 @@ class Batch:
 
     def plan(self, progress: Progress = silent) -> list[BatchCase]:
         """What there is to do; errors as `plan.plan`."""
-        cases = plan(self.source, self.options, self.places, progress)
+        weights, steps = self.options.weights, self.options.steps
+        network = None if weights is None else read_network(weights, steps, torch.device("cpu"))
+        cases = plan(self.source, self.options, self.places, progress, network)
         if self.bids:
             derivatives.check_names(cases)
         return cases
 
     def size(self, cases: Sequence[BatchCase]) -> FarmSize:
-        """How many workers, for the cases that are to be run."""
-        return self.farm.size([case for case in cases if case.todo == "run"], self._device() != "cpu")
+        """How many workers, for the cases that are to be run. InputError for a GPU that is asked for and is not there,
+        where the workers are this computer's."""
+        to_run = [case for case in cases if case.todo == "run"]
+        place = chosen_device(self.options.device) if self.farm.here else torch.device("cpu")
+        return self.farm.size(to_run, free_gpu_memory(place) // 2**20 if place.type == "cuda" else None)
 
     def run(
         self, *, replace: bool = False, retries: int = 2, progress: Progress = silent, tell: Tell = lambda line: None

@@ -42,7 +42,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def work(job: Job) -> dict[str, Any]:
-    """Register a case and save it; {status: "done", verdict, seconds, lncc} or what `failure` returns."""
+    """Register a case and save it; {status: "done", verdict, seconds, lncc, gpu_failure} or what `failure` returns."""
     with _ONE_AT_A_TIME:
         started = time.monotonic()
         try:
@@ -55,6 +55,7 @@ def work(job: Job) -> dict[str, Any]:
         "verdict": record["verdict"]["status"],
         "lncc": measures.get("similarity", measures["similarity_affine"])["lncc"],
         "seconds": round(time.monotonic() - started, 2),
+        "gpu_failure": record.get("gpu_failure"),
     }
 
 
@@ -92,10 +93,14 @@ def _done(job: Job) -> dict[str, Any] | None:
 
 
 def _register(job: Job) -> dict[str, Any]:
+    from stepwarp.workflow.device import chosen_device, share_gpu
     from stepwarp.workflow.register import register_pair
 
     _check_place(job)
     _check_inputs(job)
+    if job.gpu_mib is not None and (place := chosen_device(job.options.device)).type == "cuda":
+        with suppress(RuntimeError):  # where the GPU is lost, the registration finds it so, and knows what to do
+            share_gpu(place, job.gpu_mib * 2**20)
     found = register_pair(
         job.images["fixed"],
         job.images["moving"],

@@ -64,8 +64,8 @@ def batch(
         typer.Option(
             min=1,
             metavar="N",
-            help="Cases at a time.",
-            show_default="by cores and free memory; one on a GPU; 16 jobs of a --cluster",
+            help="Cases at a time; on a GPU no more than its memory holds.",
+            show_default="by cores and free memory, also a GPU's; 16 jobs of a --cluster",
         ),
     ] = None,
     scheduler: Annotated[

@@ -96,19 +96,24 @@ def warp(
 def positions(displacement: Tensor, matrix: Tensor) -> Tensor:
     """`matrix` applied to x + u(x) for every voxel x: (B, D, *grid) -> (B, D, *grid), what `sample` reads at."""
     d = displacement.shape[1]
-    coords = displacement + _indices_like(displacement)
+    coords = displacement + _indices(displacement.shape[2:], displacement)
     linear, offset = matrix[:d, :d].to(coords), matrix[:d, d].to(coords)
     return torch.einsum("ab,nb...->na...", linear, coords) + offset.view(1, d, *[1] * d)
 
 
 @primitive("image", to=("matrix",))
-def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...], *, out: Tensor | None = None) -> Tensor:
-    """`image` (1, 1, *grid) read at `matrix` x for every voxel x of a grid of the given shape: (1, 1, *shape).
+def warp_linear(
+    image: Tensor, matrix: Tensor, shape: tuple[int, ...], outside: Outside = "zero", *, out: Tensor | None = None
+) -> Tensor:
+    """`image` (1, 1, *grid) read at `matrix` x for every voxel x of a grid of the given shape, with each matrix of a
+    batch: (B, 1, *shape).
 
-    matrix: (D+1, D+1) float64, index of that grid -> index of the image. 0 outside the image. Differentiable in the
-    matrix, where a back end may take the half voxel beyond the outermost centres for flat."""
-    still = nothing((1, len(shape), *shape), _at_least_single(image), image.device)
-    return warp(image, still, matrix, out=out)
+    matrix: (B, D+1, D+1) float64, index of that grid -> index of the image. Differentiable in the matrix."""
+    d = len(shape)
+    index = _indices(shape, image)[0].flatten(1)
+    linear, offset = matrix[:, :d, :d].to(index), matrix[:, :d, d].to(index)
+    coords = (linear @ index + offset[:, :, None]).unflatten(2, shape)
+    return sample(image, coords, outside=outside, out=out)
 
 
 @primitive("outer", "inner", to=("outer", "inner"))
@@ -180,10 +185,10 @@ def average_pool(image: Tensor, factors: tuple[int, ...]) -> Tensor:
     return pool(F.pad(image, padding) if any(padding) else image, factors)
 
 
-def _indices_like(displacement: Tensor) -> Tensor:
-    """The index of every voxel, (1, D, *grid)."""
-    dtype = _at_least_single(displacement)
-    axes = [torch.arange(n, device=displacement.device, dtype=dtype) for n in displacement.shape[2:]]
+def _indices(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """The index of every voxel of a grid, (1, D, *shape), in at least single precision."""
+    dtype = _at_least_single(like)
+    axes = [torch.arange(n, device=like.device, dtype=dtype) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 

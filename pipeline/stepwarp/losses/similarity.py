@@ -78,6 +78,15 @@ class Similarity(ABC):
         value, to_fixed, to_moved = value_and_gradients(lambda f, m: self(f, m, weight), fixed, moved)
         return value, to_fixed, to_moved
 
+    def values_with_gradient(self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The dissimilarity of each pair of a batch, (B,), and its derivatives with respect to every voxel of its own
+        moved image, (B, 1, *grid)."""
+        moved = moved.detach().requires_grad_()
+        with torch.enable_grad():
+            values = self.values(fixed.detach(), moved, weight)
+            (gradient,) = torch.autograd.grad(values.sum(), moved)
+        return values.detach(), gradient
+
     def forces(
         self, fixed: Tensor, moved: Tensor, weight: Tensor | None = None, out: Rooms = (None, None)
     ) -> tuple[Tensor, Tensor, Tensor]:

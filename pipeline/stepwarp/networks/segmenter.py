@@ -43,17 +43,19 @@ class Segmenter(nn.Module):
     def expected(self, image: Tensor, values: Tensor) -> Tensor:
         """The mean of (classes, C) values by the classes' probabilities at each voxel: (B, C, *grid), single precision.
 
-        What the softmax of the logits times the values is, a slab at a time and with the classes side by side: to move
-        the logits of a whole image, hundreds of MiB, takes longer than to compute them."""
+        What the softmax of the logits times the values is, a slab at a time, straight to its place and with the classes
+        side by side: to move the logits of a whole image, hundreds of MiB, takes longer than to compute them."""
         assert self.last.bias is not None
         weights, bias = (_by_block(each, self.classes) for each in (self.last.weight.flatten(1), self.last.bias))
-        slabs = []
-        for slab in self._features(image).movedim(1, -1).split(_SLAB, 1):
+        slabs = self._features(image).movedim(1, -1).split(_SLAB, 1)
+        channels, shape = values.shape[1], [2 * n for n in slabs[0].shape[2:-1]]
+        found = values.new_empty(len(image), channels, 2 * sum(slab.shape[1] for slab in slabs), *shape)
+        for slab, place in zip(slabs, found.split(2 * _SLAB, 2), strict=True):
             logits = F.linear(slab, weights, bias).unflatten(-1, (-1, self.classes))
             with in_full_precision(image):
-                slabs.append(logits.float().softmax(-1) @ values)
-        found = torch.cat(slabs, 1).movedim((-1, -2), (1, 2)).flatten(1, 2)
-        return crop_to(depth_to_space(found, values.shape[1]), image)
+                blocks = logits.float().softmax(-1) @ values
+            place.copy_(depth_to_space(blocks.movedim((-1, -2), (1, 2)).flatten(1, 2), channels))
+        return crop_to(found, image)
 
     def _features(self, image: Tensor) -> Tensor:
         if min(image.shape[2:]) < self.minimum_size:

@@ -2,46 +2,43 @@
 
 Hundreds of rotations about the centres of mass are scored on a very coarse grid, the best few are optimised, and the
 best of these is refined on finer grids. Nothing is taken from the headers but the voxels' sizes and, as starts among
-others, the orientations and positions they claim; so images whose headers put them far apart register as well.
+others, the orientations and positions they claim; so images whose headers put them far apart register as well. Starts
+are scored many at a time and optimised side by side, which suits a processor, and is what a GPU needs.
 
 The refinement compares the moving image with the fixed one on the fixed one's grid, and the fixed image with the moving
 one on the moving one's, so that it makes no difference which is which."""
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.optimize
 import torch
 from torch import Tensor
 
 from stepwarp.config import AffineSettings, LinearKind
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
-from stepwarp.kernels import sampling
 from stepwarp.kernels.cpu.threading_layer import fitting_threads
 from stepwarp.losses.similarity import Similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
-from stepwarp.registrar.subject import Blocks, ImagedSubject, sizes_compared, voxel_edge
+from stepwarp.registrar.linear_levels import BothWays, LinearLevel, LinearPair
+from stepwarp.registrar.linear_maps import LinearMaps
+from stepwarp.registrar.quasi_newton import minimised
+from stepwarp.registrar.subject import ImagedSubject, sizes_compared
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
 _ROTATIONS = 300
 #: A start whose rotation is within this angle of a better one leads to the same place.
 _SAME_START_DEGREES = 15
-#: Of the subject's size, the length to which the matrix's entries are as sensitive as the translation: its radius.
-_RADIUS = 0.4
-#: Voxels around the fixed subject that are compared as well.
-_MARGIN = 3
-#: L-BFGS iterations for each start, and for each refinement.
-_SEARCH_ITERATIONS, _REFINE_ITERATIONS = 25, 60
-#: What ends a fit: an iteration that lowers the loss by less than this share of it. After a rough one, finer grids
-#: follow; a fine one is within some hundredths of a millimetre of what further iterations find.
-_ROUGH, _FINE = 1e-6, 1e-7
-#: Of what the smaller of the two images (or masks) could match, the share that must be matched for a start to count.
-_LEAST_OVERLAP = 0.3
+#: How many maps are tried from each start, and in each refinement; and what ends a fit: a step that lowers the loss by
+#: less than this. After a rough one, finer grids follow; a fine one is within some hundredths of a millimetre of what
+#: further steps find.
+_SEARCH, _ROUGH, _FINE = (30, 1e-6), (70, 1e-6), (70, 1e-7)
+#: Voxels that are compared at a time, of as many maps as that makes.
+_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class LinearStart:
 
     name: str
     degrees: float
-    scored: float
+    scored: float = math.nan
     optimised: float | None = None
 
 
@@ -65,98 +62,14 @@ class LinearFit:
     stopped: str | None = None
 
 
-class _LinearPair:
-    """What every level shares: the images, and their centres of mass.
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """A map, as `LinearPair` has it, (D, D) and (D,), the start that it came from, and its loss."""
 
-    A candidate maps a fixed world point x to moving centre + radius t + A (x - fixed centre)."""
-
-    def __init__(self, fixed: ImagedSubject, moving: ImagedSubject, device: torch.device | str) -> None:
-        self.fixed, self.moving, self.device = fixed, moving, device
-        self.fixed_centre, self.moving_centre = fixed.centre_of_mass(), moving.centre_of_mass()
-        self.size = max(fixed.size, moving.size)
-        self.finest = float(min(fixed.grid.spacing.min(), moving.grid.spacing.min()))
-
-    @property
-    def radius(self) -> float:
-        return _RADIUS * self.size
-
-    def swapped(self) -> _LinearPair:
-        """The same pair the other way round."""
-        other = copy.copy(self)
-        other.fixed, other.moving = self.moving, self.fixed
-        other.fixed_centre, other.moving_centre = self.moving_centre, self.fixed_centre
-        return other
-
-
-class _Level:
-    """Both images at one resolution, with what is needed to score a matrix and a translation on the fixed one's grid.
-
-    across: how many of its voxels the subject is across. share: what the loss counts for."""
-
-    def __init__(self, pair: _LinearPair, across: float, similarity: Similarity, share: float = 1) -> None:
-        self.similarity, self.share, self.radius = similarity, share, pair.radius
-        self.edge = voxel_edge(pair.size, across, pair.finest)
-        fixed, moving = pair.fixed, pair.moving
-        box = fixed.blocks(fixed.factors(self.edge), _MARGIN)
-        everything = moving.all_blocks(moving.factors(self.edge))
-        self.fixed, self.fixed_weight = fixed.pooled(box, pair.device)
-        self.moving, self.moving_weight = moving.pooled(everything, pair.device)
-        self.before, self.after = _moved_to(box, pair.fixed_centre), _moved_to(everything, pair.moving_centre)
-        there = moving.blocks(moving.factors(self.edge), _MARGIN)
-        volumes = (fixed.known_volume(box), moving.known_volume(there))
-        self.most = min(volumes) / abs(np.linalg.det(box.grid.linear))
-        self.voxels = math.prod(box.shape)
-
-    def loss(self, matrix: Tensor, translation: Tensor) -> float:
-        """Dissimilarity under A = matrix (D, D) and t = translation (D,) in units of the radius, on the CPU.
-
-        Where these want a gradient, it is added to theirs. The weights count as constant in it."""
-        world = torch.cat([torch.cat([matrix, self.radius * translation[:, None]], 1), self.before[-1:]])
-        to_index = torch.linalg.solve(self.after, world @ self.before)
-        shape = tuple(self.fixed.shape[2:])
-        moved = sampling.warp_linear(self.moving, to_index, shape)
-        with torch.no_grad():
-            weight, overlap = self._weight(to_index, shape)
-        if overlap < _LEAST_OVERLAP or float(torch.linalg.det(matrix.detach())) <= 0:
-            # Worse than any match, and flat: a line search that comes here, or to a mirror image, turns back.
-            value, to_moved = 2.0, torch.zeros_like(moved)
-        else:
-            found, _, to_moved = self.similarity.value_and_gradients(self.fixed, moved.detach(), weight)
-            value = float(found)
-        if moved.requires_grad:
-            # From a number, because to check the shape of a gradient that it is given, torch loads sympy. The way back
-            # shares the matrix.
-            torch.dot(moved.flatten(), self.share * to_moved.flatten()).backward(retain_graph=True)
-        return self.share * value
-
-    def _weight(self, to_index: Tensor, shape: tuple[int, ...]) -> tuple[Tensor | None, float]:
-        """Which voxels count under a map of indices, and their share of those that at best could."""
-        weight = self.fixed_weight
-        if self.moving_weight is not None:
-            still = torch.zeros(1, len(shape), *shape, device=self.moving.device)
-            moved = sampling.warp(self.moving_weight, still, to_index, outside="border")
-            weight = moved if weight is None else weight * moved
-        return weight, 1.0 if weight is None else float(weight.sum()) / self.most
-
-
-class _BothWays:
-    """A level as the mean of the two losses that it has from the one image to the other and back."""
-
-    def __init__(self, pair: _LinearPair, across: float, similarity: Similarity) -> None:
-        self.there = _Level(pair, across, similarity, share=0.5)
-        self.back = _Level(pair.swapped(), across, similarity, share=0.5)
-        self.edge, self.voxels = self.there.edge, self.there.voxels
-
-    def loss(self, matrix: Tensor, translation: Tensor) -> float:
-        inverse = torch.linalg.inv(matrix)
-        return self.there.loss(matrix, translation) + self.back.loss(inverse, -inverse @ translation)
-
-
-def _moved_to(blocks: Blocks, centre: np.ndarray) -> Tensor:
-    """(D+1, D+1): an index of the blocks -> world mm from `centre`."""
-    matrix = blocks.grid.affine.copy()
-    matrix[:-1, -1] -= centre
-    return torch.from_numpy(matrix)
+    matrix: np.ndarray
+    translation: np.ndarray
+    start: LinearStart
+    loss: float = math.nan
 
 
 def register_linear(
@@ -183,141 +96,125 @@ def register_linear(
     `time.monotonic()` after which the best found so far is taken.
 
     Raises RegistrationError where no start leads to a usable transform."""
-    pair = _LinearPair(ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask), device)
-    far = _Level(pair, settings.across / 2, search)
+    pair = LinearPair(ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask), device)
+    far = LinearLevel(pair, settings.across / 2, search)
     if initial is None:
         starts = _scored_starts(pair, far, settings.candidates, deadline)
     else:
         starts = [_given_start(pair, far, initial)]
-    total = len(starts) + 1 + len(settings.refine_across)
-    coarse = _Level(pair, settings.across, search)
-    fits = []
-    for start, matrix, translation in starts:
-        model = _Model("rigid" if kind == "rigid" else "similarity", matrix, translation)
-        loss, ended = _minimise(coarse, model, _SEARCH_ITERATIONS, _ROUGH, deadline)
-        fits.append((loss, start, model))
-        progress(ProgressReport("affine", len(fits), total, loss))
+    stage = _Stage(pair, len(starts) + 1 + len(settings.refine_across), deadline, progress)
+    coarse = LinearLevel(pair, settings.across, search)
+    fits: list[_Fit] = []
+    for some in _parts(starts, coarse):
+        found, ended = stage.optimised(some, "rigid" if kind == "rigid" else "similarity", coarse, _SEARCH)
+        fits += found
         if not ended:
             break
-    stopped = None if ended else f"at start {len(fits)} of {len(starts)}"
-    fits.sort(key=lambda fit: fit[0])
-    loss, _, model = fits[0]
-    for n, across in enumerate((settings.across, *settings.refine_across), len(starts) + 1):
+    stopped = None if ended else f"while {len(fits)} of {len(starts)} starts were optimised"
+    fits.sort(key=lambda fit: fit.loss)
+    best = fits[0]
+    for n, across in enumerate((settings.across, *settings.refine_across)):
         if stopped:
-            progress(ProgressReport("affine", total, total, loss))
             break
-        model = model.as_kind(kind)
-        level = _BothWays(pair, across, search if n == len(starts) + 1 else refine)
-        loss, ended = _minimise(level, model, _REFINE_ITERATIONS, _FINE if n == total else _ROUGH, deadline)
+        level = BothWays(pair, across, search if n == 0 else refine)
+        effort = _FINE if n == len(settings.refine_across) else _ROUGH
+        (best,), ended = stage.optimised([best], kind, level, effort)
         stopped = None if ended else f"while it was refined at {level.edge:g} mm"
-        progress(ProgressReport("affine", n, total, loss))
-    tried = tuple(LinearStart(start.name, start.degrees, start.scored, round(value, 5)) for value, start, _ in fits)
-    return LinearFit(_to_world(model, pair), loss, tried, stopped)
+    stage.over(best.loss)
+    tried = tuple(replace(fit.start, optimised=round(fit.loss, 5)) for fit in fits)
+    return LinearFit(_to_world(best, pair), best.loss, tried, stopped)
 
 
-class _Model:
-    """A linear map by its free parameters, around a start: A = turn exp(w) scale (I + strain), and t."""
+class _Stage:
+    """Fits of a pair until a deadline; `progress` is told of each that ends, of so many in total."""
 
-    def __init__(self, kind: LinearKind, turn: Tensor, translation: Tensor) -> None:
-        d = len(turn)
-        self.kind = kind
-        self.turn = turn.detach()
-        self.rotation = torch.zeros(d, d, dtype=torch.float64, requires_grad=True)
-        self.log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        self.strain = torch.zeros(d, d, dtype=torch.float64, requires_grad=True)
-        self.translation = translation.detach().clone().requires_grad_()
+    def __init__(self, pair: LinearPair, total: int, deadline: float | None, progress: Progress) -> None:
+        self.pair, self.total, self.deadline, self.progress = pair, total, deadline, progress
+        self.done = 0
 
-    def parameters(self) -> list[Tensor]:
-        free = {"rigid": [self.rotation], "similarity": [self.rotation, self.log_scale], "affine": [self.strain]}
-        return [self.translation, *free[self.kind]]
+    def optimised(
+        self, starts: Sequence[_Fit], kind: LinearKind, level: LinearLevel | BothWays, effort: tuple[int, float]
+    ) -> tuple[list[_Fit], bool]:
+        """Where each of them leads, and whether all came to an end. The first steps are of one voxel."""
+        maps = LinearMaps(kind, *_together(starts, self.pair))
 
-    def matrix(self) -> Tensor:
-        if self.kind == "affine":
-            return self.turn @ (torch.eye(len(self.turn), dtype=torch.float64) + self.strain)
-        return self.turn @ torch.linalg.matrix_exp(self.rotation - self.rotation.T) * self.log_scale.exp()
+        def function(parameters: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+            matrices, translations, back = maps.at(parameters, which)
+            losses, *gradients = level.losses_with_gradients(matrices, translations)
+            return losses, back(*gradients)
 
-    def as_kind(self, kind: LinearKind) -> _Model:
-        """The same map, free to move as another kind does."""
-        return _Model(kind, self.matrix(), self.translation)
+        voxel = level.edge / self.pair.radius
+        with fitting_threads(level.voxels * len(starts)):
+            found, losses, ended = minimised(function, maps.start, voxel, *effort, self.deadline, self._ended)
+        matrices, translations, _ = maps.at(found, torch.arange(len(found), device=found.device))
+        each = zip(matrices.cpu().numpy(), translations.cpu().numpy(), losses.tolist(), starts, strict=True)
+        return [_Fit(matrix, shift, start.start, loss) for matrix, shift, loss, start in each], ended
 
+    def over(self, loss: float) -> None:
+        """What was not begun for want of time is done as well."""
+        if self.done < self.total:
+            self.progress(ProgressReport("affine", self.total, self.total, loss))
 
-class _TimeUpError(Exception):
-    """No further evaluation starts."""
-
-
-def _minimise(
-    level: _Level | _BothWays, model: _Model, iterations: int, tolerance: float, deadline: float | None
-) -> tuple[float, bool]:
-    """L-BFGS on the model's free parameters, in place; the loss at the end, and whether it came to an end.
-
-    After the deadline, of which the first evaluation takes no notice, the best so far is kept."""
-    free = model.parameters()
-    best = (math.inf, np.empty(0))
-
-    def place(flat: np.ndarray) -> None:
-        parts = np.split(flat, np.cumsum([p.numel() for p in free])[:-1])
-        for parameter, part in zip(free, parts, strict=True):
-            parameter.data = torch.from_numpy(part.copy()).reshape(parameter.shape)
-            parameter.grad = None
-
-    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal best
-        if best[1].size and is_over(deadline):
-            raise _TimeUpError
-        place(flat)
-        loss = level.loss(model.matrix(), model.translation)
-        if loss < best[0] or not best[1].size:
-            best = (loss, flat.copy())
-        return loss, torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in free]).numpy()
-
-    start = torch.cat([p.detach().flatten() for p in free]).numpy()
-    options = {"maxiter": iterations, "gtol": 1e-6, "ftol": tolerance}
-    try:
-        with fitting_threads(level.voxels):
-            found = scipy.optimize.minimize(loss_and_gradient, start, method="L-BFGS-B", jac=True, options=options)
-    except _TimeUpError:
-        place(best[1])
-        return best[0], False
-    place(found.x)
-    return float(found.fun), True
+    def _ended(self, losses: list[float]) -> None:
+        for loss in losses:
+            self.done += 1
+            self.progress(ProgressReport("affine", self.done, self.total, loss))
 
 
-def _scored_starts(
-    pair: _LinearPair, level: _Level, most: int, deadline: float | None
-) -> list[tuple[LinearStart, Tensor, Tensor]]:
+def _scored_starts(pair: LinearPair, level: LinearLevel, most: int, deadline: float | None) -> list[_Fit]:
     """At most so many starts with their loss before any optimisation, best first, no two of them alike. After the
-    deadline no further one is scored."""
+    deadline no further ones are scored."""
     d = pair.fixed.grid.ndim
-    scored = []
-    with torch.no_grad(), fitting_threads(level.voxels):
-        for name, turn, shift in _starts(pair):
-            matrix, translation = torch.tensor(turn), torch.tensor(shift / pair.radius)
-            loss = level.loss(matrix, translation)
-            scored.append((LinearStart(name, round(_angle(turn), 1), round(loss, 5)), matrix, translation))
-            if is_over(deadline):
-                break
-    scored.sort(key=lambda entry: entry[0].scored)
-    kept: list[tuple[LinearStart, Tensor, Tensor]] = []
-    for entry in scored:
-        if len(kept) < most and all(_angle((entry[1].T @ other).numpy()) > _SAME_START_DEGREES for _, other, _ in kept):
-            kept.append(entry)
+    scored: list[_Fit] = []
+    for some in _parts(_starts(pair), level):
+        scored += _scored(some, pair, level)
+        if is_over(deadline):
+            break
+    scored.sort(key=lambda fit: fit.start.scored)
+    kept: list[_Fit] = []
+    for fit in scored:
+        if len(kept) < most and all(_angle(fit.matrix.T @ other.matrix) > _SAME_START_DEGREES for other in kept):
+            kept.append(fit)
     # Heads mostly lie as their headers say: that start is tried whatever its score is.
-    lying = [entry for entry in scored if entry[0].name == "voxel axes"]
-    return (lying[:1] + [entry for entry in kept if entry is not lying[0]])[:most] if d > 1 else kept
+    lying = [fit for fit in scored if fit.start.name == "voxel axes"]
+    return (lying[:1] + [fit for fit in kept if fit is not lying[0]])[:most] if d > 1 else kept
 
 
-def _given_start(pair: _LinearPair, level: _Level, initial: Affine) -> tuple[LinearStart, Tensor, Tensor]:
-    """A start that is not searched for, with its loss, as `_scored_starts` has them."""
+def _given_start(pair: LinearPair, level: LinearLevel, initial: Affine) -> _Fit:
+    """A start that is not searched for, with its loss."""
     linear = initial.matrix[:-1, :-1]
-    shift = initial(pair.fixed_centre[None])[0] - pair.moving_centre
     left, _, right = np.linalg.svd(linear)
-    matrix, translation = torch.tensor(linear), torch.tensor(shift / pair.radius)
-    scored = LinearStart("initial", round(_angle(left @ right), 1), round(level.loss(matrix, translation), 5))
-    return scored, matrix, translation
+    shift = initial(pair.fixed_centre[None])[0] - pair.moving_centre
+    return _scored(
+        [_Fit(linear, shift / pair.radius, LinearStart("initial", round(_angle(left @ right), 1)))], pair, level
+    )[0]
 
 
-def _starts(pair: _LinearPair) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, A, t in mm): A turns fixed world vectors into moving world vectors, t is added at the centre of mass."""
+def _scored(starts: Sequence[_Fit], pair: LinearPair, level: LinearLevel) -> list[_Fit]:
+    """The same with their losses, all at a time."""
+    with torch.no_grad(), fitting_threads(level.voxels * len(starts)):
+        losses = level.losses(*_together(starts, pair)).tolist()
+    return [
+        replace(fit, loss=loss, start=replace(fit.start, scored=round(loss, 5)))
+        for fit, loss in zip(starts, losses, strict=True)
+    ]
+
+
+def _together(fits: Sequence[_Fit], pair: LinearPair) -> tuple[Tensor, Tensor]:
+    """Their matrices (N, D, D) and translations (N, D), where the pair is."""
+    both = (np.stack([fit.matrix for fit in fits]), np.stack([fit.translation for fit in fits]))
+    matrices, translations = (torch.from_numpy(each).to(pair.device) for each in both)
+    return matrices, translations
+
+
+def _parts(starts: Sequence[_Fit], level: LinearLevel) -> Iterator[Sequence[_Fit]]:
+    """As many at a time as are compared at once."""
+    size = max(1, _AT_ONCE // level.voxels)
+    return (starts[first : first + size] for first in range(0, len(starts), size))
+
+
+def _starts(pair: LinearPair) -> list[_Fit]:
+    """Without losses. A turns fixed world vectors into moving world vectors, t is added at the centre of mass."""
     d = pair.fixed.grid.ndim
     still = np.zeros(d)
     # Along the voxel axes, whatever directions the headers give them.
@@ -332,7 +229,8 @@ def _starts(pair: _LinearPair) -> list[tuple[str, np.ndarray, np.ndarray]]:
             pair.moving.grid.centre - pair.moving_centre - axes @ (pair.fixed.grid.centre - pair.fixed_centre),
         ),
     ]
-    return starts + [("rotation", axes @ turn, still) for turn in _rotations(d)]
+    starts += [("rotation", axes @ turn, still) for turn in _rotations(d)]
+    return [_Fit(turn, shift / pair.radius, LinearStart(name, round(_angle(turn), 1))) for name, turn, shift in starts]
 
 
 def _directions(grid: Grid) -> np.ndarray:
@@ -375,11 +273,10 @@ def _angle(turn: np.ndarray) -> float:
     return math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
 
 
-def _to_world(model: _Model, pair: _LinearPair) -> Affine:
-    """From the model's centred coordinates to a world matrix."""
-    linear = model.matrix().detach().numpy()
-    shift = pair.radius * model.translation.detach().numpy()
-    offset = pair.moving_centre + shift - linear @ pair.fixed_centre
+def _to_world(fit: _Fit, pair: LinearPair) -> Affine:
+    """From centred coordinates to a world matrix."""
+    linear = fit.matrix
+    offset = pair.moving_centre + pair.radius * fit.translation - linear @ pair.fixed_centre
     if not np.isfinite(linear).all() or abs(np.linalg.det(linear)) < 1e-3:
         raise RegistrationError(
             "the linear stage ended in a singular transform: the images may have nothing in common. By the headers, "

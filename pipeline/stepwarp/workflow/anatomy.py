@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from stepwarp import limits
 from stepwarp.errors import InputError
@@ -23,6 +24,7 @@ from stepwarp.registrar.weights import weights_path
 from stepwarp.segment import HeadSegmenter, Segmentation, load_segmenter, segment
 from stepwarp.segment.segmenters import SHIPPED_SEGMENTER
 from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.memory import Extent, PairMemory, Room
 from stepwarp.workflow.subjects import PreparedImage
 
 #: What two brains, or two whole heads, show differs by less in volume; what a brain and a whole head show, by more.
@@ -36,8 +38,6 @@ _LEAST_MM3, _MOST_MM3 = 0.3e6, 12e6
 _TAKEN_APART = 0.05
 #: A head that lies so far from where its header says is no head to the segmenter, which was trained with 15 degrees.
 _LYING_DEGREES = 15
-#: Bytes that looking takes at most, which are not in the plan of the search.
-_ROOM = 3 * 2**29
 
 
 def with_anatomy(
@@ -73,13 +73,13 @@ def with_doubted_anatomy(
     way: the linear transform, fixed world -> moving world. What is no head as its header says it lies is looked at
     again as this lays it beside the other one."""
     seen = _looked_at(fixed, moving, device, max_memory)
-    turn = _rotation(way)
+    rotation = Rotation.from_matrix(way.matrix[:-1, :-1])  # that nearest to it
+    lies_otherwise = np.degrees(rotation.magnitude()) > _LYING_DEGREES
+    turn = Affine(np.column_stack([rotation.as_matrix(), np.zeros(3)]))
     match [_is_head(each) for each in seen]:
-        case [True, True]:
-            return seen
-        case [True, False] if _degrees(turn) > _LYING_DEGREES:
+        case [True, False] if lies_otherwise:
             return seen[0], with_structures(moving, device, turn.inverse())
-        case [False, True] if _degrees(turn) > _LYING_DEGREES:
+        case [False, True] if lies_otherwise:
             return with_structures(fixed, device, turn), seen[1]
         case [False, False]:
             return fixed, moving
@@ -117,8 +117,9 @@ def _looked_at(
     fixed: PreparedImage, moving: PreparedImage, device: torch.device, max_memory: int | None
 ) -> tuple[PreparedImage, PreparedImage]:
     """Both with what is found in them; as they are where neither is as large as a head, or there is no room to look."""
-    free = limits.free_memory() if max_memory is None else max_memory - limits.held_memory()
-    if free < _ROOM or not any(_LEAST_MM3 < _shown(each) < _MOST_MM3 for each in (fixed, moving)):
+    if not any(as_large_as_a_head(_shown(each)) for each in (fixed, moving)):
+        return fixed, moving
+    if not _is_room_to_look(fixed, moving, device, max_memory):
         return fixed, moving
     try:
         return with_structures(fixed, device), with_structures(moving, device)
@@ -126,18 +127,20 @@ def _looked_at(
         return fixed, moving
 
 
-def _rotation(way: Affine) -> Affine:
-    """That nearest to an affine."""
-    left, _, right = np.linalg.svd(way.matrix[:-1, :-1])
-    return Affine(np.column_stack([left @ right, np.zeros(3)]))
-
-
-def _degrees(turn: Affine) -> float:
-    return float(np.degrees(np.arccos(np.clip((np.trace(turn.matrix[:-1, :-1]) - 1) / 2, -1, 1))))
-
-
 def _is_head(image: PreparedImage) -> bool:
     return image.anatomy is not None and image.anatomy.head.why_not is None
+
+
+def _is_room_to_look(fixed: PreparedImage, moving: PreparedImage, device: torch.device, max_memory: int | None) -> bool:
+    one, other = (Extent.of_image(each.scaled, each.mask, each.image.data.itemsize) for each in (fixed, moving))
+    before = max(0, limits.held_memory() - one.held() - other.held())
+    pair = PairMemory(one, other, gpu=device.type == "cuda", before=before, structures=True)
+    return Room.now(max_memory, device).lacks(pair.looking()) is None
+
+
+def as_large_as_a_head(mm3: float) -> bool:
+    """Whether an image that shows so much can be that of a head, whole or stripped."""
+    return _LEAST_MM3 < mm3 < _MOST_MM3
 
 
 def _around_the_brain(image: PreparedImage) -> float:

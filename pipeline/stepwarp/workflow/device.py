@@ -25,6 +25,8 @@ _M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_TOP_PAD = -4, -1, -2
 _SPARE_BYTES = 2**28
 #: How torch says that an operation may have other bits the next time.
 _UNSURE = re.compile(r"(\S+) does not have a deterministic implementation")
+#: Bytes of the GPU that this process may take, where it shares it with others; None for all that are free.
+_share: int | None = None
 #: What torch has warned of within `same_bits`.
 _met: ContextVar[list[warnings.WarningMessage] | None] = ContextVar("warnings within same_bits", default=None)
 
@@ -45,6 +47,23 @@ def chosen_device(name: str) -> torch.device:
     if old:
         _say_once(f"the processor computes, because {old}")
     return torch.device("cpu")
+
+
+def share_gpu(device: torch.device, share: int) -> None:
+    """Have this process take no more than so many bytes of a GPU's memory: others work there as well."""
+    global _share
+    _share = share
+    _, total = torch.cuda.mem_get_info(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share / total), device)
+
+
+def free_gpu_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory that new work may take: what is free and what torch keeps for it, or what is left of this
+    process's share."""
+    free, _ = torch.cuda.mem_get_info(device)
+    used = torch.cuda.memory_allocated(device)
+    free += torch.cuda.memory_reserved(device) - used
+    return free if _share is None else min(free, _share - used)
 
 
 def _too_old_a_driver() -> str | None:

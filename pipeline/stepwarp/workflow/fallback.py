@@ -25,8 +25,9 @@ def with_the_processor_left(run: Callable[[RegisterOptions], Registration], opti
     place = chosen_device(options.device)
     if place.type == "cpu":
         return run(options)
-    name = device_name(place)
+    name = place.type
     try:
+        name = device_name(place)
         return run(options)
     except Exception as error:
         # Where it is the process's own memory that is short, the processor says so again.

@@ -14,45 +14,15 @@ from stepwarp.config import Preset
 from stepwarp.errors import MemoryShortageError, is_out_of_memory
 from stepwarp.kernels import backend
 from stepwarp.limits import in_words
+from stepwarp.workflow.anatomy import as_large_as_a_head
 from stepwarp.workflow.clock import Clock
-from stepwarp.workflow.memory import Extent, PairMemory, StageMemory
+from stepwarp.workflow.memory import STRUCTURES, Extent, PairMemory, Room, StageMemory
 from stepwarp.workflow.network import bytes_for
 from stepwarp.workflow.search import SearchRequest, SearchResult, search
 from stepwarp.workflow.subjects import PreparedImage
 
 _MIB = 2**20
 _REMEDY = "Free some, give it more (--max-memory, the job's limit), or resample the images to coarser voxels."
-
-
-@dataclass(frozen=True)
-class Room:
-    """Bytes that there are. process: for all that this process holds. gpu: of the GPU, None without one. stated: the
-    user's own limit, on the GPU where that computes."""
-
-    process: int
-    gpu: int | None = None
-    stated: int | None = None
-
-    @classmethod
-    def now(cls, stated: int | None, device: torch.device) -> Room:
-        """What is free, or as much as the user allows."""
-        process = limits.held_memory() + limits.free_memory()
-        if device.type != "cuda":
-            return cls(process if stated is None else stated, None, stated)
-        free, _ = torch.cuda.mem_get_info(device)
-        return cls(process, free if stated is None else min(stated, free), stated)
-
-    def lacks(self, stage: StageMemory) -> str | None:
-        """What a stage needs and what there is, in words; None where that is enough."""
-        if self.gpu is not None and stage.gpu_bytes > self.gpu:
-            return self._words(stage.gpu_bytes, self.gpu, " of the GPU's memory")
-        if stage.bytes > self.process:
-            return self._words(stage.bytes, self.process, " of memory")
-        return None
-
-    def _words(self, needed: int, there: int, what: str) -> str:
-        by = " by --max-memory" if there == self.stated else ""
-        return f"needs {in_words(needed)}{what}, and there are {in_words(there)}{by}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +72,9 @@ def fitted(pair: PairMemory, recipe: Preset, room: Room) -> tuple[Preset, Memory
         if not lacking:
             return recipe, MemoryPlan(stages, room, tuple(left_out), network=bool(pair.network))
         worst, lack = max(lacking, key=lambda each: max(each[0].bytes, each[0].gpu_bytes))
-        if worst.name == "network":
+        if any(stage.name == STRUCTURES for stage, _ in lacking):  # where there is no room, nobody looks
+            pair = replace(pair, structures=False)
+        elif worst.name == "network":
             left_out.append(f"the network was left out: it {lack}")
             pair = replace(pair, network=0)
         elif (coarser := pair.without_finest(recipe)) is not None:
@@ -157,9 +129,16 @@ def _memory_of(request: SearchRequest, fixed: PreparedImage, moving: PreparedIma
         affine_only=request.options.affine_only,
         kernels=backend.name_for(request.device) != "reference",
         gpu=request.device.type == "cuda",
+        structures=fixed.anatomy is not None or _may_be_looked_at(request, one, other),
+        auto=request.options.similarity == "auto",
         before=max(0, limits.held_memory() - one.held() - other.held()),
         network=0 if request.network is None else bytes_for(request.network, fixed.scaled),
     )
+
+
+def _may_be_looked_at(request: SearchRequest, fixed: Extent, moving: Extent) -> bool:
+    """Whether contrasts that are in doubt would have a segmenter look at the images."""
+    return not request.options.affine_only and any(as_large_as_a_head(each.shown_mm3) for each in (fixed, moving))
 
 
 def _leaving_out(request: SearchRequest, recipe: Preset, plan: MemoryPlan) -> SearchRequest:

@@ -7,16 +7,20 @@ benchmarks/half_millimetre.py hold it against what processes were measured to ta
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from stepwarp import limits
 from stepwarp.config import Level, Preset
 from stepwarp.files import nifti, quiet_nibabel
 from stepwarp.geometry import Grid, Image
+from stepwarp.limits import in_words
 from stepwarp.losses.similarity import find_similarity
 from stepwarp.registrar.subject import SHOWN, voxel_edge
+from stepwarp.workflow.device import free_gpu_memory
 
 #: What a process holds that has read nothing yet, and what it loads on its way besides.
 AT_FIRST, _LOADED = 650 * 2**20, 400 * 2**20
@@ -28,6 +32,15 @@ _STRIDE = 4
 _MARGIN, _REACH = 8, 1.05
 #: Where only a header is known, the share of its voxels that is taken to show something.
 _SHOWN_SHARE = 0.6
+#: What may compare images whose similarity follows from them.
+_OF_AUTO = ("mi", "lncc")
+#: What the stage is called in which a segmenter looks at both images.
+STRUCTURES = "structures"
+#: Its grid: mm of its voxels, of which sizes are multiples, mm around what an image shows, and how large it is at least
+#: and at most.
+_LOOK_MM, _MULTIPLE, _AROUND_MM, _LEAST_LOOK, _MOST_LOOK = 2.0, 8, 10.0, (88, 104, 88), 16_000_000
+#: Bytes of each of its voxels while it looks, and of the image's own while what it found is laid out there.
+_LOOKING, _LAID_OUT = 250, 24
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,14 @@ class Extent:
     def voxels(self) -> int:
         return math.prod(self.grid.shape)
 
+    def shown_everywhere(self) -> Image:
+        """An image of its grid that shows something in each voxel, and takes no memory."""
+        return Image(torch.ones(()).expand(self.grid.shape), self.grid)
+
+    @property
+    def shown_mm3(self) -> float:
+        return self.shown * abs(float(np.linalg.det(self.grid.linear)))
+
     @property
     def box_mm(self) -> np.ndarray:
         """The lengths (D,) of the box along its axes."""
@@ -91,7 +112,16 @@ class Extent:
 
     def held(self) -> int:
         """Bytes of the image as read, as it is registered, and of its mask."""
-        return self.voxels * (self.itemsize + 2 * _ONE if self.partly else self.itemsize + _ONE)
+        return self.voxels * self.itemsize + self.registered()
+
+    def registered(self) -> int:
+        """Bytes of the image as it is registered, and of its mask."""
+        return self.voxels * (2 * _ONE if self.partly else _ONE)
+
+    def looked_at(self) -> int:
+        """Voxels of the grid on which a segmenter looks for structures."""
+        along = -(-(self.box_mm + 2 * _AROUND_MM) // (_LOOK_MM * _MULTIPLE)) * _MULTIPLE
+        return int(min(np.maximum(along, _LEAST_LOOK).prod(), _MOST_LOOK))
 
     def pooling(self, edge: float) -> int:
         """Bytes for bringing it onto blocks of `edge` mm: it is laid out with blocks around it, and pooled from a
@@ -116,11 +146,44 @@ class StageMemory:
 
 
 @dataclass(frozen=True)
+class Room:
+    """Bytes that there are. process: for all that this process holds. gpu: of the GPU, None without one. stated: the
+    user's own limit, on the GPU where that computes."""
+
+    process: int
+    gpu: int | None = None
+    stated: int | None = None
+
+    @classmethod
+    def now(cls, stated: int | None, device: torch.device) -> Room:
+        """What is free, or as much as the user allows."""
+        process = limits.held_memory() + limits.free_memory()
+        if device.type != "cuda":
+            return cls(process if stated is None else stated, None, stated)
+        free = free_gpu_memory(device)
+        return cls(process, free if stated is None else min(stated, free), stated)
+
+    def lacks(self, stage: StageMemory) -> str | None:
+        """What a stage needs and what there is, in words; None where that is enough."""
+        if self.gpu is not None and stage.gpu_bytes > self.gpu:
+            return self._words(stage.gpu_bytes, self.gpu, " of the GPU's memory")
+        if stage.bytes > self.process:
+            return self._words(stage.bytes, self.process, " of memory")
+        return None
+
+    def _words(self, needed: int, there: int, what: str) -> str:
+        by = " by --max-memory" if there == self.stated else ""
+        return f"needs {in_words(needed)}{what}, and there are {in_words(there)}{by}"
+
+
+@dataclass(frozen=True)
 class PairMemory:
     """A pair, and how it is registered.
 
     kernels: whether they compute the similarity, and not plain torch. gpu: whether a GPU does. before: bytes that the
-    process holds besides the images. network: bytes that one takes on its grid, 0 without one."""
+    process holds besides the images. network: bytes that one takes on its grid, 0 without one. structures: whether a
+    segmenter looks at both images, or will where contrasts are in doubt. auto: whether the similarity may turn out to
+    be another than the recipe's."""
 
     fixed: Extent
     moving: Extent
@@ -129,10 +192,14 @@ class PairMemory:
     gpu: bool = False
     before: int = AT_FIRST
     network: int = 0
+    structures: bool = False
+    auto: bool = False
 
     def stages(self, recipe: Preset) -> tuple[StageMemory, ...]:
         """All of a registration with this recipe, in their order."""
         searched = [self._computed("affine", self._pooling(self._coarsest(recipe)))]
+        if self.structures:
+            searched.append(self.looking())
         if self.network:
             searched.append(self._computed("network", self.network))
         if edges := self.edges(recipe):
@@ -165,8 +232,21 @@ class PairMemory:
         return StageMemory("read", self._images() - _LOADED + 18 * max(self.fixed.voxels, self.moving.voxels))
 
     def _computed(self, name: str, work: int, edge: float | None = None) -> StageMemory:
-        """A stage of the search, where that is done."""
-        return StageMemory(name, self._images() + (0 if self.gpu else work), work if self.gpu else 0, edge)
+        """A stage of the search, where that is done, beside the images, one of them perhaps in other greys too."""
+        both = (self.fixed, self.moving)
+        work += _ONE * max(each.voxels for each in both) if self.auto else 0
+        if not self.gpu:
+            return StageMemory(name, self._images() + work, 0, edge)
+        return StageMemory(name, self._images(), work + sum(each.registered() for each in both), edge)
+
+    def looking(self) -> StageMemory:
+        """By the segmenter on its grid, and then in what it found on the image's own."""
+        both = (self.fixed, self.moving)
+        by_it, own = max(_LOOKING * each.looked_at() for each in both), _LAID_OUT * max(each.voxels for each in both)
+        if not self.gpu:
+            return self._computed(STRUCTURES, max(by_it, own))
+        on_gpu = self._computed(STRUCTURES, by_it)
+        return replace(on_gpu, bytes=on_gpu.bytes + own)
 
     def _coarsest(self, recipe: Preset) -> float:
         """The voxels on which the linear stage scores its starts, mm."""
@@ -181,10 +261,10 @@ class PairMemory:
         similarity takes, or mending one of the fields."""
         weights = 5 * _ONE if self.fixed.partly or self.moving.partly else 0
         each = 2 * (2 * _ONE + 4 * _VECTOR) + weights
-        similarity = find_similarity(recipe.deformable.similarity)
-        by_kernels, by_torch = similarity.bytes_per_voxel
+        names = (recipe.deformable.similarity, *(_OF_AUTO if self.auto else ()))
+        similarity = max(find_similarity(name).bytes_per_voxel[0 if self.kernels else 1] for name in names)
         mending = 2 * _VECTOR + 3 * _VECTOR
-        work = self._box(edge) * (each + max(by_kernels if self.kernels else by_torch, mending))
+        work = self._box(edge) * (each + max(similarity, mending))
         return self._computed(f"deformable {edge:g} mm", max(work, self._pooling(edge)), edge)
 
     def _whole_fields(self, finest: float) -> StageMemory:
@@ -193,8 +273,7 @@ class PairMemory:
         box, n = self._box(0), self.fixed.voxels
         joined = 65 * box + 32 * self._box(finest)
         laid_out = max(3 * _VECTOR * box + _VECTOR * n, 2 * _VECTOR * box + 2 * _VECTOR * n, 5 * _VECTOR * n)
-        work = max(joined, laid_out)
-        return StageMemory("whole fields", self._images() + work, joined if self.gpu else 0)
+        return self._computed("whole fields", max(joined, laid_out))
 
     def _finishing(self) -> tuple[StageMemory, ...]:
         """Measures; files, two at a time, each laid out as it is written; the fields as SimpleITK reads them, in double
@@ -203,7 +282,7 @@ class PairMemory:
         left = self.before + _LOADED + sum(each.voxels * each.itemsize for each in (self.fixed, self.moving)) + fields
         extra = {"write": (16, 52), "verify": (20, 58), "report": (40, 40)}
         return (
-            StageMemory("measure", self._images() + fields + 9 * n + 75 * self.fixed.shown),
+            self._computed("measure", fields + 9 * n + 75 * self.fixed.shown),
             *(StageMemory(name, left + n * each[0 if self.affine_only else 1]) for name, each in extra.items()),
         )
 

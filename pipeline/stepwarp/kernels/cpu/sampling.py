@@ -13,7 +13,7 @@ from torch import Tensor
 from stepwarp.kernels.buffers import into
 from stepwarp.kernels.cpu.arrays import array, at_least_two, room
 from stepwarp.kernels.cpu.cells import cell, trilinear, trilinear_with_slope
-from stepwarp.kernels.cpu.compiled import F1, F2, F3, F4, SINGLE, SUMS3, compiled
+from stepwarp.kernels.cpu.compiled import F1, F3, F4, SINGLE, SUMS3, TRUTH, compiled
 from stepwarp.kernels.cpu.reading import add_slabs, read_slopes, read_values, sum_slabs
 from stepwarp.kernels.cpu.threading_layer import slab
 
@@ -77,20 +77,23 @@ def sample_adjoint(
     return to_image, None if to_coords is None else _as_list(to_coords, coords)
 
 
-def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...], *, out: Tensor | None = None) -> Tensor:
-    """As with a displacement of nothing."""
-    return warp(image, torch.zeros(1, 3, *shape), matrix.detach(), out=out)
+def warp_linear(
+    image: Tensor, matrix: Tensor, shape: tuple[int, ...], outside: str = "zero", *, out: Tensor | None = None
+) -> Tensor:
+    """Planes of all grids are shared by the threads."""
+    result, target = room(out, (len(matrix), 1, *shape))
+    _read_linear(*_linear(image, matrix, outside), target[:, 0])
+    return result
 
 
 def warp_linear_adjoint(
-    gradient: Tensor, wanted: tuple[bool, ...], image: Tensor, matrix: Tensor, shape: tuple[int, ...]
+    gradient: Tensor, wanted: tuple[bool, ...], image: Tensor, matrix: Tensor, shape: tuple[int, ...], outside: str
 ) -> tuple[None, Tensor]:
     """To the matrix."""
-    placing = _warping(image, matrix, "zero")
-    planes = np.empty((gradient.shape[2], 3, 4))
-    _matrix_gradient(array(at_least_two(image))[0, 0], placing.size, placing.rows, array(gradient)[0, 0], planes)
+    planes = np.empty((len(matrix) * shape[0], 3, 4))
+    _matrix_gradient(*_linear(image, matrix, outside), array(gradient)[:, 0], planes)
     result = torch.zeros_like(matrix)
-    result[:3] = torch.from_numpy(planes.sum(0))
+    result[:, :3] = torch.from_numpy(planes.reshape(len(matrix), shape[0], 3, 4).sum(1))
     return None, result
 
 
@@ -116,6 +119,12 @@ def _warping(image: Tensor, matrix: Tensor, outside: str) -> _Placing:
     rows = array(matrix.double())[:3].astype(np.float32)
     size = np.array(image.shape[2:], np.float32)
     return _Placing(size, rows, np.ascontiguousarray(rows[:, :3]), outside == "border")
+
+
+def _linear(image: Tensor, matrix: Tensor, outside: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    """The image, its size, the rows of every matrix, and whether values go on beyond the border."""
+    rows = np.ascontiguousarray(array(matrix.double())[:, :3].astype(np.float32))
+    return array(at_least_two(image))[0, 0], np.array(image.shape[2:], np.float32), rows, outside == "border"
 
 
 def _as_they_are(image: Tensor, outside: str) -> _Placing:
@@ -180,33 +189,67 @@ def _add_back(displacement: np.ndarray, gradient: np.ndarray, placing: _Placing,
     sum_slabs(buffers, reach, out)
 
 
-@compiled((F3, F1, F2, F3, SUMS3))
-def _matrix_gradient(image, size, m, weight, planes):
-    """For each plane of the grid, the sum over its voxels x of weight(x) slope(m x) (x, 1)^T: (planes, 3, 4)."""
+@compiled((F3, F1, F3, TRUTH, F4))
+def _read_linear(image, size, rows, border, out):
+    """out[n](x) = image(rows[n] (x, 1))."""
     n0, n1, n2 = image.shape
     flat = image.reshape(-1)
     s0, s1 = n1 * n2, n2
-    zero, one = np.float32(0), np.float32(1)
-    end0, end1, end2 = size[0] - one, size[1] - one, size[2] - one
-    for i in prange(weight.shape[0]):
+    half = np.float32(0.5)
+    end0, end1, end2 = size[0] - half, size[1] - half, size[2] - half
+    for plane in prange(len(out) * out.shape[1]):
+        n, i = np.int64(plane) // out.shape[1], np.int64(plane) % out.shape[1]
+        m = rows[n]
+        for j in range(out.shape[2]):
+            fi, fj = np.float32(i), np.float32(j)
+            a0 = m[0, 0] * fi + m[0, 1] * fj + m[0, 3]
+            a1 = m[1, 0] * fi + m[1, 1] * fj + m[1, 3]
+            a2 = m[2, 0] * fi + m[2, 1] * fj + m[2, 3]
+            for k in range(out.shape[3]):
+                fk = np.float32(k)
+                p0, p1, p2 = a0 + m[0, 2] * fk, a1 + m[1, 2] * fk, a2 + m[2, 2] * fk
+                q0, t0 = cell(p0, n0)
+                q1, t1 = cell(p1, n1)
+                q2, t2 = cell(p2, n2)
+                value = trilinear(flat, q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
+                low = (p0 >= -half) & (p1 >= -half) & (p2 >= -half)
+                inside = border | (low & (p0 < end0) & (p1 < end1) & (p2 < end2))
+                out[n, i, j, k] = value if inside else np.float32(0)
+
+
+@compiled((F3, F1, F3, TRUTH, F4, SUMS3))
+def _matrix_gradient(image, size, rows, border, weight, planes):
+    """For each plane of each grid n, the sum over its voxels x of weight[n](x) slope(rows[n] (x, 1)) (x, 1)^T: (grids
+    times planes, 3, 4)."""
+    n0, n1, n2 = image.shape
+    flat = image.reshape(-1)
+    s0, s1 = n1 * n2, n2
+    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
+    z0, z1, z2 = size[0], size[1], size[2]
+    for plane in prange(len(planes)):
+        n, i = np.int64(plane) // weight.shape[1], np.int64(plane) % weight.shape[1]
+        m = rows[n]
         total = np.zeros((3, 4))
-        for j in range(weight.shape[1]):
+        for j in range(weight.shape[2]):
             fi, fj = np.float32(i), np.float32(j)
             a0 = m[0, 0] * fi + m[0, 1] * fj + m[0, 3]
             a1 = m[1, 0] * fi + m[1, 1] * fj + m[1, 3]
             a2 = m[2, 0] * fi + m[2, 1] * fj + m[2, 3]
             sum0, sum1, sum2, along0, along1, along2 = zero, zero, zero, zero, zero, zero
-            for k in range(weight.shape[2]):
+            for k in range(weight.shape[3]):
                 fk = np.float32(k)
                 p0, p1, p2 = a0 + m[0, 2] * fk, a1 + m[1, 2] * fk, a2 + m[2, 2] * fk
                 q0, t0 = cell(p0, n0)
                 q1, t1 = cell(p1, n1)
                 q2, t2 = cell(p2, n2)
                 _, g0, g1, g2 = trilinear_with_slope(flat, q0 * s0 + q1 * s1 + q2, s0, s1, t0, t1, t2)
-                # No slope outside, nor where the border's value is repeated.
-                in0, in1, in2 = (p0 >= zero) & (p0 <= end0), (p1 >= zero) & (p1 <= end1), (p2 >= zero) & (p2 <= end2)
-                w = weight[i, j, k] if in0 & in1 & in2 else zero
-                g0, g1, g2 = w * g0, w * g1, w * g2
+                low = (p0 >= -half) & (p1 >= -half) & (p2 >= -half)
+                inside = border | (low & (p0 < z0 - half) & (p1 < z1 - half) & (p2 < z2 - half))
+                w = weight[n, i, j, k] if inside else zero
+                # Along an axis where the border's value is repeated there is no slope.
+                g0 = w * g0 if (p0 > zero) & (p0 < z0 - one) else zero
+                g1 = w * g1 if (p1 > zero) & (p1 < z1 - one) else zero
+                g2 = w * g2 if (p2 > zero) & (p2 < z2 - one) else zero
                 sum0, sum1, sum2 = sum0 + g0, sum1 + g1, sum2 + g2
                 along0, along1, along2 = along0 + g0 * fk, along1 + g1 * fk, along2 + g2 * fk
             for a in range(3):
@@ -215,7 +258,7 @@ def _matrix_gradient(image, size, m, weight, planes):
                 total[a, 1] += whole * fj
                 total[a, 2] += along0 if a == 0 else (along1 if a == 1 else along2)
                 total[a, 3] += whole
-        planes[i] = total
+        planes[plane] = total
 
 
 @compiled((F4, F4, SINGLE, SINGLE, F4))

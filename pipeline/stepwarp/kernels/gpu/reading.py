@@ -44,14 +44,15 @@ def inside(p0, p1, p2, n0, n1, n2):
 
 @triton.jit
 def read_values(
-    image, u, matrix, out, n0, n1, n2, o1, o2, voxels, image_step, u_step, out_step,
+    image, u, matrix, out, n0, n1, n2, o1, o2, voxels, image_step, u_step, matrix_step, out_step,
     channels: tl.constexpr, indexed: tl.constexpr, moved: tl.constexpr, mapped: tl.constexpr, border: tl.constexpr,
     block: tl.constexpr,
 ):  # fmt: skip
     """out_c(x) = image_c(position of x)."""
     x = tl.program_id(0) * block + tl.arange(0, block)
     sample = tl.program_id(1).to(tl.int64)
-    image, u, out = image + sample * image_step, u + sample * u_step, out + sample * out_step
+    image, u, matrix = image + sample * image_step, u + sample * u_step, matrix + sample * matrix_step
+    out += sample * out_step
     on_grid = x < voxels
     p0, p1, p2 = place(x, u, matrix, o1, o2, voxels, indexed, moved, mapped)
     wanted = on_grid
@@ -180,22 +181,29 @@ def add_back(
 
 
 @triton.jit
-def sum_for_matrix(image, matrix, gradient, out, n0, n1, n2, o1, o2, voxels, block: tl.constexpr):
-    """For each program, the sum over its voxels x of gradient(x) slope(matrix x) (x, 1)^T: (programs, 3, 4)."""
+def sum_for_matrix(image, matrix, gradient, out, n0, n1, n2, o1, o2, voxels, border: tl.constexpr, block: tl.constexpr):
+    """For each program, the sum over its voxels x of gradient(x) slope(matrix (x, 1)) (x, 1)^T: (matrices, programs, 3,
+    4)."""
     x = tl.program_id(0) * block + tl.arange(0, block)
+    sample = tl.program_id(1).to(tl.int64)
+    matrix, gradient = matrix + sample * 16, channel(gradient, sample, voxels)
     i, j, k = index(x, o1, o2)
     f0, f1, f2 = i.to(tl.float32), j.to(tl.float32), k.to(tl.float32)
     p0, p1, p2 = place(x, image, matrix, o1, o2, voxels, True, False, True)
-    # No slope outside, nor where the border's value is repeated.
-    low, high = (p0 >= 0.0) & (p1 >= 0.0) & (p2 >= 0.0), (p0 <= n0 - 1.0) & (p1 <= n1 - 1.0) & (p2 <= n2 - 1.0)
-    wanted = (x < voxels) & low & high
+    wanted = x < voxels
+    if not border:
+        wanted = wanted & inside(p0, p1, p2, n0, n1, n2)
     q0, t0 = cell(p0, n0)
     q1, t1 = cell(p1, n1)
     q2, t2 = cell(p2, n2)
     corner = (q0 * n1 + q1) * n2 + q2
     _, s0, s1, s2 = trilinear_with_slope(image, corner, n0, n1, n2, t0, t1, t2, wanted)
+    # Along an axis where the border's value is repeated there is no slope.
+    s0 = tl.where((p0 > 0.0) & (p0 < n0 - 1.0), s0, 0.0)
+    s1 = tl.where((p1 > 0.0) & (p1 < n1 - 1.0), s1, 0.0)
+    s2 = tl.where((p2 > 0.0) & (p2 < n2 - 1.0), s2, 0.0)
     received = tl.load(gradient + x, wanted, 0.0)
-    out += tl.program_id(0) * 12
+    out += (sample * tl.num_programs(0) + tl.program_id(0)) * 12
     for a in tl.static_range(3):
         slope = received * (s0 if a == 0 else (s1 if a == 1 else s2))
         tl.store(out + 4 * a, tl.sum(slope * f0))

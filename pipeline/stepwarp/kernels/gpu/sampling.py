@@ -61,22 +61,23 @@ def warp_adjoint(
     return _read_adjoint(gradient, wanted, image, displacement, matrix, outside)
 
 
-def warp_linear(image: Tensor, matrix: Tensor, shape: tuple[int, ...], *, out: Tensor | None = None) -> Tensor:
-    """Without a displacement."""
-    return _read(image, None, matrix, "zero", room(out, (*image.shape[:2], *shape), image))
+def warp_linear(
+    image: Tensor, matrix: Tensor, shape: tuple[int, ...], outside: str = "zero", *, out: Tensor | None = None
+) -> Tensor:
+    """Without a displacement, for all matrices at once."""
+    return _read(image, None, matrix, outside, room(out, (len(matrix), 1, *shape), image))
 
 
 def warp_linear_adjoint(
-    gradient: Tensor, wanted: tuple[bool, ...], image: Tensor, matrix: Tensor, shape: tuple[int, ...]
+    gradient: Tensor, wanted: tuple[bool, ...], image: Tensor, matrix: Tensor, shape: tuple[int, ...], outside: str
 ) -> tuple[None, Tensor]:
     """To the matrix."""
     voxels = gradient.shape[2:].numel()
-    parts = torch.empty(programs(voxels), 3, 4, device=image.device)
-    images, _ = _laid(image)
-    sizes = (*image.shape[2:], *gradient.shape[3:], voxels)
-    launch(reading.sum_for_matrix, voxels, 1, images, beside(matrix, image), gradient.contiguous(), parts, *sizes)
+    parts = torch.empty(len(matrix), programs(voxels), 3, 4, device=image.device)
+    given = (_laid(image)[0], beside(matrix, image), gradient.contiguous(), parts, *image.shape[2:], *shape[1:], voxels)
+    launch(reading.sum_for_matrix, voxels, len(matrix), *given, border=outside == "border")
     result = torch.zeros_like(matrix)
-    result[:3] = parts.to(matrix.dtype).sum(0)
+    result[:, :3] = parts.sum(1, dtype=matrix.dtype)
     return None, result
 
 
@@ -182,7 +183,8 @@ def _read(
     images, image_step = _laid(image)
     u, u_step, m, how = _placing(displacement, matrix, images)
     voxels = result.shape[2:].numel()
-    sizes = (*image.shape[2:], *result.shape[3:], voxels, image_step, u_step, result.shape[1:].numel())
+    steps = (image_step, u_step, 16 if matrix is not None and matrix.ndim == 3 else 0, result.shape[1:].numel())
+    sizes = (*image.shape[2:], *result.shape[3:], voxels, *steps)
     how |= {"indexed": indexed, "border": outside == "border"}
     for first, channels in _groups(image.shape[1]):
         given = (images[:, first:], u, m, result[:, first:], *sizes)
