@@ -33,8 +33,8 @@ _CLUSTERS = {"slurm": "SLURMCluster", "sge": "SGECluster", "pbs": "PBSCluster"}
 
 #: Of the free memory, what workers may plan with; and how much more than planned a job asks of a batch system.
 _SHARE, _RESERVE = 0.8, 1.3
-#: Workers that share a GPU, if nothing is said: as it works a tenth of the time that a pair takes, more of them would
-#: find it busy; and the cores that each should have, one of them for telling it what to do.
+#: Workers that share a GPU, if nothing is said: an H200 works a tenth of the time that a pair takes, so that more would
+#: find it busy. And the cores that each should have, one of them for telling it what to do.
 _ON_A_GPU, _CORES_BESIDE_IT = 8, 2
 #: What CUDA takes of a GPU for each process, before torch takes anything, MiB.
 _CONTEXT_MIB = 600

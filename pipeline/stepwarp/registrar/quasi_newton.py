@@ -61,8 +61,8 @@ class _Problems:
         inverse, curved = self._learnt(gradients)
         shorter = (promised / (2 * (promised + gain))).nan_to_num(_SHORTEST).clamp(_SHORTEST, _LONGEST)
         onwards = -(inverse @ gradients[:, :, None])[:, :, 0]
-        left = -(gradients * onwards).sum(1) / 2
-        over = torch.where(lower, torch.maximum(gain, left), -promised) <= tolerance
+        ahead = -(gradients * onwards).sum(1) / 2
+        over = torch.where(lower, torch.maximum(gain, ahead), -promised) <= tolerance
         return _Problems(
             self.which,
             torch.where(on[:, None], self.points + self.step, self.points),
@@ -105,9 +105,9 @@ def minimised(
     deadline.
 
     length: of the first steps. rounds: how many points of each are tried at most. tolerance: a problem ends with a step
-    that lowers its value by no more than this, or that cannot promise to. deadline: a `time.monotonic()` after which
-    nothing more is tried; the starts are evaluated all the same. ended: is told the values of those that have ended,
-    and of the others at the end."""
+    that lowers its value by no more than this, after which no more is promised, or one that cannot promise as much.
+    deadline: a `time.monotonic()` after which nothing more is tried; the starts are evaluated all the same. ended: is
+    told the values of those that have ended, and of the others at the end."""
     every = 1 if start.device.type == "cpu" else _EVERY
     points, values = start.clone(), start.new_empty(len(start))
     problems = _Problems.begun(start, *function(start, torch.arange(len(start), device=start.device)), length)
