@@ -155,6 +155,7 @@ def linear(overlap):
         (linear(0.25), "fail", "less than those of most pairs that are registered well"),
         (met(None, moving=0.33), "fail", "the moving image does not look like a head, and the other one does"),
         (met(None, fixed=0.7), "check", "the fixed image does not look like a head, and the other one does"),
+        (met(None, moving=0.33) | {"overlap": 0.3}, "pass", "the moving image does not look like a head"),
         (met(None, fixed=0.5, moving=0.5), "pass", "neither image looks like a head"),
     ],
 )

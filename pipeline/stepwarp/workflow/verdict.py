@@ -126,7 +126,8 @@ def judge(
     _judge_linear(measures, fails, checks)
     _judge_information(measures, fails, checks, good)
     if "structures" in measures:
-        _judge_structures(measures["structures"], fails, checks, good)
+        parts = min(measures["overlap"], measures["overlap_of_moving"]) < _OVERLAP_CHECK
+        _judge_structures(measures["structures"], parts, fails, checks, good)
     if "similarity" in measures:
         _judge_deformation(measures, "mutual_information" if multimodal else "lncc", fails, checks, good)
     status = "fail" if fails else "check" if checks else "pass"
@@ -181,15 +182,17 @@ def _structures_meet(measures: dict[str, Any]) -> bool:
     return met["final"] >= max(_STRUCTURES_CHECK, met["affine"] - _STRUCTURES_LOST)
 
 
-def _judge_structures(met: dict[str, Any], fails: list[str], checks: list[str], good: list[str]) -> None:
-    """met: of `anatomy.structures_met`."""
+def _judge_structures(met: dict[str, Any], parts: bool, fails: list[str], checks: list[str], good: list[str]) -> None:
+    """met: of `anatomy.structures_met`. parts: whether one image shows a part of the other; of a slab no segmenter
+    knows that it is of a head."""
     unlike = [role for role in ("fixed", "moving") if not met[role]["is_head"]]
     if len(unlike) == 2:
         good.append("neither image looks like a head, so that nothing is known of structures")
     elif unlike:
         certainty = met[unlike[0]]["certainty"]
         text = f"the {unlike[0]} image does not look like a head, and the other one does"
-        (fails if certainty < _NO_HEAD else checks).append(f"{text} (its structures are {certainty:.2f} certain)")
+        worse = fails if certainty < _NO_HEAD else checks
+        (good if parts else worse).append(f"{text} (its structures are {certainty:.2f} certain)")
     else:
         before, after = met["affine"], met.get("final", met["affine"])
         least, wanted = _LINEAR_STRUCTURES_FAIL, _LINEAR_STRUCTURES_CHECK
