@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,11 @@ from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.kernels import sampling
 from stepwarp.kernels.cpu.threading_layer import fitting_threads
+from stepwarp.losses.similarities.mi import MutualInformation
+from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarity import Similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
+from stepwarp.registrar.pairs import ImagePair
 from stepwarp.registrar.subject import Blocks, ImagedSubject, sizes_compared, voxel_edge
 
 #: Rotations are scored at half the coarse resolution, this many of them, about 25 degrees from one to the next.
@@ -74,11 +78,14 @@ class _LinearPair:
         self.fixed, self.moving, self.device = fixed, moving, device
         self.fixed_centre, self.moving_centre = fixed.centre_of_mass(), moving.centre_of_mass()
         self.size = max(fixed.size, moving.size)
-        self.finest = float(min(fixed.grid.spacing.min(), moving.grid.spacing.min()))
 
     @property
     def radius(self) -> float:
         return _RADIUS * self.size
+
+    @property
+    def finest(self) -> float:
+        return float(min(self.fixed.grid.spacing.min(), self.moving.grid.spacing.min()))
 
     def swapped(self) -> _LinearPair:
         """The same pair the other way round."""
@@ -86,6 +93,12 @@ class _LinearPair:
         other.fixed, other.moving = self.moving, self.fixed
         other.fixed_centre, other.moving_centre = self.moving_centre, self.fixed_centre
         return other
+
+    def in_other_images(self, other: ImagePair) -> _LinearPair:
+        """The same two subjects about the same centres."""
+        seen = copy.copy(self)
+        seen.fixed, seen.moving = other.subjects()
+        return seen
 
 
 class _Level:
@@ -142,14 +155,61 @@ class _Level:
 class _BothWays:
     """A level as the mean of the two losses that it has from the one image to the other and back."""
 
-    def __init__(self, pair: _LinearPair, across: float, similarity: Similarity) -> None:
-        self.there = _Level(pair, across, similarity, share=0.5)
-        self.back = _Level(pair.swapped(), across, similarity, share=0.5)
+    def __init__(self, pair: _LinearPair, across: float, similarity: Similarity, share: float = 1) -> None:
+        self.there = _Level(pair, across, similarity, share / 2)
+        self.back = _Level(pair.swapped(), across, similarity, share / 2)
         self.edge, self.voxels = self.there.edge, self.there.voxels
 
     def loss(self, matrix: Tensor, translation: Tensor) -> float:
         inverse = torch.linalg.inv(matrix)
         return self.there.loss(matrix, translation) + self.back.loss(inverse, -inverse @ translation)
+
+
+class _Together:
+    """The levels of several pairs of images as one; the shares say what each counts for."""
+
+    def __init__(self, levels: Sequence[_Level | _BothWays]) -> None:
+        self.levels = levels
+        self.edge, self.voxels = levels[0].edge, max(level.voxels for level in levels)
+
+    def loss(self, matrix: Tensor, translation: Tensor) -> float:
+        return sum(level.loss(matrix, translation) for level in self.levels)
+
+
+_AnyLevel = _Level | _BothWays | _Together
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """The subjects in one pair of images, what compares these from afar and exactly, and what that counts for."""
+
+    pair: _LinearPair
+    search: Similarity
+    refine: Similarity
+    share: float
+
+
+def _level(kind: type[_Level | _BothWays], all_of: Sequence[_Compared], across: float, exactly: bool) -> _AnyLevel:
+    """A level of all pairs of images: of one, or the mean of several."""
+    levels = [kind(each.pair, across, each.refine if exactly else each.search, each.share) for each in all_of]
+    return levels[0] if len(levels) == 1 else _Together(levels)
+
+
+def _all_compared(
+    pair: _LinearPair, search: Similarity, refine: Similarity, further: Sequence[ImagePair]
+) -> list[_Compared]:
+    """The first pair of images and the further ones, each with its share of the loss."""
+    whole = 1 + sum(each.weight for each in further)
+    others = [
+        _Compared(pair.in_other_images(each), from_afar(each.similarity), each.similarity, each.weight / whole)
+        for each in further
+    ]
+    return [_Compared(pair, search, refine, 1 / whole), *others]
+
+
+def from_afar(similarity: Similarity) -> Similarity:
+    """What sees from afar, as a dissimilarity of whole images, what a similarity sees exactly."""
+    return MutualInformation() if similarity.multimodal else NCC()
 
 
 def _moved_to(blocks: Blocks, centre: np.ndarray) -> Tensor:
@@ -171,6 +231,7 @@ def register_linear(
     moving_mask: Image | None = None,
     device: torch.device | str = "cpu",
     initial: Affine | None = None,
+    further: Sequence[ImagePair] = (),
     deadline: float | None = None,
     progress: Progress = silent,
 ) -> LinearFit:
@@ -179,18 +240,20 @@ def register_linear(
     fixed, moving: intensities of about 0 to 1, background near 0, axes in the order and direction of RAS. kind: rigid
     (6 parameters in 3D), similarity (7) or affine (12); none of them mirrors. search: a dissimilarity of whole
     images, such as NCC, which sees from afar. refine: one to end with on the finer grids, such as LNCC, which sees
-    exactly. initial: the only start, fixed world -> moving world; what of it the kind may not change stays. deadline: a
+    exactly. initial: the only start, fixed world -> moving world; what of it the kind may not change stays. further:
+    other images of the two subjects; the loss is the mean of all pairs by their weights. deadline: a
     `time.monotonic()` after which the best found so far is taken.
 
     Raises RegistrationError where no start leads to a usable transform."""
     pair = _LinearPair(ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask), device)
-    far = _Level(pair, settings.across / 2, search)
+    compared = _all_compared(pair, search, refine, further)
+    far = _level(_Level, compared, settings.across / 2, exactly=False)
     if initial is None:
         starts = _scored_starts(pair, far, settings.candidates, deadline)
     else:
         starts = [_given_start(pair, far, initial)]
     total = len(starts) + 1 + len(settings.refine_across)
-    coarse = _Level(pair, settings.across, search)
+    coarse = _level(_Level, compared, settings.across, exactly=False)
     fits = []
     for start, matrix, translation in starts:
         model = _Model("rigid" if kind == "rigid" else "similarity", matrix, translation)
@@ -207,7 +270,7 @@ def register_linear(
             progress(ProgressReport("affine", total, total, loss))
             break
         model = model.as_kind(kind)
-        level = _BothWays(pair, across, search if n == len(starts) + 1 else refine)
+        level = _level(_BothWays, compared, across, exactly=n > len(starts) + 1)
         loss, ended = _minimise(level, model, _REFINE_ITERATIONS, _FINE if n == total else _ROUGH, deadline)
         stopped = None if ended else f"while it was refined at {level.edge:g} mm"
         progress(ProgressReport("affine", n, total, loss))
@@ -246,7 +309,7 @@ class _TimeUpError(Exception):
 
 
 def _minimise(
-    level: _Level | _BothWays, model: _Model, iterations: int, tolerance: float, deadline: float | None
+    level: _AnyLevel, model: _Model, iterations: int, tolerance: float, deadline: float | None
 ) -> tuple[float, bool]:
     """L-BFGS on the model's free parameters, in place; the loss at the end, and whether it came to an end.
 
@@ -283,7 +346,7 @@ def _minimise(
 
 
 def _scored_starts(
-    pair: _LinearPair, level: _Level, most: int, deadline: float | None
+    pair: _LinearPair, level: _AnyLevel, most: int, deadline: float | None
 ) -> list[tuple[LinearStart, Tensor, Tensor]]:
     """At most so many starts with their loss before any optimisation, best first, no two of them alike. After the
     deadline no further one is scored."""
@@ -306,7 +369,7 @@ def _scored_starts(
     return (lying[:1] + [entry for entry in kept if entry is not lying[0]])[:most] if d > 1 else kept
 
 
-def _given_start(pair: _LinearPair, level: _Level, initial: Affine) -> tuple[LinearStart, Tensor, Tensor]:
+def _given_start(pair: _LinearPair, level: _AnyLevel, initial: Affine) -> tuple[LinearStart, Tensor, Tensor]:
     """A start that is not searched for, with its loss, as `_scored_starts` has them."""
     linear = initial.matrix[:-1, :-1]
     shift = initial(pair.fixed_centre[None])[0] - pair.moving_centre

@@ -63,30 +63,44 @@ def measure(
     fixed, moving: scaled to 0..1, as they were registered. Similarity also leaves out what has a partner that the
     moving mask excludes."""
     inside = foreground(fixed, fixed_mask)
-    transform: Transform = affine if deformation is None else Composition.of(affine, deformation.warp)
-    trusted = _trusted(fixed, fixed_mask, moving_mask, affine, transform)
-    compared = inside if trusted is None else foreground(fixed, trusted)
-    moved = moving.warp(affine, fixed.grid)
-    size = ImagedSubject(fixed, fixed_mask).size
-    edge = voxel_edge(size, _INFORMATION_ACROSS, float(fixed.grid.spacing.min()))
+    ways: dict[str, Transform] = {"affine": affine}
+    if deformation is not None:
+        ways["final"] = Composition.of(affine, deformation.warp)
     stretches = np.linalg.svd(affine.matrix[:-1, :-1], compute_uv=False)
     result: dict[str, Any] = {
         "subject_voxels": int(inside.sum()),
-        "subject_mm": round(size, 4),
-        "similarity_affine": similarities(fixed, moved, compared),
-        "information": {"mm": round(edge, 4), "affine": _information(fixed, moved, trusted, edge)},
+        "subject_mm": round(ImagedSubject(fixed, fixed_mask).size, 4),
+        **likeness(fixed, moving, ways, fixed_mask, moving_mask),
         "volume_ratio": round(float(np.linalg.det(affine.matrix[:-1, :-1])), 5),
         "stretch": round(float(stretches[0] / stretches[-1]), 5),
-        "overlap": _overlap(fixed, moving, transform, inside),
+        "overlap": _overlap(fixed, moving, list(ways.values())[-1], inside),
     }
     if deformation is not None:
         warp, inverse_warp = deformation.warp, deformation.inverse_warp
-        moved = moving.warp(transform, fixed.grid)
-        result["similarity"] = similarities(fixed, moved, compared)
-        result["information"]["final"] = _information(fixed, moved, trusted, edge)
         result["displacement_mm"] = _lengths(warp, inside)
         result["regularity"] = regularity(warp, inside).as_dict()
         result["inverse_residual"] = inverse_consistency(warp, inverse_warp, fixed.grid, inside).as_dict()
+    return result
+
+
+def likeness(
+    fixed: Image,
+    moving: Image,
+    ways: dict[str, Transform],
+    fixed_mask: Image | None,
+    moving_mask: Image | None = None,
+) -> dict[str, Any]:
+    """Similarity and shared information under the affine and, where there is one, the final transform, as `measure` has
+    them. ways: both, fixed world -> moving world, as "affine" and "final"."""
+    trusted = _trusted(fixed, fixed_mask, moving_mask, *ways.values())
+    compared = foreground(fixed, fixed_mask if trusted is None else trusted)
+    size = ImagedSubject(fixed, fixed_mask).size
+    edge = voxel_edge(size, _INFORMATION_ACROSS, float(fixed.grid.spacing.min()))
+    result: dict[str, Any] = {"information": {"mm": round(edge, 4)}}
+    for stage, way in ways.items():
+        moved = moving.warp(way, fixed.grid)
+        result["similarity_affine" if stage == "affine" else "similarity"] = similarities(fixed, moved, compared)
+        result["information"][stage] = _information(fixed, moved, trusted, edge)
     return result
 
 
@@ -100,8 +114,14 @@ def foreground(fixed: Image, mask: Image | None) -> Tensor:
 
 def lowered(measures: dict[str, Any], similarity: SimilarityName) -> bool:
     """Whether the deformation made the images less alike than the affine alone, by the measure nearest to the loss."""
+    return gain(measures, similarity) < 0
+
+
+def gain(measures: dict[str, Any], similarity: SimilarityName) -> float:
+    """How much more alike the images are with the deformation than by the affine alone, by the measure nearest to the
+    loss."""
     key = find_similarity(similarity).nearest_measure
-    return measures["similarity"][key] < measures["similarity_affine"][key]
+    return measures["similarity"][key] - measures["similarity_affine"][key]
 
 
 def judge(
@@ -125,6 +145,20 @@ def judge(
         _judge_deformation(measures, "mutual_information" if multimodal else "lncc", fails, checks, good)
     status = "fail" if fails else "check" if checks else "pass"
     return {"status": status, "reasons": fails + checks + good}
+
+
+def judge_further(measures: dict[str, Any], name: str, *, multimodal: bool) -> tuple[list[str], list[str]]:
+    """What to know and what to look at of a further pair of images, in sentences. measures: of the first pair, with
+    what `likeness` has of that one in `further`, by its name.
+
+    What would be a failure of the first pair is to be looked at: the first may be right all the same."""
+    checks: list[str] = []
+    good: list[str] = []
+    own = measures["further"][name] | {"structures": measures.get("structures", {})}
+    _judge_information(own, checks, checks, good)
+    if "similarity" in own:
+        _judge_gain(own, "mutual_information" if multimodal else "lncc", checks, checks, good)
+    return [f"{name}: {text}" for text in good], [f"{name}: {text}" for text in checks]
 
 
 def _judge_linear(measures: dict[str, Any], fails: list[str], checks: list[str]) -> None:
@@ -190,7 +224,7 @@ def _judge_structures(met: dict[str, Any], fails: list[str], checks: list[str], 
         (fails if after < least else checks if lost or after < wanted else good).append(text)
 
 
-def _judge_deformation(
+def _judge_gain(
     measures: dict[str, Any], similarity: str, fails: list[str], checks: list[str], good: list[str]
 ) -> None:
     """similarity: the key of that by which gain and loss are told."""
@@ -201,6 +235,12 @@ def _judge_deformation(
         text = f"the {what} is {before:.2f} with the deformation and without it"
     lost, gained = after < before - _GAIN_CHECK, after >= before + _GAIN_CHECK or after >= _ALIKE[similarity]
     (fails if lost else good if gained else checks).append(text)
+
+
+def _judge_deformation(
+    measures: dict[str, Any], similarity: str, fails: list[str], checks: list[str], good: list[str]
+) -> None:
+    _judge_gain(measures, similarity, fails, checks, good)
     smoothness = measures["regularity"]
     folds = smoothness["corner_folds"]
     said = counted(folds["count"], "voxel folds", "voxels fold") if folds["count"] else "no voxel folds"
