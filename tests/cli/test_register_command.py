@@ -86,6 +86,28 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
     }
 
 
+def test_several_pairs_reach_the_workflow_in_their_order(run, fake_register, two_files, tmp_path):
+    a, b = two_files
+    further = fake_register.record["measures"]["similarity_affine"]
+    fake_register.record["measures"] = fake_register.record["measures"] | {
+        "further": {"pair 2": {"similarity_affine": further}}
+    }
+    options = f"--moving {a} --fixed {b} --similarity lncc --similarity auto --pair-weight 1 --pair-weight .5"
+    result = register(run, two_files, tmp_path / "out", *options.split())
+    assert result.code == 0
+    several = {"fixed": [a, b], "moving": [b, a], "similarity": ("lncc", "auto"), "pair_weight": (1.0, 0.5)}
+    assert several.items() <= fake_register.calls[0].items()
+    assert "pair 2              local correlation 0.300 after the affine\n" in result.out
+
+
+def test_a_batch_has_one_pair_of_images_a_case(run, tmp_path):
+    (tmp_path / "study.json").write_text('{"name": "study"}')
+    options = ("--similarity", "lncc", "--similarity", "mi", "--out", tmp_path / "out")
+    result = run("batch", tmp_path / "study.json", *options)
+    assert result.code == 3
+    assert "--similarity is given 2 times for 1 pair of images" in result.err
+
+
 def test_a_former_name_of_an_option_is_understood_and_said(run, fake_register, two_files, tmp_path):
     result = register(run, two_files, tmp_path / "out", "--no-escalation")
     assert "--no-escalation is now called --no-escalate" in result.err
