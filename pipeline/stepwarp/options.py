@@ -115,7 +115,8 @@ class RegisterOptions(Strict):
             f"What makes two images alike: {_SIMILARITIES}. auto: the preset's, which is lncc, or, where it turns out "
             "that the images are of different contrasts, mi and then lncc of greys mapped onto one contrast. Of "
             "several pairs: once for all, or once for each in their order.",
-            default="auto",
+            "|".join(get_args(SimilarityChoice)),
+            "auto",
         ),
     ] = "auto"
     pair_weight: Annotated[
