@@ -5,7 +5,8 @@ best of these is refined on finer grids. Nothing is taken from the headers but t
 others, the orientations and positions they claim; so images whose headers put them far apart register as well.
 
 The refinement compares the moving image with the fixed one on the fixed one's grid, and the fixed image with the moving
-one on the moving one's, so that it makes no difference which is which."""
+one on the moving one's, so that it makes no difference which is which. Further pairs of images of the same subjects are
+compared on grids of their own, about the same centres; the loss is the mean of all by their weights."""
 
 from __future__ import annotations
 
@@ -241,8 +242,7 @@ def register_linear(
     (6 parameters in 3D), similarity (7) or affine (12); none of them mirrors. search: a dissimilarity of whole
     images, such as NCC, which sees from afar. refine: one to end with on the finer grids, such as LNCC, which sees
     exactly. initial: the only start, fixed world -> moving world; what of it the kind may not change stays. further:
-    other images of the two subjects; the loss is the mean of all pairs by their weights. deadline: a
-    `time.monotonic()` after which the best found so far is taken.
+    other images of the two subjects. deadline: a `time.monotonic()` after which the best found so far is taken.
 
     Raises RegistrationError where no start leads to a usable transform."""
     pair = _LinearPair(ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask), device)

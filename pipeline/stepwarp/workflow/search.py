@@ -82,9 +82,9 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
             fit = _refined_in_one_contrast(plan, pairs, _linear_fit(plan, pairs, clock), clock)
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
-    known = fixed.anatomy is not None and moving.anatomy is not None
+    looked = fixed.anatomy is not None and moving.anatomy is not None
     doubted = any(each.doubted for each in pairs)
-    if doubted and not known and not plan.options.affine_only and not is_over(plan.deadline):
+    if doubted and not looked and not plan.options.affine_only and not is_over(plan.deadline):
         with clock.stage("structures"):
             first = pairs[0]
             fixed, moving = with_doubted_anatomy(first.fixed, first.moving, plan.device, plan.options.max_memory)
@@ -107,10 +107,12 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     for each in (given, tried):
         if each is not None:
             notes, checks = [*notes, *each.notes], [*checks, *each.checks]
+    known: list[str] = []
     for other in pairs[1:]:
         good, doubtful = judge_further(measures, other.name, multimodal=other.multimodal)
-        notes, checks = [*notes, *good], [*checks, *doubtful]
+        known, checks = [*known, *good], [*checks, *doubtful]
     verdict = judge(measures, notes, checks, multimodal=pairs[0].multimodal)
+    verdict["reasons"] += known
     return SearchResult(fit, deformation, tried, given, measures, verdict, pairs, pair.steps())
 
 
