@@ -79,7 +79,7 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
         pairs = tuple(each.looked_at(fit.transform) for each in pairs)
         if any(each.mapped for each in pairs):
             plan = replace(plan, recipe=_compared_by(plan.recipe, pairs[0].similarity))
-            fit = _refined_in_one_contrast(plan, pairs, _linear_fit(plan, pairs, clock), clock)
+            fit = _refined_in_one_contrast(plan, pairs, _linear_fit(plan, _first_of_all(pairs), clock), clock)
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
     looked = fixed.anatomy is not None and moving.anatomy is not None
@@ -114,6 +114,13 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     verdict = judge(measures, notes, checks, multimodal=pairs[0].multimodal)
     verdict["reasons"] += known
     return SearchResult(fit, deformation, tried, given, measures, verdict, pairs, pair.steps())
+
+
+def _first_of_all(pairs: tuple[ComparedPair, ...]) -> tuple[ComparedPair, ...]:
+    """Those that begin: all, or without further ones of different contrasts where the first is of one contrast. The
+    better the subjects lie on each other, the more exactly do greys that meet tell one contrast by the other."""
+    first, *further = pairs
+    return pairs if first.mapped else (first, *(each for each in further if not each.mapped))
 
 
 def _linear_fit(plan: SearchRequest, pairs: tuple[ComparedPair, ...], clock: Clock) -> LinearFit:
@@ -276,7 +283,7 @@ class _DeformablePair:
     def _optimised(self, settings: DeformableSettings, start: DisplacementField | None) -> Deformation:
         if self.recorder is not None:
             self.recorder.begin()
-        found = self._moved_on([each.deformable(settings) for each in self.pairs], settings, start)
+        found = self._moved_on([each.deformable(settings) for each in _first_of_all(self.pairs)], settings, start)
         if not any(each.mapped for each in self.pairs) or is_over(self.plan.deadline):
             return found
         way = Composition.of(self.affine, found.warp)
