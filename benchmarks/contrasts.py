@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,6 +107,11 @@ def choice(fixed: Scan, moving: Scan, greys: Greys) -> dict[str, Any]:
 def registered(fixed: Scan, moving: Scan, greys: Greys, similarity: str, ignored: tuple[int, ...]) -> dict[str, Any]:
     f, m = (read_image(scan.image).coarser(FACTOR) for scan in (fixed, moving))
     found = stepwarp.register(f, shown(m, greys), preset=PRESET, similarity=similarity, escalate=False, threads=THREADS)
+    return scores(found, fixed, moving, ignored)
+
+
+def scores(found: stepwarp.Registration, fixed: Scan, moving: Scan, ignored: tuple[int, ...]) -> dict[str, Any]:
+    """Dice after the affine and in the end, on the scans' own grids."""
     assert fixed.labels is not None
     assert moving.labels is not None
     a, b = read_labels(fixed.labels), read_labels(moving.labels)
@@ -154,20 +159,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="the data root; $STEPWARP_DATA by default")
-    root = data_root(parser.parse_args().data, "oasis")
-    kept = OUT / "cases.jsonl"
-    OUT.mkdir(parents=True, exist_ok=True)
+def every(kept: Path, all_cases: Iterable[tuple[dict[str, str], Callable[[], dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """The rows of all cases; those that a file keeps already are not made again, the others are added to it."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    done = [{key: row[key] for key in ("part", "pair", "kind", "similarity") if key in row} for row in rows]
-    for what, make in cases(root):
-        if what not in done:
+    done = [row.items() for row in rows]
+    for what, make in all_cases:
+        if not any(what.items() <= row for row in done):
             rows.append(what | make())
             with kept.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the data root; $STEPWARP_DATA by default")
+    root = data_root(parser.parse_args().data, "oasis")
+    rows = every(OUT / "cases.jsonl", cases(root))
     (OUT / "results.json").write_text(json.dumps({"preset": PRESET, "machine": machine(THREADS)}, indent=1) + "\n")
     (OUT / "table.md").write_text(table(rows))
     print(table(rows))

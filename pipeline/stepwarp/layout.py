@@ -4,12 +4,14 @@ AFFINE = "0GenericAffine.mat"
 WARP = "1Warp.nii.gz"
 INVERSE_WARP = "1InverseWarp.nii.gz"
 MOVED = "Warped.nii.gz"
+#: The moving images of further pairs.
+FURTHER_MOVED = tuple(f"Warped{number}.nii.gz" for number in range(2, 10))
 JACOBIAN = "Jacobian.nii.gz"
 RECORD = "registration.json"
 REPORT = "report.html"
 #: Of the fixed and of the moving image, where the registration found them itself.
 MASKS = ("FixedMask.nii.gz", "MovingMask.nii.gz")
-NAMES = (AFFINE, WARP, INVERSE_WARP, MOVED, JACOBIAN, *MASKS, RECORD, REPORT)
+NAMES = (AFFINE, WARP, INVERSE_WARP, MOVED, *FURTHER_MOVED, JACOBIAN, *MASKS, RECORD, REPORT)
 
 STRUCTURES = "structures.nii.gz"
 MASK = "mask.nii.gz"

@@ -3,7 +3,7 @@ and `stepwarp batch` have an option of the same name for, which is made from wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -14,6 +14,7 @@ from stepwarp import catalogue
 from stepwarp.config import PRESETS, SIMILARITIES, LinearKind, Preset, SimilarityChoice, preset, preset_summary
 from stepwarp.errors import InputError
 from stepwarp.limits import as_bytes
+from stepwarp.printable import counted
 from stepwarp.recipes import Strict, first_problem, nearest
 
 
@@ -38,10 +39,20 @@ StartWord = Literal["header", "centres", "identity"]
 START_WORDS: tuple[str, ...] = get_args(StartWord)
 
 
+def _several(given: Any) -> tuple[Any, ...]:
+    """One or several, as a tuple; none for None."""
+    return () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
 def _starts(given: Any) -> tuple[Any, ...]:
-    """One or several, as a tuple; paths as texts. What is neither stays what it is."""
-    several = () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
-    return tuple(str(each) if isinstance(each, Path) else each for each in several)
+    """Paths as texts. What is neither stays what it is."""
+    return tuple(str(each) if isinstance(each, Path) else each for each in _several(given))
+
+
+def _words(given: Any) -> Any:
+    """One word as it is, several as a tuple."""
+    words = tuple(str(each) for each in _several(given))
+    return words if len(words) > 1 else (words or ("auto",))[0]
 
 
 _PRESETS = catalogue.listed({name: preset_summary(name) for name in PRESETS})
@@ -98,12 +109,23 @@ class RegisterOptions(Strict):
         ),
     ] = ()
     similarity: Annotated[
-        SimilarityChoice,
+        SimilarityChoice | tuple[SimilarityChoice, ...],
+        BeforeValidator(_words),
         OptionHelp(
             f"What makes two images alike: {_SIMILARITIES}. auto: the preset's, which is lncc, or, where it turns out "
-            "that the images are of different contrasts, mi and then lncc of greys mapped onto one contrast."
+            "that the images are of different contrasts, mi and then lncc of greys mapped onto one contrast. Of "
+            "several pairs: once for all, or once for each in their order.",
+            "|".join(get_args(SimilarityChoice)),
+            "auto",
         ),
     ] = "auto"
+    pair_weight: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        BeforeValidator(_several),
+        OptionHelp(
+            "What each of several pairs of images counts, in their order: 2 as if it were given twice.", "N", "1 each"
+        ),
+    ] = ()
     device: Annotated[
         Literal["auto", "cpu", "cuda"], OptionHelp("Where to compute. auto: on a CUDA GPU if there is one.")
     ] = "auto"
@@ -208,15 +230,37 @@ class RegisterOptions(Strict):
 
     @property
     def recipe(self) -> Preset:
-        """The same with the similarity that was asked for; auto leaves it to the search."""
-        if self.similarity == "auto":
+        """The same with the similarity that was asked for of the first pair; auto leaves it to the search."""
+        similarity = self.similarity_of(0)
+        if similarity == "auto":
             return self._changed
-        deformable = self._changed.deformable.model_copy(update={"similarity": self.similarity})
+        deformable = self._changed.deformable.model_copy(update={"similarity": similarity})
         return self._changed.model_copy(update={"deformable": deformable})
+
+    def similarity_of(self, pair: int) -> SimilarityChoice:
+        """What was asked for of a pair of images, counted from 0."""
+        return self.similarity if isinstance(self.similarity, str) else self.similarity[pair]
+
+    def weight_of(self, pair: int) -> float:
+        """What it counts beside the others."""
+        return self.pair_weight[pair] if len(self.pair_weight) > 1 else 1.0
+
+    def check_pairs(self, count: int) -> None:
+        """InputError where what can be said of each pair of images is said of more or fewer than there are."""
+        similarities = 1 if isinstance(self.similarity, str) else len(self.similarity)
+        for name, given in (("similarity", similarities), ("pair-weight", len(self.pair_weight))):
+            if given > 1 and given != count:
+                raise InputError(
+                    f"--{name} is given {given} times for {counted(count, 'pair')} of images; give it once for all, or "
+                    "once for each in their order"
+                )
 
 
 def _problem(error: ValidationError) -> str:
-    first = error.errors()[0]
+    first, *others = error.errors()
+    # Of what may be one word or several, it is the word that is wrong.
+    same = [first, *(each for each in others if each["loc"][:1] == first["loc"][:1])]
+    first = next((each for each in same if each["type"] == "literal_error" and isinstance(each["input"], str)), first)
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] != "literal_error":
         return first_problem(error)
@@ -225,6 +269,12 @@ def _problem(error: ValidationError) -> str:
 
 def choices(name: str) -> tuple[str, ...]:
     """The words that an option takes; none for one that takes anything else."""
-    kind = RegisterOptions.model_fields[name].annotation
-    kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
-    return tuple(word for each in kinds for word in get_args(each) if isinstance(word, str))
+    return tuple(dict.fromkeys(_texts_in(RegisterOptions.model_fields[name].annotation)))
+
+
+def _texts_in(kind: Any) -> Iterator[str]:
+    for each in get_args(kind):
+        if isinstance(each, str):
+            yield each
+        else:
+            yield from _texts_in(each)

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from stepwarp.errors import RegistrationError
 from stepwarp.files import read_image
-from stepwarp.layout import MASKS, NAMES
+from stepwarp.layout import FURTHER_MOVED, MASKS, NAMES
 from stepwarp.workflow.trace import claimed_trace
 
 
@@ -22,14 +22,15 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
     assert fake_register.saved == [(tmp_path / "out", False)]
     assert fake_register.calls == [
         {
-            "fixed": two_files[0],
-            "moving": two_files[1],
+            "fixed": [two_files[0]],
+            "moving": [two_files[1]],
             "preset": "default",
             "set": (),
             "affine_only": False,
             "transform": "affine",
             "initial": (),
             "similarity": "auto",
+            "pair_weight": (),
             "fixed_mask": None,
             "moving_mask": None,
             "device": "auto",
@@ -66,6 +67,7 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "transform": "rigid",
         "initial": ("warp.nii.gz", "[a.mat,1]"),
         "similarity": "mi",
+        "pair_weight": (),
         "fixed_mask": mask,
         "moving_mask": mask,
         "device": "cpu",
@@ -82,6 +84,28 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "trust": ("sform",),
         "outside": -1000.0,
     }
+
+
+def test_several_pairs_reach_the_workflow_in_their_order(run, fake_register, two_files, tmp_path):
+    a, b = two_files
+    further = fake_register.record["measures"]["similarity_affine"]
+    fake_register.record["measures"] = fake_register.record["measures"] | {
+        "further": {"pair 2": {"similarity_affine": further}}
+    }
+    options = f"--moving {a} --fixed {b} --similarity lncc --similarity auto --pair-weight 1 --pair-weight .5"
+    result = register(run, two_files, tmp_path / "out", *options.split())
+    assert result.code == 0
+    several = {"fixed": [a, b], "moving": [b, a], "similarity": ("lncc", "auto"), "pair_weight": (1.0, 0.5)}
+    assert several.items() <= fake_register.calls[0].items()
+    assert "pair 2              local correlation 0.300 after the affine\n" in result.out
+
+
+def test_a_batch_has_one_pair_of_images_a_case(run, tmp_path):
+    (tmp_path / "study.json").write_text('{"name": "study"}')
+    options = ("--similarity", "lncc", "--similarity", "mi", "--out", tmp_path / "out")
+    result = run("batch", tmp_path / "study.json", *options)
+    assert result.code == 3
+    assert "--similarity is given 2 times for 1 pair of images" in result.err
 
 
 def test_a_former_name_of_an_option_is_understood_and_said(run, fake_register, two_files, tmp_path):
@@ -322,7 +346,7 @@ def test_two_files_become_results_that_apply_understands(run, small_pair, tmp_pa
     assert all((tmp_path / "trace" / step["file"]).is_file() for step in steps[1:])
     assert "Step by step" in (out / "report.html").read_text()
     assert json.loads(result.out) == json.loads((out / "registration.json").read_text())
-    assert {path.name for path in out.iterdir()} == set(NAMES) - set(MASKS)
+    assert {path.name for path in out.iterdir()} == set(NAMES) - set(MASKS) - set(FURTHER_MOVED)
     applied = run("apply", "-t", out, "-i", small_pair[1], "-o", tmp_path / "moved.nii.gz")
     assert applied.code == 0, applied.err
     assert "moving to fixed" in applied.out

@@ -70,6 +70,16 @@ def test_a_gpu_has_a_limit_of_its_own():
     assert max(stage.gpu_bytes for stage in plan.stages) <= 2 * 2**30
 
 
+def test_further_pairs_take_memory_as_well_and_so_does_what_compares_them():
+    one, recipe = PairMemory(HEAD, HEAD), preset("default")
+    two = replace(one, further=((HEAD, HEAD),), compared_by=("lncc",))
+    mind = replace(two, compared_by=("mind",))
+    for name, needed in peaks(one, recipe).items():
+        assert peaks(two, recipe)[name] - needed >= 4 * HEAD.voxels
+    assert peaks(two, recipe)["deformable 1 mm"] - peaks(one, recipe)["deformable 1 mm"] > 2 * HEAD.held()
+    assert peaks(mind, recipe)["deformable 1 mm"] > peaks(two, recipe)["deformable 1 mm"]
+
+
 def test_a_network_without_room_is_left_out_and_the_levels_stay():
     pair, recipe = PairMemory(HEAD, HEAD, network=2**40), preset("default")
     same, plan = fitted(pair, recipe, Room(2**33))

@@ -20,7 +20,7 @@ from stepwarp import files
 from stepwarp.errors import InputError, OutputError, VerificationError
 from stepwarp.files import read_image, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image
-from stepwarp.layout import MASKS, NAMES, RECORD, REPORT
+from stepwarp.layout import FURTHER_MOVED, MASKS, NAMES, RECORD, REPORT
 from stepwarp.workflow import outputs, result_folder
 from stepwarp.workflow.folders import RegistrationFolder
 from stepwarp.workflow.outputs import check_target
@@ -28,7 +28,7 @@ from stepwarp.workflow.register import register
 
 LPS = np.array([-1.0, -1.0, 1.0])
 #: Of a registration that found no mask by itself.
-WRITTEN = set(NAMES) - set(MASKS)
+WRITTEN = set(NAMES) - set(MASKS) - set(FURTHER_MOVED)
 WARPS = {"1Warp.nii.gz", "1InverseWarp.nii.gz", "Jacobian.nii.gz"}
 #: The directions of the axes of the fixed and of the moving grid.
 TURN = nib.eulerangles.euler2mat(0.3, -0.2, 0.4)

@@ -276,7 +276,7 @@ def test_what_a_mask_excludes_does_not_decide_the_contrast(brains, run):
     mask = Image(trusted, brains.fixed.grid)
     spoilt = Image(torch.where(trusted > 0, brains.fixed.data, 200.0), brains.fixed.grid)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stepwarp.workflow.search._CONTRAST_ACROSS", 22)
+        patch.setattr("stepwarp.workflow.compared._CONTRAST_ACROSS", 22)
         one, other = (run(fixed, fixed_mask=mask, affine_only=True).record for fixed in (brains.fixed, spoilt))
     assert one["contrast"] == other["contrast"]
 

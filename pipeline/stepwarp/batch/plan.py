@@ -272,7 +272,7 @@ def _memory_mib(job: Job, inputs: Inputs, network: Network | None) -> tuple[int,
         affine_only=options.affine_only,
         network=needs,
         structures=not options.affine_only or bool(options.strip) or options.structures,
-        auto=options.similarity == "auto",
+        auto=options.similarity_of(0) == "auto",
     )
     recipe, allowed = options.recipe, options.max_memory or math.inf
     peak = max(stage.bytes for stage in pair.stages(recipe))

@@ -16,7 +16,7 @@ from stepwarp.version import __version__
 from stepwarp.workflow.subjects import check_outside, recorded_outside
 
 #: Options that make no other result, or that are known by what they make of the preset or of a case's inputs.
-_NO_MATTER = {"set", "threads", "max_memory", "trace", "initial"}
+_NO_MATTER = {"set", "threads", "max_memory", "trace", "initial", "pair_weight"}
 
 
 def check(options: RegisterOptions) -> None:
@@ -29,6 +29,7 @@ def check(options: RegisterOptions) -> None:
 
     check_outside(options.outside)
     TrustRules(options.trust)
+    options.check_pairs(1)
     if not all(isinstance(each, str) for each in options.initial):
         raise InputError("a batch hands the start to other processes: name its file")
     read_start(options, TrustRules(options.trust))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stepwarp.batch.plan import BatchCase
 
 
-@with_register_options("trace")
+@with_register_options("trace", "pair_weight")
 def batch(
     manifest: ManifestArgument,
     out: OutOption,

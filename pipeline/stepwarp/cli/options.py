@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
 import typer
 from annotated_types import Ge
 
-from stepwarp.options import OptionHelp, RegisterOptions
+from stepwarp.options import OptionHelp, RegisterOptions, choices
 
 
 def path_option(*names: str, metavar: str = "FILE", **more: Any) -> Any:
@@ -54,12 +55,18 @@ def with_register_options(*without: str) -> Callable[[Callable[..., None]], Call
     return decorated
 
 
+#: typer knows lists of these, and none of literals.
+_Similarity = StrEnum("_Similarity", {name: name for name in choices("similarity")})  # type: ignore[misc]
+
+
 def _parameter(name: str) -> inspect.Parameter:
     """As typer takes it, which knows neither settings nor tuples of any length."""
     field = RegisterOptions.model_fields[name]
-    kind = {"preset": str, "weights": str | None, "max_memory": str | None}.get(name, field.annotation)
-    kind = list[str] | None if get_origin(kind) is tuple else kind
-    default = field.default if field.default != () else None
+    kinds = {"preset": str, "weights": str | None, "max_memory": str | None, "similarity": list[_Similarity] | None}
+    kind = kinds.get(name, field.annotation)
+    if get_origin(kind) is tuple:
+        kind = list[float] | None if name == "pair_weight" else list[str] | None
+    default = None if field.default == () or name == "similarity" else field.default
     annotation = Annotated[kind, register_option(name)]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 
 @with_register_options("trace")
 def register(
-    fixed: Annotated[Path, path_option("--fixed", "-f", help="The image that stays: results lie on its grid.")],
-    moving: Annotated[Path, path_option("--moving", "-m", help="The image that is brought to it.")],
+    fixed: Annotated[
+        list[Path],
+        path_option("--fixed", "-f", help="The image that stays: results lie on its grid. Repeatable, see below."),
+    ],
+    moving: Annotated[
+        list[Path], path_option("--moving", "-m", help="The image that is brought to it; as many as fixed ones.")
+    ],
     out: OutOption,
     fixed_mask: Annotated[
         Path | None,
-        path_option(help="On the fixed image's grid: voxels that are 0 have no influence (lesions)."),
+        path_option(help="On the (first) fixed image's grid: voxels that are 0 have no influence (lesions)."),
     ] = None,
     moving_mask: Annotated[Path | None, path_option(help="The same for the moving image.")] = None,
     *,
@@ -62,6 +67,7 @@ def register(
       1Warp.nii.gz         moving image: first the warp, then the affine
       1InverseWarp.nii.gz  the way back: first the inverted affine, then this
       Warped.nii.gz        the moving image on the fixed grid
+      Warped2.nii.gz       that of the second pair, and so on
       Jacobian.nii.gz      its change of volume, above 1 where it was larger
       registration.json    inputs, settings, seconds, measures, verdict
       report.html          a page to look at
@@ -70,6 +76,13 @@ def register(
 
     antsApplyTransforms -t 1Warp.nii.gz -t 0GenericAffine.mat gives Warped.nii.gz. Before the files get their names,
     SimpleITK reads them back, and they are compared with what was computed.
+
+    Several contrasts of one subject drive one registration: --fixed T1a --moving T1b --fixed T2a --moving T2b, in
+    pairs, the first fixed image with the first moving one. Results lie on the first fixed image's grid. Further images
+    lie on the first one of their subject by their headers, on grids of their own. --similarity is given once for all
+    or once for each pair; --pair-weight says what each counts, 2 as if it were given twice. Masks, given or found by
+    --strip, are those of the first images and hold for all images of their subjects; --structures and --weights see
+    the first pair alone.
 
     A preset is a YAML file of what registration.json holds as affine and deformable of its settings; --preset takes
     one of your own, and --set changes a value of any.
@@ -96,7 +109,7 @@ def register(
     in which they finish, unless --deterministic is given; an operation for which torch has no such kernel is then
     named on stderr and in registration.json, which then does not say deterministic. Never the same are seconds,
     dates and memory in registration.json and report.html."""
-    check_files([fixed, moving, fixed_mask, moving_mask])
+    check_files([*fixed, *moving, fixed_mask, moving_mask])
     check_out(out, overwrite=force)
     if trace is not None:
         check_out(trace, TRACE, overwrite=force, option="--trace", default="trace")

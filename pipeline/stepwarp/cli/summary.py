@@ -51,6 +51,8 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [("verdict", f"[bold {colour}]{verdict['status']}[/]")]
     rows += [("", cell(reason)) for reason in verdict["reasons"]]
     rows += [(metric.name, _change(measures, key) + metric.remark) for key, metric in of_similarities().items()]
+    for name, further in measures.get("further", {}).items():
+        rows += [(name, f"{metric.name} {_change(further, key)}") for key, metric in of_similarities().items()]
     if "regularity" in measures:
         folds = {METRICS[key].name: measures["regularity"][key]["count"] for key in ("folds", "corner_folds")}
         rows += [(name, counted(count, "voxel")) for name, count in folds.items()]

@@ -3,7 +3,7 @@
 from stepwarp.files.atomic import atomic_path, check_file_target, write_text
 from stepwarp.files.landmarks import Landmarks, read_landmarks, write_landmarks
 from stepwarp.files.parts import sha256
-from stepwarp.files.sources import as_either, as_image, as_labels, as_mask, given_back, stated_kind
+from stepwarp.files.sources import as_either, as_image, as_labels, as_mask, each_of, given_back, stated_kind
 from stepwarp.files.transforms import read_transform, unbracketed, write_affine, write_composite, write_displacement
 from stepwarp.files.trust import Trust, TrustRules
 from stepwarp.files.volumes import (
@@ -27,6 +27,7 @@ __all__ = [
     "as_mask",
     "atomic_path",
     "check_file_target",
+    "each_of",
     "given_back",
     "on_grid_of",
     "read_either",

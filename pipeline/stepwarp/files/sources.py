@@ -71,6 +71,13 @@ def as_either(source: Any, *, trust: Trusting = None, unnamed: str = "the given 
     return _checked(*library.take(source, unnamed))
 
 
+def each_of(source: Any) -> tuple[Any, ...]:
+    """The sources in a list or tuple of several; a source alone where it is one, as a pair (array, affine) is."""
+    if not isinstance(source, list | tuple) or _is_pair(source):
+        return (source,)
+    return tuple(source)
+
+
 def stated_kind(source: Any) -> Literal["image", "labels"] | None:
     """What the type of a source says that it is; None where only its values can tell."""
     names = _names_of(source)
@@ -108,6 +115,11 @@ def _library_of(source: Any) -> _Library | None:
     if isinstance(source, tuple | list) and len(source) == 2:
         return _PAIR
     return next((_LIBRARIES[name] for name in _names_of(source) if name in _LIBRARIES), None)
+
+
+def _is_pair(source: Any) -> bool:
+    """Whether a list or tuple is an (array, affine): one that begins with a bare array."""
+    return len(source) == 2 and isinstance(source[0], np.ndarray | Tensor) and _library_of(source[0]) is None
 
 
 def _names_of(source: Any) -> list[str]:

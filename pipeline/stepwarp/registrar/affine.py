@@ -6,7 +6,8 @@ others, the orientations and positions they claim; so images whose headers put t
 are scored many at a time and optimised side by side, which suits a processor, and is what a GPU needs.
 
 The refinement compares the moving image with the fixed one on the fixed one's grid, and the fixed image with the moving
-one on the moving one's, so that it makes no difference which is which."""
+one on the moving one's, so that it makes no difference which is which. Further pairs of images of the same subjects are
+compared on grids of their own, about the same centres; the loss is the mean of all by their weights."""
 
 from __future__ import annotations
 
@@ -22,10 +23,13 @@ from stepwarp.config import AffineSettings, LinearKind
 from stepwarp.errors import RegistrationError
 from stepwarp.geometry import Affine, Grid, Image
 from stepwarp.kernels.cpu.threading_layer import fitting_threads
+from stepwarp.losses.similarities.mi import MutualInformation
+from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.losses.similarity import Similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
-from stepwarp.registrar.linear_levels import BothWays, LinearLevel, LinearPair
+from stepwarp.registrar.linear_levels import BothWays, LinearLevel, LinearPair, Together
 from stepwarp.registrar.linear_maps import LinearMaps
+from stepwarp.registrar.pairs import ImagePair
 from stepwarp.registrar.quasi_newton import minimised
 from stepwarp.registrar.subject import ImagedSubject, sizes_compared
 
@@ -72,6 +76,21 @@ class _Fit:
     loss: float = math.nan
 
 
+#: A level of all pairs of images, compared on the fixed ones' grids alone, or on the moving ones' as well.
+_OneWay = LinearLevel | Together[LinearLevel]
+_TwoWays = BothWays | Together[BothWays]
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """The subjects in one pair of images, what compares these from afar and exactly, and what that counts for."""
+
+    pair: LinearPair
+    search: Similarity
+    refine: Similarity
+    share: float
+
+
 def register_linear(
     fixed: Image,
     moving: Image,
@@ -84,6 +103,7 @@ def register_linear(
     moving_mask: Image | None = None,
     device: torch.device | str = "cpu",
     initial: Affine | None = None,
+    further: Sequence[ImagePair] = (),
     deadline: float | None = None,
     progress: Progress = silent,
 ) -> LinearFit:
@@ -92,18 +112,19 @@ def register_linear(
     fixed, moving: intensities of about 0 to 1, background near 0, axes in the order and direction of RAS. kind: rigid
     (6 parameters in 3D), similarity (7) or affine (12); none of them mirrors. search: a dissimilarity of whole
     images, such as NCC, which sees from afar. refine: one to end with on the finer grids, such as LNCC, which sees
-    exactly. initial: the only start, fixed world -> moving world; what of it the kind may not change stays. deadline: a
-    `time.monotonic()` after which the best found so far is taken.
+    exactly. initial: the only start, fixed world -> moving world; what of it the kind may not change stays. further:
+    other images of the two subjects. deadline: a `time.monotonic()` after which the best found so far is taken.
 
     Raises RegistrationError where no start leads to a usable transform."""
     pair = LinearPair(ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask), device)
-    far = LinearLevel(pair, settings.across / 2, search)
+    compared = _all_compared(pair, search, refine, further)
+    far = _one_way(compared, settings.across / 2)
     if initial is None:
         starts = _scored_starts(pair, far, settings.candidates, deadline)
     else:
         starts = [_given_start(pair, far, initial)]
     stage = _Stage(pair, len(starts) + 1 + len(settings.refine_across), deadline, progress)
-    coarse = LinearLevel(pair, settings.across, search)
+    coarse = _one_way(compared, settings.across)
     fits: list[_Fit] = []
     for some in _parts(starts, coarse):
         found, ended = stage.optimised(some, "rigid" if kind == "rigid" else "similarity", coarse, _SEARCH)
@@ -116,13 +137,40 @@ def register_linear(
     for n, across in enumerate((settings.across, *settings.refine_across)):
         if stopped:
             break
-        level = BothWays(pair, across, search if n == 0 else refine)
+        level = _both_ways(compared, across, exactly=n > 0)
         effort = _FINE if n == len(settings.refine_across) else _ROUGH
         (best,), ended = stage.optimised([best], kind, level, effort)
         stopped = None if ended else f"while it was refined at {level.edge:g} mm"
     stage.over(best.loss)
     tried = tuple(replace(fit.start, optimised=round(fit.loss, 5)) for fit in fits)
     return LinearFit(_to_world(best, pair), best.loss, tried, stopped)
+
+
+def _all_compared(
+    pair: LinearPair, search: Similarity, refine: Similarity, further: Sequence[ImagePair]
+) -> list[_Compared]:
+    """The first pair of images and the further ones, each with its share of the loss."""
+    whole = 1 + sum(each.weight for each in further)
+    others = [
+        _Compared(pair.in_other_images(each), from_afar(each.similarity), each.similarity, each.weight / whole)
+        for each in further
+    ]
+    return [_Compared(pair, search, refine, 1 / whole), *others]
+
+
+def from_afar(similarity: Similarity) -> Similarity:
+    """What sees from afar, as a dissimilarity of whole images, what a similarity sees exactly."""
+    return MutualInformation() if similarity.multimodal else NCC()
+
+
+def _one_way(compared: Sequence[_Compared], across: float) -> _OneWay:
+    levels = [LinearLevel(each.pair, across, each.search) for each in compared]
+    return levels[0] if len(levels) == 1 else Together(levels, [each.share for each in compared])
+
+
+def _both_ways(compared: Sequence[_Compared], across: float, *, exactly: bool) -> _TwoWays:
+    levels = [BothWays(each.pair, across, each.refine if exactly else each.search) for each in compared]
+    return levels[0] if len(levels) == 1 else Together(levels, [each.share for each in compared])
 
 
 class _Stage:
@@ -133,7 +181,7 @@ class _Stage:
         self.done = 0
 
     def optimised(
-        self, starts: Sequence[_Fit], kind: LinearKind, level: LinearLevel | BothWays, effort: tuple[int, float]
+        self, starts: Sequence[_Fit], kind: LinearKind, level: _OneWay | _TwoWays, effort: tuple[int, float]
     ) -> tuple[list[_Fit], bool]:
         """Where each of them leads, and whether all came to an end. The first steps are of one voxel."""
         maps = LinearMaps(kind, *_together(starts, self.pair))
@@ -161,7 +209,7 @@ class _Stage:
             self.progress(ProgressReport("affine", self.done, self.total, loss))
 
 
-def _scored_starts(pair: LinearPair, level: LinearLevel, most: int, deadline: float | None) -> list[_Fit]:
+def _scored_starts(pair: LinearPair, level: _OneWay, most: int, deadline: float | None) -> list[_Fit]:
     """At most so many starts with their loss before any optimisation, best first, no two of them alike. After the
     deadline no further ones are scored."""
     d = pair.fixed.grid.ndim
@@ -180,7 +228,7 @@ def _scored_starts(pair: LinearPair, level: LinearLevel, most: int, deadline: fl
     return (lying[:1] + [fit for fit in kept if fit is not lying[0]])[:most] if d > 1 else kept
 
 
-def _given_start(pair: LinearPair, level: LinearLevel, initial: Affine) -> _Fit:
+def _given_start(pair: LinearPair, level: _OneWay, initial: Affine) -> _Fit:
     """A start that is not searched for, with its loss."""
     linear = initial.matrix[:-1, :-1]
     left, _, right = np.linalg.svd(linear)
@@ -190,7 +238,7 @@ def _given_start(pair: LinearPair, level: LinearLevel, initial: Affine) -> _Fit:
     )[0]
 
 
-def _scored(starts: Sequence[_Fit], pair: LinearPair, level: LinearLevel) -> list[_Fit]:
+def _scored(starts: Sequence[_Fit], pair: LinearPair, level: _OneWay) -> list[_Fit]:
     """The same with their losses, all at a time."""
     with torch.no_grad(), fitting_threads(level.voxels * len(starts)):
         losses = level.losses(*_together(starts, pair)).tolist()
@@ -207,7 +255,7 @@ def _together(fits: Sequence[_Fit], pair: LinearPair) -> tuple[Tensor, Tensor]:
     return matrices, translations
 
 
-def _parts(starts: Sequence[_Fit], level: LinearLevel) -> Iterator[Sequence[_Fit]]:
+def _parts(starts: Sequence[_Fit], level: _OneWay) -> Iterator[Sequence[_Fit]]:
     """As many at a time as are compared at once."""
     size = max(1, _AT_ONCE // level.voxels)
     return (starts[first : first + size] for first in range(0, len(starts), size))

@@ -16,7 +16,7 @@ subject an image has no say. Fields continue as they end where a box ends."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,8 @@ from stepwarp.kernels.cpu.threading_layer import fitting_threads
 from stepwarp.kernels.order import nth_smallest
 from stepwarp.losses.similarity import Similarity, find_similarity
 from stepwarp.progress import Progress, ProgressReport, is_over, silent
+from stepwarp.registrar.comparison import Comparison, Comparisons, Fields, LevelImage
+from stepwarp.registrar.pairs import ImagePair
 from stepwarp.registrar.subject import ImagedSubject, sizes_compared, voxel_edge
 
 #: The step's length is set by a vector than which so many are longer, as a share of the subject's voxels: so that a few
@@ -80,21 +82,15 @@ class _UsefulLevel:
 
 
 class _Side:
-    """One of the two images with the field that leads to it from the middle space."""
+    """One of the two subjects, as the field that leads to it from the middle space."""
 
-    def __init__(
-        self, subject: ImagedSubject, world: np.ndarray, device: torch.device | str, field: DisplacementField | None
-    ) -> None:
-        self.subject = subject
-        self.world = world  # (D+1, D+1), from the middle space's world to the image's
+    def __init__(self, world: np.ndarray, device: torch.device | str, field: DisplacementField | None) -> None:
+        self.world = world  # (D+1, D+1), from the middle space's world to the subject's
         self.device = device
         self.field = field
 
-    def enter(self, grid: Grid, edge: float) -> None:
-        """Prepare a level: image and mask pooled, and the field brought onto the level's grid."""
-        blocks = self.subject.all_blocks(self.subject.factors(edge))
-        self.matrix = torch.from_numpy(grid.index_map_to(blocks.grid, self.world)).to(self.device)
-        self.values, self.trusted = self.subject.pooled(blocks, self.device)
+    def enter(self, grid: Grid) -> None:
+        """Bring the field onto a level's grid."""
         if self.field is None:
             self.field = DisplacementField(torch.zeros(1, grid.ndim, *grid.shape, device=self.device), grid)
         else:
@@ -110,15 +106,6 @@ class _Side:
         if self.field is None:
             return torch.zeros(1, grid.ndim, *grid.shape, device=self.device)
         return self.field.on(grid).displacement
-
-    def warped(self, room: Tensor | None) -> Tensor:
-        return sampling.warp(self.values, self.displacement, self.matrix, out=room)
-
-    def warped_mask(self) -> Tensor | None:
-        """What is known of the outermost voxels is known of all beyond them."""
-        if self.trusted is None:
-            return None
-        return sampling.warp(self.trusted, self.displacement, self.matrix, outside="border")
 
     def move(self, step: Tensor, scale: Tensor, level: Level, room: Tensor | None) -> Tensor:
         """The displacement's own memory takes the one that follows it. Returns what is not needed any more."""
@@ -138,8 +125,6 @@ class _Side:
 class _Rooms:
     """Memory of one side that every iteration of a level uses again: as the back end allots it in the first one."""
 
-    image: Tensor | None = None
-    force: Tensor | None = None
     step: Tensor | None = None
     moved: Tensor | None = None
 
@@ -154,6 +139,7 @@ def optimise(
     moving_mask: Image | None = None,
     device: torch.device | str = "cpu",
     start: DisplacementField | None = None,
+    further: Sequence[ImagePair] = (),
     deadline: float | None = None,
     progress: Progress = silent,
     watch: Watch | None = None,
@@ -162,20 +148,24 @@ def optimise(
 
     fixed, moving: intensities of about 0 to 1, background 0. Masks: 1 where an image may be trusted, on that image's
     own grid. start: what to begin with in place of the identity, fixed world -> fixed world before the affine, on any
-    grid; where it folds it is smoothed. device: where to compute, and where the result is. deadline: a
-    `time.monotonic()` after which no further iteration starts. watch: is told how far each level came.
+    grid; where it folds it is smoothed. device: where to compute, and where the result is. further: other images of the
+    two subjects, which pull as well; see `registrar.comparison`. deadline: a `time.monotonic()` after which no further
+    iteration starts. watch: is told how far each level came.
 
     Raises RegistrationError when the loss stops being a number, and for subjects of quite different sizes."""
     towards_fixed, towards_moving = (None, None) if start is None else _halves(start, settings, device)
     subjects = ImagedSubject(fixed, fixed_mask), ImagedSubject(moving, moving_mask)
     sides = (
-        _Side(subjects[0], np.eye(fixed.grid.ndim + 1), device, towards_fixed),
-        _Side(subjects[1], affine.matrix, device, towards_moving),
+        _Side(np.eye(fixed.grid.ndim + 1), device, towards_fixed),
+        _Side(affine.matrix, device, towards_moving),
     )
     around = affine.inverse()(subjects[1].outline())
     _check_sizes(subjects, around)
     voxels = _mean_volume(subjects, affine) / abs(float(np.linalg.det(fixed.grid.linear)))
-    similarity = make_similarity(settings)
+    pairs = [
+        _Pair(subjects, make_similarity(settings)),
+        *(_Pair(each.subjects(), each.similarity, each.weight) for each in further),
+    ]
     trace: list[dict[str, float]] = []
     stopped = "every level was run"
     for level in _useful_levels(settings, *subjects):
@@ -184,11 +174,11 @@ def optimise(
             break
         grid = subjects[0].blocks(level.factors, _MARGIN, around).grid
         for side in sides:
-            side.enter(grid, level.edge)
+            side.enter(grid)
+        compared = [pair.on(grid, level.edge, sides) for pair in pairs]
         with fitting_threads(math.prod(grid.shape)):
-            losses = _run_level(
-                level, sides, voxels / math.prod(level.factors), similarity, settings, deadline, progress
-            )
+            losses = _run_level(level, sides, voxels / math.prod(level.factors), compared, settings, deadline, progress)
+        del compared
         if watch is not None:
             so_far = _forward(sides[0].on(grid), sides[1].on(grid), settings.smallest_jacobian)
             watch(level.edge, DisplacementField(so_far, grid))
@@ -274,11 +264,28 @@ def _mean_volume(subjects: tuple[ImagedSubject, ImagedSubject], affine: Affine) 
     return (subjects[0].volume + subjects[1].volume / abs(float(np.linalg.det(affine.matrix[:-1, :-1])))) / 2
 
 
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """A pair of images, by the subjects in them. weight: beside the first pair's."""
+
+    subjects: tuple[ImagedSubject, ImagedSubject]
+    similarity: Similarity
+    weight: float = 1.0
+
+    def on(self, grid: Grid, edge: float, sides: tuple[_Side, _Side]) -> Comparison:
+        """Pooled for a level."""
+        fixed, moving = (
+            LevelImage(subject, side.world, grid, edge, side.device)
+            for subject, side in zip(self.subjects, sides, strict=True)
+        )
+        return Comparison((fixed, moving), self.similarity, self.weight)
+
+
 def _run_level(
     level: _UsefulLevel,
     sides: tuple[_Side, _Side],
     voxels: float,
-    similarity: Similarity,
+    each: Sequence[Comparison],
     settings: DeformableSettings,
     deadline: float | None,
     progress: Progress,
@@ -291,11 +298,12 @@ def _run_level(
     rooms = _Rooms(), _Rooms()
     before = [side.displacement.clone() for side in sides]
     look_every = _MEND_EVERY if _must_wait(before[0]) else 1
+    compared = Comparisons(each, _fields(sides))
     stage, most = f"deformable {level.edge:g} mm", level.settings.iterations
     for n in range(most):
         if is_over(deadline) or _settled(losses, settings):
             break
-        unread.append(_iterate(level.settings, sides, voxels, rooms, similarity, settings))
+        unread.append(_iterate(level.settings, sides, voxels, rooms, compared))
         if len(unread) == look_every:
             losses += _read(unread, level)
         if n % _MEND_EVERY == _MEND_EVERY - 1:
@@ -303,7 +311,7 @@ def _run_level(
                 side.mend(settings.smallest_jacobian)
         progress(ProgressReport(stage, n + 1, most, losses[-1] if losses else None))
     if losses or unread:
-        losses += _read([*unread, similarity(*_compared(sides, rooms))], level)
+        losses += _read([*unread, compared.loss(_fields(sides))], level)
         if losses[-1] > losses[0]:
             for side, displacement in zip(sides, before, strict=True):
                 side.displacement.copy_(displacement)
@@ -336,18 +344,16 @@ def _settled(losses: list[float], settings: DeformableSettings) -> bool:
     return before - now < settings.tolerance * abs(before)
 
 
+def _fields(sides: tuple[_Side, _Side]) -> Fields:
+    return sides[0].displacement, sides[1].displacement
+
+
 def _iterate(
-    level: Level,
-    sides: tuple[_Side, _Side],
-    voxels: float,
-    rooms: tuple[_Rooms, _Rooms],
-    similarity: Similarity,
-    settings: DeformableSettings,
+    level: Level, sides: tuple[_Side, _Side], voxels: float, rooms: tuple[_Rooms, _Rooms], compared: Comparisons
 ) -> Tensor:
     """One step of both fields; the loss before it, which nothing here waits for."""
     one, other = rooms
-    loss, *forces = similarity.forces(*_compared(sides, rooms), (one.force, other.force))
-    one.force, other.force = forces
+    loss, forces = compared.loss_and_forces(_fields(sides))
     one.step, other.step = steps = [
         smoothing.gaussian(force, level.smooth_update, out=room.step) for room, force in zip(rooms, forces, strict=True)
     ]
@@ -356,14 +362,6 @@ def _iterate(
     for side, room, step in zip(sides, rooms, steps, strict=True):
         room.moved = side.move(step, scale, level, room.moved)
     return loss
-
-
-def _compared(sides: tuple[_Side, _Side], rooms: tuple[_Rooms, _Rooms]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Both images in the middle space, and what is to be trusted there, None for all."""
-    one, other = rooms
-    one.image, other.image = fixed, moved = [side.warped(room.image) for side, room in zip(sides, rooms, strict=True)]
-    masks = [mask for side in sides if (mask := side.warped_mask()) is not None]
-    return fixed, moved, masks[0] * masks[-1] if len(masks) == 2 else masks[0] if masks else None
 
 
 def _typical_length(step: Tensor, voxels: float) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from stepwarp.kernels import sampling
 from stepwarp.losses.similarity import Similarity
+from stepwarp.registrar.pairs import ImagePair
 from stepwarp.registrar.subject import Blocks, ImagedSubject, voxel_edge
 
 #: Of the subject's size, the length to which the matrix's entries are as sensitive as the translation: its radius.
@@ -32,11 +35,14 @@ class LinearPair:
         self.fixed, self.moving, self.device = fixed, moving, device
         self.fixed_centre, self.moving_centre = fixed.centre_of_mass(), moving.centre_of_mass()
         self.size = max(fixed.size, moving.size)
-        self.finest = float(min(fixed.grid.spacing.min(), moving.grid.spacing.min()))
 
     @property
     def radius(self) -> float:
         return _RADIUS * self.size
+
+    @property
+    def finest(self) -> float:
+        return float(min(self.fixed.grid.spacing.min(), self.moving.grid.spacing.min()))
 
     def swapped(self) -> LinearPair:
         """The same pair the other way round."""
@@ -44,6 +50,12 @@ class LinearPair:
         other.fixed, other.moving = self.moving, self.fixed
         other.fixed_centre, other.moving_centre = self.moving_centre, self.fixed_centre
         return other
+
+    def in_other_images(self, other: ImagePair) -> LinearPair:
+        """The same two subjects about the same centres."""
+        seen = copy.copy(self)
+        seen.fixed, seen.moving = other.subjects()
+        return seen
 
 
 class LinearLevel:
@@ -128,6 +140,31 @@ class BothWays:
         to_matrix = to_matrix - inverse.mT @ (to_inverse @ inverse.mT + to_opposite @ opposite.mT)
         to_translation = to_translation - (inverse.mT @ to_opposite)[:, :, 0]
         return (loss + other) / 2, to_matrix / 2, to_translation / 2
+
+
+_Level = TypeVar("_Level", bound=LinearLevel | BothWays)
+
+
+class Together(Generic[_Level]):
+    """The levels of several pairs of images as one, about the same centres: the mean by their shares, which add up
+    to 1."""
+
+    def __init__(self, levels: Sequence[_Level], shares: Sequence[float]) -> None:
+        self.levels, self.shares = levels, shares
+        self.edge, self.voxels = levels[0].edge, max(level.voxels for level in levels)
+
+    def losses(self: Together[LinearLevel], matrices: Tensor, translations: Tensor) -> Tensor:
+        """As of `LinearLevel`."""
+        return self._mean(level.losses(matrices, translations) for level in self.levels)
+
+    def losses_with_gradients(self, matrices: Tensor, translations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `LinearLevel`."""
+        found = [level.losses_with_gradients(matrices, translations) for level in self.levels]
+        losses, to_matrix, to_translation = (self._mean(each) for each in zip(*found, strict=True))
+        return losses, to_matrix, to_translation
+
+    def _mean(self, each: Iterable[Tensor]) -> Tensor:
+        return torch.stack([share * values for share, values in zip(self.shares, each, strict=True)]).sum(0)
 
 
 def _moved_to(blocks: Blocks, centre: np.ndarray) -> np.ndarray:

@@ -92,6 +92,7 @@ def _tables(page: PairPage) -> str:
         "measures": "Measures",
         "initial": "Start",
         "network": "Network",
+        "further": "Further pairs of images",
         "self_check": "Self-check of the written files",
         "inputs": "Inputs",
     }

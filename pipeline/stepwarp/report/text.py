@@ -88,6 +88,7 @@ def methods(record: Mapping[str, Any], fixed: str, moving: str, grid: str) -> st
     name = f"stepwarp {plain(record['version'])}" if "version" in record else "stepwarp"
     sentences = [
         f"{moving} was registered to {fixed} ({grid}) with {name}.",
+        _further_sentence(record),
         _start_sentence(record),
         _stages_sentence(record),
         _network_sentence(record),
@@ -96,6 +97,17 @@ def methods(record: Mapping[str, Any], fixed: str, moving: str, grid: str) -> st
         _run_sentence(record),
     ]
     return " ".join(filter(None, sentences))
+
+
+def _further_sentence(record: Mapping[str, Any]) -> str:
+    further = record.get("further")
+    if not further:
+        return ""
+    compared = (
+        f"by {plain(pair['similarity'])}, with a weight of {plain(pair['weight'])}" for pair in further.values()
+    )
+    more = f"{counted(len(further), 'more pair')} of images of the same subjects"
+    return f"{more} drove it as well, compared {', and '.join(compared)}."
 
 
 def _start_sentence(record: Mapping[str, Any]) -> str:

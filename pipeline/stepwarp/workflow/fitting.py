@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,18 @@ def fitted(pair: PairMemory, recipe: Preset, room: Room) -> tuple[Preset, Memory
             raise MemoryShortageError(f"too little memory for this pair: the stage '{worst.name}' {lack}. {_REMEDY}")
 
 
-def check_reading(fixed: Any, moving: Any, room: Room) -> None:
-    """MemoryShortageError if there is no room for reading two files, by their headers. Others are in memory already."""
-    one, other = (Extent.of_file(Path(each)) if isinstance(each, str | Path) else None for each in (fixed, moving))
-    if one is None or other is None:
+def check_reading(pairs: Sequence[tuple[Any, Any]], room: Room) -> None:
+    """MemoryShortageError if there is no room for reading pairs of files, by their headers. Others are in memory
+    already."""
+    known = []
+    for pair in pairs:
+        one, other = (Extent.of_file(Path(each)) if isinstance(each, str | Path) else None for each in pair)
+        if one is not None and other is not None:
+            known.append((one, other))
+    if not known:
         return
-    lack = room.lacks(PairMemory(one, other, before=limits.held_memory()).reading())
+    first, *further = known
+    lack = room.lacks(PairMemory(*first, before=limits.held_memory(), further=tuple(further)).reading())
     if lack is not None:
         raise MemoryShortageError(f"too little memory for this pair: reading it {lack}. {_REMEDY}")
 
@@ -122,23 +128,29 @@ def search_in_room(
 
 
 def _memory_of(request: SearchRequest, fixed: PreparedImage, moving: PreparedImage) -> PairMemory:
-    one, other = (Extent.of_image(each.scaled, each.mask, each.image.data.itemsize) for each in (fixed, moving))
+    pairs = [(fixed, moving), *((each.fixed, each.moving) for each in request.further)]
+    first, *further = ((_extent(one), _extent(other)) for one, other in pairs)
     return PairMemory(
-        one,
-        other,
+        *first,
         affine_only=request.options.affine_only,
         kernels=backend.name_for(request.device) != "reference",
         gpu=request.device.type == "cuda",
-        structures=fixed.anatomy is not None or _may_be_looked_at(request, one, other),
-        auto=request.options.similarity == "auto",
-        before=max(0, limits.held_memory() - one.held() - other.held()),
+        structures=fixed.anatomy is not None or _may_be_looked_at(request, *first),
+        auto=any(request.options.similarity_of(n) == "auto" for n in range(len(pairs))),
+        before=max(0, limits.held_memory() - sum(each.held() for pair in (first, *further) for each in pair)),
         network=0 if request.network is None else bytes_for(request.network, fixed.scaled),
+        further=tuple(further),
+        compared_by=tuple(each.similarity for each in request.further),
     )
 
 
 def _may_be_looked_at(request: SearchRequest, fixed: Extent, moving: Extent) -> bool:
     """Whether contrasts that are in doubt would have a segmenter look at the images."""
     return not request.options.affine_only and any(as_large_as_a_head(each.shown_mm3) for each in (fixed, moving))
+
+
+def _extent(image: PreparedImage) -> Extent:
+    return Extent.of_image(image.scaled, image.mask, image.image.data.itemsize)
 
 
 def _leaving_out(request: SearchRequest, recipe: Preset, plan: MemoryPlan) -> SearchRequest:

@@ -182,8 +182,8 @@ class PairMemory:
 
     kernels: whether they compute the similarity, and not plain torch. gpu: whether a GPU does. before: bytes that the
     process holds besides the images. network: bytes that one takes on its grid, 0 without one. structures: whether a
-    segmenter looks at both images, or will where contrasts are in doubt. auto: whether the similarity may turn out to
-    be another than the recipe's."""
+    segmenter looks at the first two images, or will where contrasts are in doubt. auto: whether a similarity may turn
+    out to be another than was planned. further: more pairs of images. compared_by: the names of their similarities."""
 
     fixed: Extent
     moving: Extent
@@ -194,6 +194,8 @@ class PairMemory:
     network: int = 0
     structures: bool = False
     auto: bool = False
+    further: tuple[tuple[Extent, Extent], ...] = ()
+    compared_by: tuple[str, ...] = ()
 
     def stages(self, recipe: Preset) -> tuple[StageMemory, ...]:
         """All of a registration with this recipe, in their order."""
@@ -224,20 +226,25 @@ class PairMemory:
         size = max(self.fixed.size, self.moving.size)
         return voxel_edge(size, level.across, float(self.fixed.grid.spacing.min()))
 
+    def _pairs(self) -> list[tuple[Extent, Extent]]:
+        return [(self.fixed, self.moving), *self.further]
+
+    def _all(self) -> list[Extent]:
+        return [each for pair in self._pairs() for each in pair]
+
     def _images(self) -> int:
-        return self.before + _LOADED + self.fixed.held() + self.moving.held()
+        return self.before + _LOADED + sum(each.held() for each in self._all())
 
     def reading(self) -> StageMemory:
         """Quantiles are taken of copies, with an index for each value."""
-        return StageMemory("read", self._images() - _LOADED + 18 * max(self.fixed.voxels, self.moving.voxels))
+        return StageMemory("read", self._images() - _LOADED + 18 * max(each.voxels for each in self._all()))
 
     def _computed(self, name: str, work: int, edge: float | None = None) -> StageMemory:
-        """A stage of the search, where that is done, beside the images, one of them perhaps in other greys too."""
-        both = (self.fixed, self.moving)
-        work += _ONE * max(each.voxels for each in both) if self.auto else 0
+        """A stage of the search, where that is done, beside the images, one of each pair perhaps in other greys too."""
+        work += _ONE * sum(max(f.voxels, m.voxels) for f, m in self._pairs()) if self.auto else 0
         if not self.gpu:
             return StageMemory(name, self._images() + work, 0, edge)
-        return StageMemory(name, self._images(), work + sum(each.registered() for each in both), edge)
+        return StageMemory(name, self._images(), work + sum(each.registered() for each in self._all()), edge)
 
     def looking(self) -> StageMemory:
         """By the segmenter on its grid, and then in what it found on the image's own."""
@@ -254,14 +261,15 @@ class PairMemory:
         return voxel_edge(max(self.fixed.size, self.moving.size), recipe.affine.across / 2, finest)
 
     def _pooling(self, edge: float) -> int:
-        return max(each.pooling(edge) + (_ONE * each.voxels if self.gpu else 0) for each in (self.fixed, self.moving))
+        return max(each.pooling(edge) + (_ONE * each.voxels if self.gpu else 0) for each in self._all())
 
     def _level(self, edge: float, recipe: Preset) -> StageMemory:
-        """Of each side the image, warped, with its weight; the field, as it began, moved, and its step; what the
-        similarity takes, or mending one of the fields."""
-        weights = 5 * _ONE if self.fixed.partly or self.moving.partly else 0
-        each = 2 * (2 * _ONE + 4 * _VECTOR) + weights
-        names = (recipe.deformable.similarity, *(_OF_AUTO if self.auto else ()))
+        """Of each side the images, warped, with their weights; the field, as it began, moved, and its step; the forces
+        of further pairs; what the similarity takes, or mending one of the fields."""
+        each = 2 * 4 * _VECTOR + 2 * _VECTOR * len(self.further)
+        for fixed, moving in self._pairs():
+            each += 2 * 2 * _ONE + (5 * _ONE if fixed.partly or moving.partly else 0)
+        names = (recipe.deformable.similarity, *self.compared_by, *(_OF_AUTO if self.auto else ()))
         similarity = max(find_similarity(name).bytes_per_voxel[0 if self.kernels else 1] for name in names)
         mending = 2 * _VECTOR + 3 * _VECTOR
         work = self._box(edge) * (each + max(similarity, mending))
@@ -277,12 +285,13 @@ class PairMemory:
 
     def _finishing(self) -> tuple[StageMemory, ...]:
         """Measures; files, two at a time, each laid out as it is written; the fields as SimpleITK reads them, in double
-        precision; the page."""
+        precision; the page. All the while, the moved images of further pairs."""
         n, fields = self.fixed.voxels, 0 if self.affine_only else 2 * _VECTOR * self.fixed.voxels
-        left = self.before + _LOADED + sum(each.voxels * each.itemsize for each in (self.fixed, self.moving)) + fields
+        left = self.before + _LOADED + sum(each.voxels * each.itemsize for each in self._all()) + fields
+        left += _ONE * n * len(self.further)
         extra = {"write": (16, 52), "verify": (20, 58), "report": (40, 40)}
         return (
-            self._computed("measure", fields + 9 * n + 75 * self.fixed.shown),
+            self._computed("measure", fields + max(9 * f.voxels + 75 * f.shown for f, _ in self._pairs())),
             *(StageMemory(name, left + n * each[0 if self.affine_only else 1]) for name, each in extra.items()),
         )
 

@@ -16,7 +16,7 @@ from stepwarp.files import proof
 from stepwarp.files.json import write_json
 from stepwarp.geometry import Affine, Image
 from stepwarp.geometry.intensities import scale_intensities
-from stepwarp.layout import AFFINE, INVERSE_WARP, JACOBIAN, MOVED, NAMES, RECORD, REPORT, WARP
+from stepwarp.layout import AFFINE, FURTHER_MOVED, INVERSE_WARP, JACOBIAN, MOVED, NAMES, RECORD, REPORT, WARP
 from stepwarp.progress import Progress
 from stepwarp.registrar.subject import SHOWN
 from stepwarp.workflow.clock import Clock
@@ -86,6 +86,10 @@ def _write_volumes(registration: RegisteredPair, folder: Path) -> None:
     work: list[tuple[Callable[[Path, Any], None], str, Any]] = [
         (files.write_affine, AFFINE, registration.affine),
         (files.write_volume, MOVED, registration.moved),
+        *(
+            (files.write_volume, name, image)
+            for name, image in zip(FURTHER_MOVED, registration.further_moved, strict=False)
+        ),
         *((files.write_volume, name, mask) for name, mask in registration.found_masks.items()),
     ]
     if registration.warp is not None:

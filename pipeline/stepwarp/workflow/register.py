@@ -29,6 +29,7 @@ from stepwarp.registrar.weights import Registrar
 from stepwarp.version import __version__
 from stepwarp.workflow.anatomy import described_segmenter, with_anatomy
 from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.compared import ComparedPair
 from stepwarp.workflow.device import chosen_device, determinism, use_threads
 from stepwarp.workflow.escalation import escalated, second_try, thorough
 from stepwarp.workflow.fallback import with_the_processor_left
@@ -37,6 +38,7 @@ from stepwarp.workflow.initial import begin, read_start
 from stepwarp.workflow.network import Network, read_network
 from stepwarp.workflow.registration import Registration
 from stepwarp.workflow.search import SearchRequest, SearchResult
+from stepwarp.workflow.several import compared_as_asked, paired, read_further
 from stepwarp.workflow.subjects import (
     MaskSource,
     PreparedImage,
@@ -49,15 +51,16 @@ from stepwarp.workflow.subjects import (
 
 
 def register(
-    fixed: Source,
-    moving: Source,
+    fixed: Source | Sequence[Source],
+    moving: Source | Sequence[Source],
     *,
     preset: str | Path | Preset = "default",
     set: str | Sequence[str] = (),
     affine_only: bool = False,
     transform: Literal[LinearKind, "none"] = "affine",
     initial: str | Path | Transform | Sequence[str | Path | Transform] = (),
-    similarity: SimilarityChoice = "auto",
+    similarity: SimilarityChoice | Sequence[SimilarityChoice] = "auto",
+    pair_weight: float | Sequence[float] = (),
     fixed_mask: MaskSource | None = None,
     moving_mask: MaskSource | None = None,
     device: str = "auto",
@@ -81,9 +84,13 @@ def register(
 
     Parameters
     ----------
-    fixed, moving : path or image
+    fixed, moving : path or image, or a list of these
         Paths, images of nibabel, SimpleITK or TorchIO, MetaTensors, pairs (array, affine) of numpy or torch with a
         4 x 4 affine to RAS+ mm, or `Image`s; 3D, any spacing and orientation; their headers need not overlap.
+        Several of each, as many moving as fixed ones, are pairs of images of the same two subjects, such as [T1, T2]:
+        the first two are those that the result is about, whose grids and names it has; in the others each image lies on
+        the first one of its subject by its header, on a grid of its own. All pairs drive the linear and the deformable
+        stage; weights of networks see the first.
     preset : str, Path or Preset
         fast, default, best or ct, a YAML file of one's own, or a `Preset`.
     set : str or sequence of str
@@ -99,11 +106,16 @@ def register(
         means by itself; or "centres", the centres of mass on each other. A linear start is refined as far as
         `transform` lets it. Of one with a field the linear part is kept, and the deformable stage goes on from the
         rest, with those levels that are as fine as the field's grid, the finest one at least.
-    similarity : str
+    similarity : str or sequence of str
         The name of a file of `losses.similarities`, or "auto": the preset's, or, where the two images turn out to be of
-        different contrasts, mutual information and then local correlation of greys mapped onto one contrast.
+        different contrasts, mutual information and then local correlation of greys mapped onto one contrast. Of several
+        pairs of images, one for all or one for each.
+    pair_weight : float or sequence of float
+        What each of several pairs of images counts, in their order, by default all the same: with 2 as if it were given
+        twice.
     fixed_mask, moving_mask : path or image, optional
-        As the images, non-zero where an image may be trusted; the rest has no influence.
+        As the images, non-zero where an image may be trusted; the rest has no influence. On the grids of the first two
+        images, for all images of their subjects.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
     threads : int, optional
@@ -169,6 +181,7 @@ def register(
         transform=transform,
         initial=initial,
         similarity=similarity,
+        pair_weight=pair_weight,
         device=device,
         threads=threads,
         max_memory=max_memory,
@@ -187,8 +200,8 @@ def register(
 
 
 def register_pair(
-    fixed: Source,
-    moving: Source,
+    fixed: Source | Sequence[Source],
+    moving: Source | Sequence[Source],
     options: RegisterOptions,
     *,
     fixed_mask: MaskSource | None = None,
@@ -205,8 +218,8 @@ def register_pair(
 
 @without_tf32()
 def _register(
-    fixed: Source,
-    moving: Source,
+    fixed: Source | Sequence[Source],
+    moving: Source | Sequence[Source],
     options: RegisterOptions,
     fixed_mask: MaskSource | None,
     moving_mask: MaskSource | None,
@@ -219,20 +232,23 @@ def _register(
     place = chosen_device(options.device)
     threads = use_threads(options.threads)
     clock, rules = Clock(progress, device=place), files.TrustRules.of(options.trust)
-    check_reading(fixed, moving, Room.now(options.max_memory, place))
+    pairs = paired(fixed, moving, options)
+    check_reading(pairs, Room.now(options.max_memory, place))
     with clock.stage("read"):
         net = None if options.weights is None else read_network(options.weights, options.steps, place)
-        a = prepare(fixed, fixed_mask, rules, role="fixed")
-        b = prepare(moving, moving_mask, rules, options.outside, role="moving")
+        a = prepare(pairs[0][0], fixed_mask, rules, role="fixed")
+        b = prepare(pairs[0][1], moving_mask, rules, options.outside, role="moving")
+        others = read_further(pairs[1:], (a, b), rules)
         stated = read_start(options, rules)
     a, b, stripped = with_anatomy(a, b, options, place, clock)
+    further = compared_as_asked(others, (a, b), options)
     initial = None
     if stated is not None:
         with clock.stage("initial"):
             initial = begin(stated, a, b, options)
     about = {
         "version": __version__,
-        "inputs": described_inputs(a, b),
+        "inputs": described_inputs(a, b, [(each.fixed, each.moving) for each in further]),
         "trusted": rules.record(),
         "settings": _settings(options, net),
         "device": device_name(place),
@@ -243,18 +259,23 @@ def _register(
     def registered(request: SearchRequest, clock: Clock) -> Registration:
         nonlocal a, b
         found, plan = search_in_room(request, a, b, clock, planned)
-        a, b = (replace(each, anatomy=seen) for each, seen in zip((a, b), found.anatomy, strict=True))
+        seen = found.pairs[0].fixed, found.pairs[0].moving
+        a, b = (replace(each, anatomy=known.anatomy) for each, known in zip((a, b), seen, strict=True))
         # Only now: a back end that cannot compute here is given up on the way, and what adds up in any order is met.
         known = {"memory": plan.record(), "kernels": backend.name_for(place), **determinism(place)}
         return _registration(a, b, found, clock, about | known)
 
-    notes = (*rules.notes(), *stripped)
-    request = SearchRequest(options, options.recipe, net, place, deadline, notes, initial)
+    notes = (*rules.notes(), *stripped, *_of_the_first_alone(net, further))
+    request = SearchRequest(options, options.recipe, net, place, deadline, notes, initial, further)
     first = registered(request, clock)
     if not options.escalate or first.record["verdict"]["status"] != "fail":
         return first
     again = replace(request, recipe=thorough(request.recipe))
     return escalated(first, lambda: registered(again, Clock(second_try(progress), device=place)), started, deadline)
+
+
+def _of_the_first_alone(net: Network | None, further: Sequence[ComparedPair]) -> list[str]:
+    return ["the network saw the first pair of images alone"] if net is not None and further else []
 
 
 def _settings(options: RegisterOptions, net: Network | None) -> dict[str, Any]:
@@ -279,7 +300,7 @@ def _registration(
     a: PreparedImage, b: PreparedImage, found: SearchResult, clock: Clock, about: dict[str, Any]
 ) -> Registration:
     """What was found, on the grids of the images as read, with its record. about: what the record begins with."""
-    fit, deformation = found.fit, found.deformation
+    fit, deformation, (first, *further) = found.fit, found.deformation, found.pairs
     record = {
         **about,
         "stages": clock.stages,
@@ -292,7 +313,8 @@ def _registration(
         },
         "loss": [] if deformation is None else [{"stage": "deformable", **row} for row in deformation.trace],
         "stopped": None if deformation is None else deformation.stopped,
-        "contrast": found.contrast,
+        "contrast": None if first.seen is None else first.seen.as_dict(),
+        "further": {each.name: each.as_dict() for each in further},
         "segmenter": described_segmenter() if "structures" in found.measures else None,
         "network": None if found.tried is None else found.tried.record,
         "measures": found.measures,
@@ -308,7 +330,8 @@ def _registration(
             for field in (deformation.warp, deformation.inverse_warp)
         )
     masks = {name: mask for name, mask in zip(MASKS, (a.found_mask, b.found_mask), strict=True) if mask is not None}
-    return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps, masks)
+    also = tuple(each.moving.image for each in further)
+    return Registration(a.image, b.image, fit.transform, warp, inverse_warp, record, found.steps, masks, also)
 
 
 def _renamed(former: str, old: Any, name: str, new: Any) -> Any:

@@ -30,6 +30,8 @@ class RegisteredPair:
         The steps of the way there, the affine first, if they were asked for.
     found_masks : dict
         Name of a file -> the mask that was found in one of the images, 0 and 1 on its grid, where that was asked for.
+    further : tuple of Image
+        The moving images of further pairs, as read.
     """
 
     fixed: Image
@@ -40,6 +42,7 @@ class RegisteredPair:
     record: dict[str, Any]
     trace: tuple[TraceStep, ...] = ()
     found_masks: Mapping[str, LabelMap] = field(default_factory=dict)
+    further: tuple[Image, ...] = ()
 
     @property
     def transform(self) -> Transform:
@@ -56,3 +59,8 @@ class RegisteredPair:
     def moved(self) -> Image:
         """The moving image on the fixed grid, its intensities as read, interpolated once."""
         return self.moving.warp(self.transform, self.fixed.grid)
+
+    @cached_property
+    def further_moved(self) -> tuple[Image, ...]:
+        """The moving images of further pairs, on the grid of the first fixed image as well."""
+        return tuple(image.warp(self.transform, self.fixed.grid) for image in self.further)

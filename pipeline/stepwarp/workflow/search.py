@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from stepwarp.config import DeformableSettings, Level, Preset
-from stepwarp.geometry import Affine, Composition, DisplacementField, Image, Transform
-from stepwarp.losses.similarities.mi import MutualInformation
-from stepwarp.losses.similarities.ncc import NCC
-from stepwarp.losses.similarity import Similarity, find_similarity
+from stepwarp.config import DeformableSettings, Level, Preset, SimilarityName
+from stepwarp.geometry import Affine, Composition, DisplacementField, Transform
 from stepwarp.options import RegisterOptions
 from stepwarp.progress import ProgressReport, is_over
-from stepwarp.registrar.affine import LinearFit, register_linear
-from stepwarp.registrar.contrast import Contrasts, MappedPair, better_side, contrasts, mapped_pair
-from stepwarp.registrar.deformable import Deformation, as_deformation, level_edges, make_similarity, optimise
-from stepwarp.registrar.masks import pooled
-from stepwarp.registrar.subject import ImagedSubject, voxel_edge
-from stepwarp.segment import Segmentation
+from stepwarp.registrar.affine import LinearFit, from_afar, register_linear
+from stepwarp.registrar.deformable import Deformation, as_deformation, level_edges, optimise
+from stepwarp.registrar.pairs import ImagePair
+from stepwarp.registrar.subject import ImagedSubject
 from stepwarp.workflow.anatomy import structures_met, structures_taken_apart, with_doubted_anatomy
 from stepwarp.workflow.clock import Clock
+from stepwarp.workflow.compared import IN_THE_END, ComparedPair
 from stepwarp.workflow.initial import Initial
 from stepwarp.workflow.network import Attempt, Network, attempt
 from stepwarp.workflow.subjects import PreparedImage, mask_remarks, outside_remarks
 from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured
-from stepwarp.workflow.verdict import foreground, judge, lowered, measure
+from stepwarp.workflow.verdict import foreground, gain, judge, judge_further, likeness, measure
 
 #: A level is as fine as the network's grid, or a start's, up to this factor: spacings are rounded.
 _AS_FINE = 1.01
-#: What compares images of different contrasts, before and after their greys are mapped onto one.
-_ACROSS, _IN_THE_END = "mi", "lncc"
-#: Contrasts are looked at on voxels of which the subject is so many across, about 2 mm in a brain: of larger ones too
-#: many hold several tissues.
-_CONTRAST_ACROSS = 88
 #: Why a deformation was dropped.
 _LOWERED = "it lowered the similarity and was dropped"
 _TAKEN_APART = "it took apart structures that the linear transform had laid on each other, and was dropped"
@@ -47,7 +39,7 @@ Start = Attempt | Initial
 class SearchRequest:
     """What is to be done with a pair. recipe: that of the options, or of a second try. network: their weights, read.
     initial: the user's start. deadline: a `time.monotonic()` after which no further iteration of any stage starts.
-    notes: what the verdict says besides."""
+    notes: what the verdict says besides. further: more pairs of images of the two subjects."""
 
     options: RegisterOptions
     recipe: Preset
@@ -56,14 +48,14 @@ class SearchRequest:
     deadline: float | None
     notes: tuple[str, ...] = ()
     initial: Initial | None = None
+    further: tuple[ComparedPair, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
     """What came of a plan. deformation: None for a linear registration. tried: None without a network. initial: the
-    user's start, with what became of it. contrast: what the greys of the images have to do with each other, for
-    registration.json; None where nobody asked. steps: of the trace, if one was wanted. anatomy: what a
-    segmenter found in the fixed and in the moving image, None where nobody looked."""
+    user's start, with what became of it. pairs: of images, as they were compared. steps: of the trace, if one was
+    wanted."""
 
     fit: LinearFit
     deformation: Deformation | None
@@ -71,31 +63,34 @@ class SearchResult:
     initial: Initial | None
     measures: dict[str, Any]
     verdict: dict[str, Any]
-    contrast: dict[str, Any] | None
+    pairs: tuple[ComparedPair, ...]
     steps: tuple[TraceStep, ...]
-    anatomy: tuple[Segmentation | None, Segmentation | None] = (None, None)
 
 
 def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clock: Clock) -> SearchResult:
     """Carry out a plan. Raises RegistrationError where the optimisation breaks down."""
     recorder = Recorder() if plan.options.trace else None
-    fixed, moving = fixed.to(plan.device), moving.to(plan.device)
+    similarity, chosen = plan.recipe.deformable.similarity, plan.options.similarity_of(0) != "auto"
+    pairs = tuple(
+        each.to(plan.device) for each in (ComparedPair(fixed, moving, similarity, chosen=chosen), *plan.further)
+    )
     with clock.stage("affine", reports_itself=True):
-        fit = _linear_fit(plan, fixed, moving, clock)
-        seen = _contrasts(plan, fixed, moving, fit.transform)
-        others = seen is not None and not seen.alike
-        across = find_similarity(plan.recipe.deformable.similarity).multimodal
-        doubted = across if seen is None else not seen.surely_alike
-        if others:
-            plan = replace(plan, recipe=_across_contrasts(plan.recipe))
-            fit = _refined_in_one_contrast(plan, fixed, moving, _linear_fit(plan, fixed, moving, clock), clock)
+        fit = _linear_fit(plan, pairs, clock)
+        pairs = tuple(each.looked_at(fit.transform) for each in pairs)
+        if any(each.mapped for each in pairs):
+            plan = replace(plan, recipe=_compared_by(plan.recipe, pairs[0].similarity))
+            fit = _refined_in_one_contrast(plan, pairs, _linear_fit(plan, _first_of_all(pairs), clock), clock)
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
-    known = fixed.anatomy is not None and moving.anatomy is not None
-    if doubted and not known and not plan.options.affine_only and not is_over(plan.deadline):
+    looked = fixed.anatomy is not None and moving.anatomy is not None
+    doubted = any(each.doubted for each in pairs)
+    if doubted and not looked and not plan.options.affine_only and not is_over(plan.deadline):
         with clock.stage("structures"):
-            fixed, moving = with_doubted_anatomy(fixed, moving, fit.transform, plan.device, plan.options.max_memory)
-    pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder, others, doubted)
+            first = pairs[0]
+            most = plan.options.max_memory
+            fixed, moving = with_doubted_anatomy(first.fixed, first.moving, fit.transform, plan.device, most)
+            pairs = (replace(first, fixed=fixed, moving=moving), *pairs[1:])
+    pair = _DeformablePair(plan, pairs, fit.transform, clock, recorder)
     given = plan.initial
     tried = None if plan.network is None else pair.attempt(plan.network)
     start, deformation, measures = pair.deform(given if tried is None else tried)
@@ -103,132 +98,103 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
         tried = start
     else:
         given = start
-    notes, checks = mask_remarks(fixed, moving)
-    notes = [*plan.notes, *notes, *outside_remarks(moving)]
+    notes, checks = mask_remarks(pairs[0].fixed, pairs[0].moving)
+    notes = [*plan.notes, *notes, *outside_remarks(pairs[0].moving)]
     if fit.stopped:
         checks = [*checks, f"the time budget ended the linear stage {fit.stopped}"]
-    if seen is not None and others:
-        notes.append(_said(seen, deformation))
+    notes += [each.said(deformation is not None) for each in pairs if each.mapped]
     if deformation is not None and deformation.stopped in (_LOWERED, _TAKEN_APART):
         checks = [*checks, f"there is no deformation: {deformation.stopped}"]
     for each in (given, tried):
         if each is not None:
             notes, checks = [*notes, *each.notes], [*checks, *each.checks]
-    verdict = judge(measures, notes, checks, multimodal=find_similarity(plan.recipe.deformable.similarity).multimodal)
-    contrast = None if seen is None else seen.as_dict()
-    anatomy = fixed.anatomy, moving.anatomy
-    return SearchResult(fit, deformation, tried, given, measures, verdict, contrast, pair.steps(), anatomy)
+    known: list[str] = []
+    for other in pairs[1:]:
+        good, doubtful = judge_further(measures, other.name, multimodal=other.multimodal)
+        known, checks = [*known, *good], [*checks, *doubtful]
+    verdict = judge(measures, notes, checks, multimodal=pairs[0].multimodal)
+    verdict["reasons"] += known
+    return SearchResult(fit, deformation, tried, given, measures, verdict, pairs, pair.steps())
 
 
-def _linear_fit(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clock: Clock) -> LinearFit:
+def _first_of_all(pairs: tuple[ComparedPair, ...]) -> tuple[ComparedPair, ...]:
+    """Those that begin: all, or without further ones of different contrasts where the first is of one contrast. The
+    better the subjects lie on each other, the more exactly do greys that meet tell one contrast by the other."""
+    first, *further = pairs
+    return pairs if first.mapped else (first, *(each for each in further if not each.mapped))
+
+
+def _linear_fit(plan: SearchRequest, pairs: tuple[ComparedPair, ...], clock: Clock) -> LinearFit:
     """The linear part: searched for, refined from the user's start, or that start as it is."""
     initial = plan.initial
     if not _searches(plan):
         assert initial is not None
         clock.progress(ProgressReport("affine", 1, 1))
         return LinearFit(initial.affine, math.nan, ())
-    pair, start = MappedPair(fixed.scaled, moving.scaled), None if initial is None else initial.affine
-    return _fitted(plan, pair, fixed, moving, *_linear_similarities(plan.recipe), start, clock)
+    shown = [each.linear(plan.recipe) for each in pairs]
+    return _fitted(plan, shown, None if initial is None else initial.affine, clock)
 
 
 def _refined_in_one_contrast(
-    plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, fit: LinearFit, clock: Clock
+    plan: SearchRequest, pairs: tuple[ComparedPair, ...], fit: LinearFit, clock: Clock
 ) -> LinearFit:
     """A fit by mutual information as correlation makes it, which sees more exactly, once the greys are mapped."""
     if not _searches(plan) or fit.stopped:
         return fit
-    pair = _in_one_contrast(fixed, moving, fit.transform)
-    refine = find_similarity(_IN_THE_END).of(plan.recipe.deformable)
-    return _fitted(plan, pair, fixed, moving, NCC(), refine, fit.transform, clock)
+    shown = [
+        each.in_one_contrast(fit.transform, plan.recipe.deformable) if each.mapped else each.linear(plan.recipe)
+        for each in pairs
+    ]
+    return _fitted(plan, shown, fit.transform, clock)
 
 
 def _searches(plan: SearchRequest) -> bool:
     return plan.options.transform != "none" and (plan.initial is None or plan.initial.refined)
 
 
-def _fitted(
-    plan: SearchRequest,
-    pair: MappedPair,
-    fixed: PreparedImage,
-    moving: PreparedImage,
-    search: Similarity,
-    refine: Similarity,
-    start: Affine | None,
-    clock: Clock,
-) -> LinearFit:
+def _fitted(plan: SearchRequest, pairs: Sequence[ImagePair], start: Affine | None, clock: Clock) -> LinearFit:
     kind = plan.options.transform
     assert kind != "none"
+    first, *further = pairs
     return register_linear(
-        pair.fixed,
-        pair.moving,
+        first.fixed,
+        first.moving,
         kind,
-        search,
-        refine,
+        from_afar(first.similarity),
+        first.similarity,
         plan.recipe.affine,
-        fixed_mask=fixed.mask,
-        moving_mask=moving.mask,
+        fixed_mask=first.fixed_mask,
+        moving_mask=first.moving_mask,
         device=plan.device,
         initial=start,
+        further=further,
         deadline=plan.deadline,
         progress=clock.progress,
     )
 
 
-def _in_one_contrast(fixed: PreparedImage, moving: PreparedImage, transform: Transform) -> MappedPair:
-    """The scaled pair in one contrast, as the greys that meet under a transform tell."""
-    (f, f_mask), (m, m_mask) = (_coarse(each) for each in (fixed, moving))
-    seen = contrasts(f, m, transform, f_mask, m_mask)
-    side = better_side(seen, f, m, transform, f_mask, m_mask)
-    return mapped_pair(seen, side, fixed.scaled, moving.scaled)
-
-
-def _contrasts(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, affine: Affine) -> Contrasts | None:
-    """What the greys of a pair have to do with each other after the linear stage, where the similarity is to follow
-    from it."""
-    if plan.options.similarity != "auto" or find_similarity(plan.recipe.deformable.similarity).multimodal:
-        return None
-    (f, f_mask), (m, m_mask) = (_coarse(each) for each in (fixed, moving))
-    return contrasts(f, m, affine, f_mask, m_mask)
-
-
-def _across_contrasts(recipe: Preset) -> Preset:
-    deformable = recipe.deformable.model_copy(update={"similarity": _ACROSS})
+def _compared_by(recipe: Preset, similarity: SimilarityName) -> Preset:
+    deformable = recipe.deformable.model_copy(update={"similarity": similarity})
     return recipe.model_copy(update={"deformable": deformable})
-
-
-def _coarse(image: PreparedImage) -> tuple[Image, Image | None]:
-    """An image and its mask, on the voxels on which their contrasts are looked at."""
-    subject = ImagedSubject(image.scaled, image.mask)
-    edge = voxel_edge(subject.size, _CONTRAST_ACROSS, float(image.scaled.grid.spacing.min()))
-    factors = subject.factors(edge)
-    values, trusted = pooled(image.scaled.data, None if image.mask is None else image.mask.data, factors)
-    grid = image.scaled.grid.coarser(factors)
-    return Image(values[0, 0], grid), None if trusted is None else Image(trusted[0, 0], grid)
-
-
-def _said(seen: Contrasts, deformation: Deformation | None) -> str:
-    text = (
-        f"the images are of different contrasts: a rising line explains {max(seen.line, 0):.0%} of the variance of one "
-        f"and a curve {max(seen.of_moving, seen.of_fixed):.0%}; they were compared by mutual information"
-    )
-    return text if deformation is None else f"{text}, and then by local correlation of greys mapped onto one contrast"
 
 
 @dataclass(frozen=True, eq=False)
 class _DeformablePair:
-    """Two images with the affine between them, to be deformed.
-
-    mapping: whether, in the end, their greys are mapped onto one contrast. doubted: whether they may be of different
-    contrasts, and structures have the last word."""
+    """Two subjects with the affine between them, to be deformed."""
 
     plan: SearchRequest
-    fixed: PreparedImage
-    moving: PreparedImage
+    pairs: tuple[ComparedPair, ...]
     affine: Affine
     clock: Clock
     recorder: Recorder | None
-    mapping: bool
-    doubted: bool
+
+    @property
+    def fixed(self) -> PreparedImage:
+        return self.pairs[0].fixed
+
+    @property
+    def moving(self) -> PreparedImage:
+        return self.pairs[0].moving
 
     def attempt(self, network: Network) -> Attempt:
         with self.clock.stage("network"):
@@ -252,7 +218,7 @@ class _DeformablePair:
         structures that lay on each other, is no deformation at all."""
         deformation = self._deformation(start)
         measures = self._measures(deformation)
-        if start is not None and start.warp is not None and lowered(measures, self.settings.similarity):
+        if start is not None and start.warp is not None and self._lowered(measures):
             start = start.dropped("what came of it was less alike than after the affine")
             self._drop("deformable")
             deformation = self._deformation(start)
@@ -269,9 +235,15 @@ class _DeformablePair:
 
     def _harm(self, measures: dict[str, Any]) -> str | None:
         """What a deformation did that it is dropped for."""
-        if lowered(measures, self.settings.similarity):
+        if self._lowered(measures):
             return _LOWERED
-        return _TAKEN_APART if self.doubted and structures_taken_apart(measures) else None
+        doubted = any(each.doubted for each in self.pairs)
+        return _TAKEN_APART if doubted and structures_taken_apart(measures) else None
+
+    def _lowered(self, measures: dict[str, Any]) -> bool:
+        """Whether it made the images less alike than the affine does; of several pairs on the whole."""
+        each = zip(self.pairs, [measures, *measures.get("further", {}).values()], strict=True)
+        return sum(pair.weight * gain(own, pair.similarity) for pair, own in each) < 0
 
     def steps(self) -> tuple[TraceStep, ...]:
         """What was recorded, with its numbers."""
@@ -312,28 +284,34 @@ class _DeformablePair:
     def _optimised(self, settings: DeformableSettings, start: DisplacementField | None) -> Deformation:
         if self.recorder is not None:
             self.recorder.begin()
-        found = self._moved_on(self.fixed.scaled, self.moving.scaled, settings, start)
-        if not self.mapping or is_over(self.plan.deadline):
+        found = self._moved_on([each.deformable(settings) for each in _first_of_all(self.pairs)], settings, start)
+        if not any(each.mapped for each in self.pairs) or is_over(self.plan.deadline):
             return found
-        alike = _in_one_contrast(self.fixed, self.moving, Composition.of(self.affine, found.warp))
+        way = Composition.of(self.affine, found.warp)
+        alike = [
+            each.in_one_contrast(way, settings) if each.mapped else each.deformable(settings) for each in self.pairs
+        ]
         # The coarsest level would find again what is known by now.
-        finer = {"similarity": _IN_THE_END, "levels": settings.levels[1:] or settings.levels}
-        again = self._moved_on(alike.fixed, alike.moving, settings.model_copy(update=finer), found.warp)
+        finer: dict[str, Any] = {"levels": settings.levels[1:] or settings.levels}
+        finer |= {"similarity": IN_THE_END} if self.pairs[0].mapped else {}
+        again = self._moved_on(alike, settings.model_copy(update=finer), found.warp)
         return replace(again, trace=[*found.trace, *again.trace])
 
     def _moved_on(
-        self, fixed: Image, moving: Image, settings: DeformableSettings, start: DisplacementField | None
+        self, pairs: Sequence[ImagePair], settings: DeformableSettings, start: DisplacementField | None
     ) -> Deformation:
         recorder = self.recorder
+        first, *further = pairs
         return optimise(
-            fixed,
-            moving,
+            first.fixed,
+            first.moving,
             self.affine,
             settings,
-            fixed_mask=self.fixed.mask,
-            moving_mask=self.moving.mask,
+            fixed_mask=first.fixed_mask,
+            moving_mask=first.moving_mask,
             device=self.plan.device,
             start=start,
+            further=further,
             deadline=self.plan.deadline,
             progress=self.clock.progress,
             watch=None if recorder is None else lambda _, field: recorder.add("deformable", field.to("cpu")),
@@ -347,15 +325,13 @@ class _DeformablePair:
                 ways["final"] = Composition.of(self.affine, deformation.warp)
             met = structures_met(fixed, moving, ways)
             measures = measure(fixed.scaled, moving.scaled, self.affine, deformation, fixed.mask, moving.mask)
-            return measures if met is None else measures | {"structures": met}
+            measures |= {} if met is None else {"structures": met}
+            further = {
+                each.name: likeness(each.fixed.scaled, each.moving.scaled, ways, each.fixed.mask, each.moving.mask)
+                for each in self.pairs[1:]
+            }
+            return measures | ({"further": further} if further else {})
 
     def _drop(self, kind: Kind) -> None:
         if self.recorder is not None:
             self.recorder.drop(kind)
-
-
-def _linear_similarities(recipe: Preset) -> tuple[Similarity, Similarity]:
-    """For the linear stage, to search and to refine: the counterparts of the deformable stage's."""
-    if recipe.affine.multimodal or find_similarity(recipe.deformable.similarity).multimodal:
-        return MutualInformation(), MutualInformation()
-    return NCC(), make_similarity(recipe.deformable)

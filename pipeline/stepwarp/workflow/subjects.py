@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,14 @@ def prepare(
     return PreparedImage(source, mask_source, image, scale_intensities(canonical(image), mask), mask)
 
 
-def described_inputs(fixed: PreparedImage, moving: PreparedImage) -> dict[str, Any]:
-    """The images, and their masks if there are any, as a record holds them."""
-    both = {"fixed": fixed, "moving": moving}
-    described = {role: described_image(subject.source, subject.image) for role, subject in both.items()}
+def described_inputs(
+    fixed: PreparedImage, moving: PreparedImage, further: Sequence[tuple[PreparedImage, PreparedImage]] = ()
+) -> dict[str, Any]:
+    """The images, and the masks of the first two if there are any, as a record holds them."""
+    images = {"fixed": fixed, "moving": moving}
+    for n, (one, other) in enumerate(further, 2):
+        images |= {f"fixed_{n}": one, f"moving_{n}": other}
+    described = {role: described_image(subject.source, subject.image) for role, subject in images.items()}
     for role, subject, name in zip(("fixed_mask", "moving_mask"), (fixed, moving), MASKS, strict=True):
         if subject.mask is not None:
             file = {} if subject.mask_source is None else _described_file(subject.mask_source)

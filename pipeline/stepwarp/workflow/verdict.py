@@ -69,32 +69,45 @@ def measure(
     fixed, moving: scaled to 0..1, as they were registered. Similarity and information also leave out what has a partner
     that the moving mask excludes, or that lies beyond where the moving image cuts the subject."""
     inside = foreground(fixed, fixed_mask)
-    transform: Transform = affine if deformation is None else Composition.of(affine, deformation.warp)
-    subject = ImagedSubject(fixed, fixed_mask)
-    trusted = _trusted(subject, ImagedSubject(moving, moving_mask), affine, transform)
-    compared = inside if trusted is None else foreground(fixed, trusted)
-    moved = moving.warp(affine, fixed.grid)
-    size = subject.size
-    edge = voxel_edge(size, _INFORMATION_ACROSS, float(fixed.grid.spacing.min()))
+    ways: dict[str, Transform] = {"affine": affine}
+    if deformation is not None:
+        ways["final"] = Composition.of(affine, deformation.warp)
     stretches = np.linalg.svd(affine.matrix[:-1, :-1], compute_uv=False)
     result: dict[str, Any] = {
         "subject_voxels": int(inside.sum()),
-        "subject_mm": round(size, 4),
-        "similarity_affine": similarities(fixed, moved, compared),
-        "information": {"mm": round(edge, 4), "affine": _information(fixed, moved, trusted, edge)},
+        "subject_mm": round(ImagedSubject(fixed, fixed_mask).size, 4),
+        **likeness(fixed, moving, ways, fixed_mask, moving_mask),
         "volume_ratio": round(float(np.linalg.det(affine.matrix[:-1, :-1])), 5),
         "stretch": round(float(stretches[0] / stretches[-1]), 5),
-        "overlap": _overlap(fixed, moving, transform, inside),
+        "overlap": _overlap(fixed, moving, list(ways.values())[-1], inside),
         "overlap_of_moving": _overlap(moving, fixed, affine.inverse(), foreground(moving, moving_mask)),
     }
     if deformation is not None:
         warp, inverse_warp = deformation.warp, deformation.inverse_warp
-        moved = moving.warp(transform, fixed.grid)
-        result["similarity"] = similarities(fixed, moved, compared)
-        result["information"]["final"] = _information(fixed, moved, trusted, edge)
         result["displacement_mm"] = _lengths(warp, inside)
         result["regularity"] = regularity(warp, inside).as_dict()
         result["inverse_residual"] = inverse_consistency(warp, inverse_warp, fixed.grid, inside).as_dict()
+    return result
+
+
+def likeness(
+    fixed: Image,
+    moving: Image,
+    ways: dict[str, Transform],
+    fixed_mask: Image | None,
+    moving_mask: Image | None = None,
+) -> dict[str, Any]:
+    """Similarity and shared information under the affine and, where there is one, the final transform, as `measure` has
+    them. ways: both, fixed world -> moving world, as "affine" and "final"."""
+    subject = ImagedSubject(fixed, fixed_mask)
+    trusted = _trusted(subject, ImagedSubject(moving, moving_mask), *ways.values())
+    compared = foreground(fixed, fixed_mask if trusted is None else trusted)
+    edge = voxel_edge(subject.size, _INFORMATION_ACROSS, float(fixed.grid.spacing.min()))
+    result: dict[str, Any] = {"information": {"mm": round(edge, 4)}}
+    for stage, way in ways.items():
+        moved = moving.warp(way, fixed.grid)
+        result["similarity_affine" if stage == "affine" else "similarity"] = similarities(fixed, moved, compared)
+        result["information"][stage] = _information(fixed, moved, trusted, edge)
     return result
 
 
@@ -108,8 +121,14 @@ def foreground(fixed: Image, mask: Image | None) -> Tensor:
 
 def lowered(measures: dict[str, Any], similarity: SimilarityName) -> bool:
     """Whether the deformation made the images less alike than the affine alone, by the measure nearest to the loss."""
+    return gain(measures, similarity) < 0
+
+
+def gain(measures: dict[str, Any], similarity: SimilarityName) -> float:
+    """How much more alike the images are with the deformation than by the affine alone, by the measure nearest to the
+    loss."""
     key = find_similarity(similarity).nearest_measure
-    return measures["similarity"][key] < measures["similarity_affine"][key]
+    return measures["similarity"][key] - measures["similarity_affine"][key]
 
 
 def judge(
@@ -141,6 +160,20 @@ def _judge_overlap(of_fixed: float, of_moving: float, fails: list[str], checks: 
         text += f", and {of_moving:.0%} of the moving subject one inside the fixed image"
     overlap = max(of_fixed, of_moving)
     (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)
+
+
+def judge_further(measures: dict[str, Any], name: str, *, multimodal: bool) -> tuple[list[str], list[str]]:
+    """What to know and what to look at of a further pair of images, in sentences. measures: of the first pair, with
+    what `likeness` has of that one in `further`, by its name.
+
+    What would be a failure of the first pair is to be looked at: the first may be right all the same."""
+    checks: list[str] = []
+    good: list[str] = []
+    own = measures["further"][name] | {"structures": measures.get("structures", {})}
+    _judge_information(own, checks, checks, good)
+    if "similarity" in own:
+        _judge_gain(own, "mutual_information" if multimodal else "lncc", checks, checks, good)
+    return [f"{name}: {text}" for text in good], [f"{name}: {text}" for text in checks]
 
 
 def _judge_linear(measures: dict[str, Any], fails: list[str], checks: list[str]) -> None:
@@ -209,7 +242,7 @@ def _judge_structures(met: dict[str, Any], parts: bool, fails: list[str], checks
         (fails if after < least else checks if lost or after < wanted else good).append(text)
 
 
-def _judge_deformation(
+def _judge_gain(
     measures: dict[str, Any], similarity: str, fails: list[str], checks: list[str], good: list[str]
 ) -> None:
     """similarity: the key of that by which gain and loss are told."""
@@ -220,6 +253,12 @@ def _judge_deformation(
         text = f"the {what} is {before:.2f} with the deformation and without it"
     lost, gained = after < before - _GAIN_CHECK, after >= before + _GAIN_CHECK or after >= _ALIKE[similarity]
     (fails if lost else good if gained else checks).append(text)
+
+
+def _judge_deformation(
+    measures: dict[str, Any], similarity: str, fails: list[str], checks: list[str], good: list[str]
+) -> None:
+    _judge_gain(measures, similarity, fails, checks, good)
     smoothness = measures["regularity"]
     folds = smoothness["corner_folds"]
     said = counted(folds["count"], "voxel folds", "voxels fold") if folds["count"] else "no voxel folds"
@@ -240,8 +279,8 @@ def _overlap(image: Image, other: Image, transform: Transform, inside: Tensor) -
     return round(float(box.warp(transform, image.grid).data[inside].mean()), 5)
 
 
-def _trusted(fixed: ImagedSubject, moving: ImagedSubject, affine: Affine, transform: Transform) -> Image | None:
-    """Where on the fixed grid the images may be compared, under neither of the transforms with what the moving one does
+def _trusted(fixed: ImagedSubject, moving: ImagedSubject, affine: Transform, *others: Transform) -> Image | None:
+    """Where on the fixed grid the images may be compared, under none of the transforms with what the moving one does
     not know; None for everywhere."""
     if moving.mask is None and not moving.cut.any():
         return fixed.mask
@@ -249,7 +288,7 @@ def _trusted(fixed: ImagedSubject, moving: ImagedSubject, affine: Affine, transf
     known = moving.known(blocks, moving.image.data.device)
     assert known is not None
     trusted = torch.ones_like(fixed.image.data) if fixed.mask is None else (fixed.mask.data > 0).float()
-    for each in {affine, transform}:
+    for each in (affine, *others):
         trusted = torch.where(Image(known, blocks.grid).warp(each, fixed.grid).data < _WHOLLY, 0, trusted)
     return Image(trusted, fixed.grid)
 
