@@ -29,6 +29,8 @@ def heads(monkeypatch):
     taken = {}
 
     def segment(image, segmenter, upright=None):
+        if upright is not None and taken.get("turned") == "too large":
+            raise InputError("shows too much")
         bright = image.data / image.data.max()
         classes = (bright > 0.2).long() + (bright > 0.6).long()
         probabilities = torch.nn.functional.one_hot(classes, 1 + len(KNOWN)).movedim(-1, 0).float()
@@ -169,6 +171,15 @@ def test_a_head_that_lies_otherwise_than_its_header_says_is_known_once_it_is_lai
     met = register(**pair, preset=recipe, threads=1, escalate=False).record["measures"]["structures"]
     assert met[lying]["is_head"]
     assert "final" in met
+
+
+def test_a_second_look_that_fails_costs_nothing_but_itself(brains, recipe, heads):
+    turn = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    lying = inverted(brains.moving, "inverted")
+    lying = Image(lying.data, Grid(lying.grid.shape, turn @ lying.grid.affine), lying.name)
+    heads |= {"inverted": NONE, "turned": "too large"}
+    met = register(brains.fixed, lying, preset=recipe, threads=1, escalate=False).record["measures"]["structures"]
+    assert [met[role]["is_head"] for role in ("fixed", "moving")] == [True, False]
 
 
 @pytest.mark.parametrize("similarity", ["auto", "mi"])
