@@ -11,7 +11,7 @@ from stepwarp.geometry import Affine, Grid, Image, LabelMap
 from stepwarp.layout import MASKS
 from stepwarp.segment import KnownStructure, Segmentation
 from stepwarp.segment.head import Head
-from stepwarp.workflow import anatomy
+from stepwarp.workflow import anatomy, verdict
 from stepwarp.workflow.register import register
 
 KNOWN = (
@@ -157,6 +157,15 @@ def test_of_two_heads_that_show_as_much_nobody_asks_what_they_are(brains, whole,
 def inverted(image, name):
     data = image.data
     return Image(torch.where(data > 0.02, 1.05 - data / data.max(), 0.0), image.grid, name)
+
+
+def test_where_images_share_little_structures_are_asked_in_the_end(brains, recipe, registration, heads, monkeypatch):
+    monkeypatch.setattr(verdict, "_INFORMATION_CHECK", 1.0)
+    found = register(brains.fixed, brains.moving, preset=recipe, threads=1)
+    assert bits(found) == bits(registration)
+    assert [stage["name"] for stage in found.record["stages"]][-2:] == ["measure", "structures"]
+    assert 0.2 < found.record["measures"]["structures"]["affine"] < found.record["measures"]["structures"]["final"]
+    assert found.record["segmenter"]["name"] == "brain-any"
 
 
 @pytest.mark.parametrize("lying", ["fixed", "moving"])

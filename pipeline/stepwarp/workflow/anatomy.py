@@ -21,7 +21,7 @@ from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
 from stepwarp.options import RegisterOptions
 from stepwarp.registrar.subject import ImagedSubject
-from stepwarp.registrar.weights import weights_path
+from stepwarp.registrar.weights import SHIPPED_SEGMENTERS, weights_path
 from stepwarp.segment import HeadSegmenter, Segmentation, load_segmenter, segment
 from stepwarp.segment.segmenters import SHIPPED_SEGMENTER
 from stepwarp.workflow.clock import Clock
@@ -210,4 +210,5 @@ def described_segmenter(
 ) -> dict[str, Any]:
     """A segmenter, by default the shipped one, as a record holds it. source: its file or name."""
     card = (segmenter or shipped_segmenter(torch.device("cpu"))).header.card
-    return {"name": card.name, "sha256": sha256(weights_path(source)), "licence": card.licence}
+    shipped = SHIPPED_SEGMENTERS.get(str(source))  # as which it was checked when it was loaded
+    return {"name": card.name, "sha256": shipped or sha256(weights_path(source)), "licence": card.licence}

@@ -27,7 +27,7 @@ from stepwarp.workflow.initial import Initial
 from stepwarp.workflow.network import Attempt, Network, attempt
 from stepwarp.workflow.subjects import PreparedImage, mask_remarks, outside_remarks
 from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured
-from stepwarp.workflow.verdict import foreground, judge, lowered, measure
+from stepwarp.workflow.verdict import foreground, information_in_doubt, judge, lowered, measure
 
 #: A level is as fine as the network's grid, or a start's, up to this factor: spacings are rounded.
 _AS_FINE = 1.01
@@ -91,14 +91,20 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
             fit = _refined_in_one_contrast(plan, fixed, moving, _linear_fit(plan, fixed, moving, clock), clock)
     if recorder is not None:
         recorder.add("affine", None, clock.stages[-1]["seconds"])
-    known = fixed.anatomy is not None and moving.anatomy is not None
-    if doubted and not known and not plan.options.affine_only and not is_over(plan.deadline):
+    looked = fixed.anatomy is not None and moving.anatomy is not None
+    if doubted and not looked and _has_time_to_look(plan):
+        looked = True
         with clock.stage("structures"):
             fixed, moving = with_doubted_anatomy(fixed, moving, fit.transform, plan.device, plan.options.max_memory)
     pair = _DeformablePair(plan, fixed, moving, fit.transform, clock, recorder, others, doubted)
     given = plan.initial
     tried = None if plan.network is None else pair.attempt(plan.network)
     start, deformation, measures = pair.deform(given if tried is None else tried)
+    if information_in_doubt(measures) and not looked and _has_time_to_look(plan):
+        with clock.stage("structures"):
+            fixed, moving = with_doubted_anatomy(fixed, moving, fit.transform, plan.device, plan.options.max_memory)
+            met = structures_met(fixed, moving, pair.ways(deformation))
+            measures |= {} if met is None else {"structures": met}
     if isinstance(start, Attempt):
         tried = start
     else:
@@ -118,6 +124,11 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     contrast = None if seen is None else seen.as_dict()
     anatomy = fixed.anatomy, moving.anatomy
     return SearchResult(fit, deformation, tried, given, measures, verdict, contrast, pair.steps(), anatomy)
+
+
+def _has_time_to_look(plan: SearchRequest) -> bool:
+    """Whether a segmenter may look at the images; for a linear stage alone only who asks for it wants that."""
+    return not plan.options.affine_only and not is_over(plan.deadline)
 
 
 def _linear_fit(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clock: Clock) -> LinearFit:
@@ -281,6 +292,11 @@ class _DeformablePair:
             inside = foreground(self.fixed.scaled, self.fixed.mask)
             return tuple(measured(self.recorder.steps, self.affine, self.fixed.scaled, self.moving.scaled, inside))
 
+    def ways(self, deformation: Deformation | None) -> dict[str, Transform]:
+        """Fixed world -> moving world, linear and as it is in the end."""
+        linear: dict[str, Transform] = {"affine": self.affine}
+        return linear if deformation is None else linear | {"final": Composition.of(self.affine, deformation.warp)}
+
     @property
     def settings(self) -> DeformableSettings:
         return self.plan.recipe.deformable
@@ -342,10 +358,7 @@ class _DeformablePair:
     def _measures(self, deformation: Deformation | None) -> dict[str, Any]:
         with self.clock.stage("measure"):
             fixed, moving = self.fixed, self.moving
-            ways: dict[str, Transform] = {"affine": self.affine}
-            if deformation is not None:
-                ways["final"] = Composition.of(self.affine, deformation.warp)
-            met = structures_met(fixed, moving, ways)
+            met = structures_met(fixed, moving, self.ways(deformation))
             measures = measure(fixed.scaled, moving.scaled, self.affine, deformation, fixed.mask, moving.mask)
             return measures if met is None else measures | {"structures": met}
 
