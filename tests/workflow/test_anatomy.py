@@ -11,7 +11,7 @@ from stepwarp.geometry import Affine, Grid, Image, LabelMap
 from stepwarp.layout import MASKS
 from stepwarp.segment import KnownStructure, Segmentation
 from stepwarp.segment.head import Head
-from stepwarp.workflow import anatomy
+from stepwarp.workflow import anatomy, verdict
 from stepwarp.workflow.register import register
 
 KNOWN = (
@@ -29,6 +29,8 @@ def heads(monkeypatch):
     taken = {}
 
     def segment(image, segmenter, upright=None):
+        if upright is not None and taken.get("turned") == "too large":
+            raise InputError("shows too much")
         bright = image.data / image.data.max()
         classes = (bright > 0.2).long() + (bright > 0.6).long()
         probabilities = torch.nn.functional.one_hot(classes, 1 + len(KNOWN)).movedim(-1, 0).float()
@@ -157,6 +159,15 @@ def inverted(image, name):
     return Image(torch.where(data > 0.02, 1.05 - data / data.max(), 0.0), image.grid, name)
 
 
+def test_where_images_share_little_structures_are_asked_in_the_end(brains, recipe, registration, heads, monkeypatch):
+    monkeypatch.setattr(verdict, "_INFORMATION_CHECK", 1.0)
+    found = register(brains.fixed, brains.moving, preset=recipe, threads=1)
+    assert bits(found) == bits(registration)
+    assert [stage["name"] for stage in found.record["stages"]][-2:] == ["measure", "structures"]
+    assert 0.2 < found.record["measures"]["structures"]["affine"] < found.record["measures"]["structures"]["final"]
+    assert found.record["segmenter"]["name"] == "brain-any"
+
+
 @pytest.mark.parametrize("lying", ["fixed", "moving"])
 def test_a_head_that_lies_otherwise_than_its_header_says_is_known_once_it_is_laid_beside_the_other(
     brains, recipe, heads, lying
@@ -169,6 +180,15 @@ def test_a_head_that_lies_otherwise_than_its_header_says_is_known_once_it_is_lai
     met = register(**pair, preset=recipe, threads=1, escalate=False).record["measures"]["structures"]
     assert met[lying]["is_head"]
     assert "final" in met
+
+
+def test_a_second_look_that_fails_costs_nothing_but_itself(brains, recipe, heads):
+    turn = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    lying = inverted(brains.moving, "inverted")
+    lying = Image(lying.data, Grid(lying.grid.shape, turn @ lying.grid.affine), lying.name)
+    heads |= {"inverted": NONE, "turned": "too large"}
+    met = register(brains.fixed, lying, preset=recipe, threads=1, escalate=False).record["measures"]["structures"]
+    assert [met[role]["is_head"] for role in ("fixed", "moving")] == [True, False]
 
 
 @pytest.mark.parametrize("similarity", ["auto", "mi"])

@@ -21,11 +21,11 @@ from stepwarp.segment.head import Head, seen_head
 from stepwarp.segment.segmenters import HeadSegmenter, KnownStructure
 
 #: Around what an image shows, mm.
-_MARGIN_MM = 10.0
+MARGIN_MM = 10.0
 #: Sizes of the network's grids are multiples of it, so that no level is padded.
-_MULTIPLE = 8
+MULTIPLE = 8
 #: Larger than this the network's grid is not: heads are a tenth of it, and what is larger takes minutes and GiB.
-_MOST_VOXELS = 16e6
+MOST_VOXELS = 16_000_000
 #: How much of the fluid around it counts as brain where a voxel has some of both: what skull-stripping keeps.
 _FLUID = 0.5
 
@@ -161,14 +161,14 @@ def one_piece(mask: np.ndarray) -> np.ndarray:
 def _around(scaled: Image, segmenter: HeadSegmenter) -> Grid:
     """The network's grid around all that the image shows, as large as those of the training at least."""
     try:
-        whole = Spacing(mm=segmenter.header.mm, multiple=_MULTIPLE, margin_mm=_MARGIN_MM).grid(scaled)
+        whole = Spacing(mm=segmenter.header.mm, multiple=MULTIPLE, margin_mm=MARGIN_MM).grid(scaled)
     except InputError as error:
         extent = " x ".join(f"{n * mm:.0f}" for n, mm in zip(scaled.grid.shape, scaled.grid.spacing, strict=True))
         raise InputError(
             f"{scaled.name}: is {extent} mm by its header, and no head is that large. Correct the header, or cut the "
             "image to the head."
         ) from error
-    if np.prod(whole.shape, dtype=float) > _MOST_VOXELS:
+    if np.prod(whole.shape, dtype=float) > MOST_VOXELS:
         extent = " x ".join(f"{n * segmenter.header.mm:.0f}" for n in whole.shape)
         raise InputError(f"{scaled.name}: shows {extent} mm, and no head is that large. Cut it to the head.")
     return _of_shape(whole, np.maximum(whole.shape, segmenter.header.box), np.array(whole.shape) / 2)
@@ -178,13 +178,13 @@ def _closer(probabilities: Tensor, grid: Grid, segmenter: HeadSegmenter) -> Grid
     """A grid of the training's size around the brain that was found; None where the first one is no larger, or where
     none was found."""
     box = np.array(segmenter.header.box)
-    if (np.array(grid.shape) <= box + _MULTIPLE).all():
+    if (np.array(grid.shape) <= box + MULTIPLE).all():
         return None
     found = np.argwhere(one_piece(_brain(probabilities, segmenter.structures).numpy() > 0.5))
     if not len(found):
         return None
     low, high = found.min(0), found.max(0) + 1
-    wanted = np.maximum(box, -(-(high - low) // _MULTIPLE) * _MULTIPLE)
+    wanted = np.maximum(box, -(-(high - low) // MULTIPLE) * MULTIPLE)
     return None if (wanted >= grid.shape).all() else _of_shape(grid, wanted, (low + high) / 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
 from stepwarp.options import RegisterOptions
 from stepwarp.registrar.subject import ImagedSubject
-from stepwarp.registrar.weights import weights_path
+from stepwarp.registrar.weights import SHIPPED_SEGMENTERS, weights_path
 from stepwarp.segment import HeadSegmenter, Segmentation, load_segmenter, segment
 from stepwarp.segment.segmenters import SHIPPED_SEGMENTER
 from stepwarp.workflow.clock import Clock
@@ -36,7 +37,8 @@ _LEAST_MM3, _MOST_MM3 = 0.3e6, 12e6
 #: A deformation that lowers the overlap of structures by so much does harm. Of an average brain in two contrasts, where
 #: every deformation is wrong, it takes .11 to .14; right ones of training pairs of different contrasts add .01 or more.
 _TAKEN_APART = 0.05
-#: A head that lies so far from where its header says is no head to the segmenter, which was trained with 15 degrees.
+#: A head that lies further from where its header says may be none to the segmenter, which was trained with turns of up
+#: to 20 degrees about each axis.
 _LYING_DEGREES = 15
 
 
@@ -73,16 +75,17 @@ def with_doubted_anatomy(
     way: the linear transform, fixed world -> moving world. What is no head as its header says it lies is looked at
     again as this lays it beside the other one."""
     seen = _looked_at(fixed, moving, device, max_memory)
+    heads = [_is_head(each) for each in seen]
+    if not any(heads):
+        return fixed, moving
     rotation = Rotation.from_matrix(way.matrix[:-1, :-1])  # that nearest to it
-    lies_otherwise = np.degrees(rotation.magnitude()) > _LYING_DEGREES
+    if all(heads) or np.degrees(rotation.magnitude()) <= _LYING_DEGREES:
+        return seen
     turn = Affine(np.column_stack([rotation.as_matrix(), np.zeros(3)]))
-    match [_is_head(each) for each in seen]:
-        case [True, False] if lies_otherwise:
+    with suppress(InputError):  # nobody asked: what turned shows too much is left as it was seen
+        if heads[0]:
             return seen[0], with_structures(moving, device, turn.inverse())
-        case [False, True] if lies_otherwise:
-            return with_structures(fixed, device, turn), seen[1]
-        case [False, False]:
-            return fixed, moving
+        return with_structures(fixed, device, turn), seen[1]
     return seen
 
 
@@ -207,4 +210,5 @@ def described_segmenter(
 ) -> dict[str, Any]:
     """A segmenter, by default the shipped one, as a record holds it. source: its file or name."""
     card = (segmenter or shipped_segmenter(torch.device("cpu"))).header.card
-    return {"name": card.name, "sha256": sha256(weights_path(source)), "licence": card.licence}
+    shipped = SHIPPED_SEGMENTERS.get(str(source))  # as which it was checked when it was loaded
+    return {"name": card.name, "sha256": shipped or sha256(weights_path(source)), "licence": card.licence}

@@ -135,7 +135,7 @@ def _memory_of(request: SearchRequest, fixed: PreparedImage, moving: PreparedIma
         affine_only=request.options.affine_only,
         kernels=backend.name_for(request.device) != "reference",
         gpu=request.device.type == "cuda",
-        structures=fixed.anatomy is not None or _may_be_looked_at(request, *first),
+        structures=fixed.anatomy is None and _may_be_looked_at(request, *first),
         auto=any(request.options.similarity_of(n) == "auto" for n in range(len(pairs))),
         before=max(0, limits.held_memory() - sum(each.held() for pair in (first, *further) for each in pair)),
         network=0 if request.network is None else bytes_for(request.network, fixed.scaled),
@@ -145,7 +145,7 @@ def _memory_of(request: SearchRequest, fixed: PreparedImage, moving: PreparedIma
 
 
 def _may_be_looked_at(request: SearchRequest, fixed: Extent, moving: Extent) -> bool:
-    """Whether contrasts that are in doubt would have a segmenter look at the images."""
+    """Whether a segmenter would look at the images, should contrasts or what they share be in doubt."""
     return not request.options.affine_only and any(as_large_as_a_head(each.shown_mm3) for each in (fixed, moving))
 
 

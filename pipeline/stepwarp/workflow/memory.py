@@ -20,6 +20,7 @@ from stepwarp.geometry import Grid, Image
 from stepwarp.limits import in_words
 from stepwarp.losses.similarity import find_similarity
 from stepwarp.registrar.subject import SHOWN, voxel_edge
+from stepwarp.segment.segmentation import MARGIN_MM, MOST_VOXELS, MULTIPLE
 from stepwarp.workflow.device import free_gpu_memory
 
 #: What a process holds that has read nothing yet, and what it loads on its way besides.
@@ -36,9 +37,8 @@ _SHOWN_SHARE = 0.6
 _OF_AUTO = ("mi", "lncc")
 #: What the stage is called in which a segmenter looks at both images.
 STRUCTURES = "structures"
-#: Its grid: mm of its voxels, of which sizes are multiples, mm around what an image shows, and how large it is at least
-#: and at most.
-_LOOK_MM, _MULTIPLE, _AROUND_MM, _LEAST_LOOK, _MOST_LOOK = 2.0, 8, 10.0, (88, 104, 88), 16_000_000
+#: Of the shipped one, without reading it: mm of its voxels, and how many there are at least along each axis.
+_LOOK_MM, _LEAST_LOOK = 2.0, (88, 104, 88)
 #: Bytes of each of its voxels while it looks, and of the image's own while what it found is laid out there.
 _LOOKING, _LAID_OUT = 250, 24
 
@@ -120,8 +120,8 @@ class Extent:
 
     def looked_at(self) -> int:
         """Voxels of the grid on which a segmenter looks for structures."""
-        along = -(-(self.box_mm + 2 * _AROUND_MM) // (_LOOK_MM * _MULTIPLE)) * _MULTIPLE
-        return int(min(np.maximum(along, _LEAST_LOOK).prod(), _MOST_LOOK))
+        along = -(-(self.box_mm + 2 * MARGIN_MM) // (_LOOK_MM * MULTIPLE)) * MULTIPLE
+        return int(min(np.maximum(along, _LEAST_LOOK).prod(), MOST_VOXELS))
 
     def pooling(self, edge: float) -> int:
         """Bytes for bringing it onto blocks of `edge` mm: it is laid out with blocks around it, and pooled from a
@@ -182,8 +182,9 @@ class PairMemory:
 
     kernels: whether they compute the similarity, and not plain torch. gpu: whether a GPU does. before: bytes that the
     process holds besides the images. network: bytes that one takes on its grid, 0 without one. structures: whether a
-    segmenter looks at the first two images, or will where contrasts are in doubt. auto: whether a similarity may turn
-    out to be another than was planned. further: more pairs of images. compared_by: the names of their similarities."""
+    segmenter is yet to look at the first two images, perhaps only where contrasts are in doubt. auto: whether a
+    similarity may turn out to be another than was planned. further: more pairs of images. compared_by: the names of
+    their similarities."""
 
     fixed: Extent
     moving: Extent

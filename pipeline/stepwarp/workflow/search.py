@@ -24,7 +24,7 @@ from stepwarp.workflow.initial import Initial
 from stepwarp.workflow.network import Attempt, Network, attempt
 from stepwarp.workflow.subjects import PreparedImage, mask_remarks, outside_remarks
 from stepwarp.workflow.trace import Kind, Recorder, TraceStep, measured
-from stepwarp.workflow.verdict import foreground, gain, judge, judge_further, likeness, measure
+from stepwarp.workflow.verdict import foreground, gain, information_in_doubt, judge, judge_further, likeness, measure
 
 #: A level is as fine as the network's grid, or a start's, up to this factor: spacings are rounded.
 _AS_FINE = 1.01
@@ -84,16 +84,17 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
         recorder.add("affine", None, clock.stages[-1]["seconds"])
     looked = fixed.anatomy is not None and moving.anatomy is not None
     doubted = any(each.doubted for each in pairs)
-    if doubted and not looked and not plan.options.affine_only and not is_over(plan.deadline):
-        with clock.stage("structures"):
-            first = pairs[0]
-            most = plan.options.max_memory
-            fixed, moving = with_doubted_anatomy(first.fixed, first.moving, fit.transform, plan.device, most)
-            pairs = (replace(first, fixed=fixed, moving=moving), *pairs[1:])
+    if doubted and not looked and _has_time_to_look(plan):
+        looked = True
+        pairs = _looked_at(plan, pairs, fit.transform, clock)
     pair = _DeformablePair(plan, pairs, fit.transform, clock, recorder)
     given = plan.initial
     tried = None if plan.network is None else pair.attempt(plan.network)
     start, deformation, measures = pair.deform(given if tried is None else tried)
+    if information_in_doubt(measures) and not looked and _has_time_to_look(plan):
+        pairs = _looked_at(plan, pairs, fit.transform, clock)
+        met = structures_met(pairs[0].fixed, pairs[0].moving, pair.ways(deformation))
+        measures |= {} if met is None else {"structures": met}
     if isinstance(start, Attempt):
         tried = start
     else:
@@ -115,6 +116,21 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
     verdict = judge(measures, notes, checks, multimodal=pairs[0].multimodal)
     verdict["reasons"] += known
     return SearchResult(fit, deformation, tried, given, measures, verdict, pairs, pair.steps())
+
+
+def _has_time_to_look(plan: SearchRequest) -> bool:
+    """Whether a segmenter may look at the images; for a linear stage alone only who asks for it wants that."""
+    return not plan.options.affine_only and not is_over(plan.deadline)
+
+
+def _looked_at(
+    plan: SearchRequest, pairs: tuple[ComparedPair, ...], way: Affine, clock: Clock
+) -> tuple[ComparedPair, ...]:
+    """The first images with what a segmenter finds in them, and the further ones as they are."""
+    first, *further = pairs
+    with clock.stage("structures"):
+        fixed, moving = with_doubted_anatomy(first.fixed, first.moving, way, plan.device, plan.options.max_memory)
+    return replace(first, fixed=fixed, moving=moving), *further
 
 
 def _first_of_all(pairs: tuple[ComparedPair, ...]) -> tuple[ComparedPair, ...]:
@@ -253,6 +269,11 @@ class _DeformablePair:
             inside = foreground(self.fixed.scaled, self.fixed.mask)
             return tuple(measured(self.recorder.steps, self.affine, self.fixed.scaled, self.moving.scaled, inside))
 
+    def ways(self, deformation: Deformation | None) -> dict[str, Transform]:
+        """Fixed world -> moving world, linear and as it is in the end."""
+        linear: dict[str, Transform] = {"affine": self.affine}
+        return linear if deformation is None else linear | {"final": Composition.of(self.affine, deformation.warp)}
+
     @property
     def settings(self) -> DeformableSettings:
         return self.plan.recipe.deformable
@@ -320,9 +341,7 @@ class _DeformablePair:
     def _measures(self, deformation: Deformation | None) -> dict[str, Any]:
         with self.clock.stage("measure"):
             fixed, moving = self.fixed, self.moving
-            ways: dict[str, Transform] = {"affine": self.affine}
-            if deformation is not None:
-                ways["final"] = Composition.of(self.affine, deformation.warp)
+            ways = self.ways(deformation)
             met = structures_met(fixed, moving, ways)
             measures = measure(fixed.scaled, moving.scaled, self.affine, deformation, fixed.mask, moving.mask)
             measures |= {} if met is None else {"structures": met}

@@ -131,6 +131,12 @@ def gain(measures: dict[str, Any], similarity: SimilarityName) -> float:
     return measures["similarity"][key] - measures["similarity_affine"][key]
 
 
+def information_in_doubt(measures: dict[str, Any]) -> bool:
+    """Whether images share so little information that only structures can tell whether they lie right."""
+    found = measures["information"]
+    return found["affine"] < _LINEAR_INFORMATION_CHECK or found.get("final", 1.0) < _INFORMATION_CHECK
+
+
 def judge(
     measures: dict[str, Any], notes: Sequence[str] = (), checks: Sequence[str] = (), *, multimodal: bool = False
 ) -> dict[str, Any]:
@@ -201,7 +207,7 @@ def _judge_information(measures: dict[str, Any], fails: list[str], checks: list[
         good.append(text)
     elif linear < _LINEAR_INFORMATION_FAIL or final < _INFORMATION_FAIL:
         fails.append(f"{text}: too little to be the same anatomy in the same place")
-    elif linear < _LINEAR_INFORMATION_CHECK or final < _INFORMATION_CHECK:
+    elif information_in_doubt(measures):
         checks.append(f"{text}: less than most pairs that are registered well")
     else:
         good.append(text)
