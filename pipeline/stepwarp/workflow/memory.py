@@ -182,8 +182,8 @@ class PairMemory:
 
     kernels: whether they compute the similarity, and not plain torch. gpu: whether a GPU does. before: bytes that the
     process holds besides the images. network: bytes that one takes on its grid, 0 without one. structures: whether a
-    segmenter is yet to look at both images, perhaps only where contrasts are in doubt. auto: whether the similarity may turn out to
-    be another than the recipe's."""
+    segmenter is yet to look at both images, perhaps only where contrasts are in doubt. auto: whether the similarity may
+    turn out to be another than the recipe's."""
 
     fixed: Extent
     moving: Extent
