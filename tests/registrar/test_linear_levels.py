@@ -1,5 +1,7 @@
 """Many linear maps at once: as each alone, with the derivatives that finite differences have."""
 
+import copy
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from stepwarp.losses.similarities.lncc import LNCC
 from stepwarp.losses.similarities.mi import MutualInformation
 from stepwarp.losses.similarities.ncc import NCC
 from stepwarp.registrar import affine
-from stepwarp.registrar.linear_levels import BothWays, LinearLevel, LinearPair
+from stepwarp.registrar.linear_levels import BothWays, LinearLevel, LinearPair, Together
 from stepwarp.registrar.linear_maps import LinearMaps
 from stepwarp.registrar.subject import ImagedSubject
 
@@ -26,6 +28,15 @@ def inner(image):
 def pair(known):
     """Without masks: with one of them the weights move, which the derivatives leave out."""
     return LinearPair(ImagedSubject(known.fixed), ImagedSubject(known.moving), "cpu")
+
+
+def several(pair, across, similarity):
+    """A level of two pairs of images, of which the second counts twice as much and is of another contrast."""
+    other = copy.copy(pair)
+    other.fixed, other.moving = (
+        ImagedSubject(Image(each.image.data * (1 - each.image.data), each.grid)) for each in (pair.fixed, pair.moving)
+    )
+    return Together([BothWays(each, across, similarity) for each in (pair, other)], [1 / 3, 2 / 3])
 
 
 def maps_around(kind, d=3):
@@ -68,9 +79,9 @@ def test_the_way_back_to_the_parameters(kind, d):
 
 
 @pytest.mark.parametrize("similarity", [NCC(), LNCC(), MutualInformation()], ids=lambda each: type(each).__name__)
-@pytest.mark.parametrize("both", [False, True])
-def test_derivatives_are_those_of_finite_differences(pair, similarity, both):
-    level = (BothWays if both else LinearLevel)(pair, 25, similarity)
+@pytest.mark.parametrize("kind", [LinearLevel, BothWays, several])
+def test_derivatives_are_those_of_finite_differences(pair, similarity, kind):
+    level = kind(pair, 25, similarity)
     random = torch.Generator().manual_seed(2)
     matrices, shifts = (0.1 * torch.randn(2, *s, generator=random, dtype=torch.float64) for s in ((3, 3), (3,)))
     matrices = matrices + torch.eye(3, dtype=torch.float64)
@@ -115,6 +126,16 @@ def test_what_is_compared_at_a_time_is_bounded(pair):
     assert max(map(len, parts)) * level.voxels <= affine._AT_ONCE
     assert [start for part in parts for start in part] == starts
     assert len(next(affine._parts(starts, LinearLevel(pair, 500, NCC())))) >= 1
+
+
+def test_a_level_of_several_pairs_is_their_mean_by_shares(pair):
+    together = several(pair, 12.5, NCC())
+    matrices, shifts = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1), torch.zeros(2, 3, dtype=torch.float64)
+    shifts[1] = 0.1
+    alone = zip(*(level.losses_with_gradients(matrices, shifts) for level in together.levels), strict=True)
+    for found, (one, other) in zip(together.losses_with_gradients(matrices, shifts), alone, strict=True):
+        assert not torch.allclose(one, other)
+        torch.testing.assert_close(found, one / 3 + 2 * other / 3)
 
 
 @pytest.mark.gpu
