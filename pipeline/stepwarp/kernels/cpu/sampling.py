@@ -116,14 +116,14 @@ def scaled_gradient(factor: Tensor, image: Tensor, *, out: Tensor | None = None)
 
 
 def _warping(image: Tensor, matrix: Tensor, outside: str) -> _Placing:
-    rows = array(matrix.double())[:3].astype(np.float32)
+    rows = array(matrix.float())[:3]
     size = np.array(image.shape[2:], np.float32)
     return _Placing(size, rows, np.ascontiguousarray(rows[:, :3]), outside == "border")
 
 
 def _linear(image: Tensor, matrix: Tensor, outside: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
     """The image, its size, the rows of every matrix, and whether values go on beyond the border."""
-    rows = np.ascontiguousarray(array(matrix.double())[:, :3].astype(np.float32))
+    rows = np.ascontiguousarray(array(matrix.float())[:, :3])
     return array(at_least_two(image))[0, 0], np.array(image.shape[2:], np.float32), rows, outside == "border"
 
 
