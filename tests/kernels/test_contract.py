@@ -299,6 +299,23 @@ def test_the_smallest_determinant_keeps_what_is_not_a_number(shape: tuple[int, .
     assert spoiled[(2,) * (len(shape) - 1)][1:4].all()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_background_does_not_pull_though_it_fills_the_histogram(weighted: bool, device: torch.device):
+    images = [(1.6 * t - 0.3).clamp(0, 1).to(device).requires_grad_() for t in drawn("grey grey", (6, 5, 7), 2)]
+    (weight,) = (t.to(device) for t in drawn("weight", (6, 5, 7), 2))
+    given = (*images, weight if weighted else None, 8)
+    bins = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    found = torch.autograd.grad((information.joint_histogram(*given) * bins).sum(), images)
+    with backend.use("reference"):
+        expected = torch.autograd.grad((information.joint_histogram(*given) * bins).sum(), images)
+    for image, ours, theirs in zip(images, found, expected, strict=True):
+        at_the_end = (image == 0) | (image == 1)
+        assert at_the_end.sum() > 20
+        assert (ours[at_the_end] == 0).all()
+        assert (ours[~at_the_end] != 0).any()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(9, 12, 7), (9, 12)], ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_forces_are_the_gradients_along_the_images_slopes(shape, weighted: bool, device: torch.device):

@@ -19,7 +19,8 @@ def joint_histogram(
     bins of the fixed, bins of the moved); NaN where nothing has weight.
 
     With linear Parzen windows: a value counts in the two bins between whose centres it lies. The bins' centres are
-    spread from 0 to 1; values beyond count in the outermost ones."""
+    spread from 0 to 1; values beyond count in the outermost ones. Values of 0 or less, as the background's, and of 1 or
+    more have derivatives of 0."""
     low_f, part_f = _bin(fixed.flatten(1), bins)
     low_m, part_m = _bin(moved.flatten(1), bins)
     weight = None if weight is None else weight.flatten(1)
@@ -36,6 +37,8 @@ def joint_histogram(
 
 
 def _bin(values: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    position = values.clamp(0, 1) * (bins - 1)
+    # Versions of torch differ in what the derivative of clamp is at its limits.
+    between = (values > 0) & (values < 1)
+    position = torch.where(between, values, values.detach().clamp(0, 1)) * (bins - 1)
     low = position.detach().floor().clamp_max(bins - 2)
     return low.long(), position - low

@@ -88,10 +88,9 @@ def _count_back(f, m, w, table, shares, to_f, to_m):
             j, t = _bin(m[n, x], bins)
             here = w[n, x] if weighted else one
             g00, g01, g10, g11 = table[n, i, j], table[n, i, j + 1], table[n, i + 1, j], table[n, i + 1, j + 1]
-            # Beyond the outermost bins a value may change as it will.
             if len(to_f) > 0:
-                moves = (f[n, x] >= zero) & (f[n, x] <= one)
+                moves = (f[n, x] > zero) & (f[n, x] < one)
                 to_f[n, x] = here * ((one - t) * (g10 - g00) + t * (g11 - g01)) if moves else zero
             if len(to_m) > 0:
-                moves = (m[n, x] >= zero) & (m[n, x] <= one)
+                moves = (m[n, x] > zero) & (m[n, x] < one)
                 to_m[n, x] = here * ((one - s) * (g01 - g00) + s * (g11 - g10)) if moves else zero

@@ -103,9 +103,8 @@ def _count_back(f, m, w, table, to_f, to_m, voxels, bins, weighted: tl.constexpr
     at = table + (low_f.to(tl.int32) * bins + low_m.to(tl.int32))
     g00, g01 = tl.load(at, wanted, 0.0), tl.load(at + 1, wanted, 0.0)
     g10, g11 = tl.load(at + bins, wanted, 0.0), tl.load(at + (bins + 1), wanted, 0.0)
-    # Beyond the outermost bins a value may change as it will.
-    share_f = ((value_f >= 0.0) & (value_f <= 1.0)).to(tl.float32)
-    share_m = ((value_m >= 0.0) & (value_m <= 1.0)).to(tl.float32)
+    share_f = ((value_f > 0.0) & (value_f < 1.0)).to(tl.float32)
+    share_m = ((value_m > 0.0) & (value_m < 1.0)).to(tl.float32)
     if weighted:
         weight = tl.load(w + x, wanted, 0.0)
         share_f, share_m = share_f * weight, share_m * weight

@@ -21,7 +21,7 @@ class MutualInformation(Similarity):
 
     multimodal = True
     nearest_measure = "mutual_information"
-    bytes_per_voxel = (16, 210)
+    bytes_per_voxel = (16, 226)
 
     def __init__(self, bins: Annotated[int, Field(ge=4, le=256)] = 32) -> None:
         self.bins = bins
