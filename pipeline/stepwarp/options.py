@@ -248,11 +248,14 @@ class RegisterOptions(Strict):
     def check_pairs(self, count: int) -> None:
         """InputError where what can be said of each pair of images is said of more or fewer than there are."""
         similarities = 1 if isinstance(self.similarity, str) else len(self.similarity)
-        for name, given in (("similarity", similarities), ("pair-weight", len(self.pair_weight))):
-            if given > 1 and given != count:
+        for name, given, for_all in (
+            ("similarity", similarities, "once for all, or "),
+            ("pair-weight", len(self.pair_weight) or count, ""),
+        ):
+            if given != count and not (for_all and given == 1):
                 raise InputError(
-                    f"--{name} is given {given} times for {counted(count, 'pair')} of images; give it once for all, or "
-                    "once for each in their order"
+                    f"--{name} is given {counted(given, 'time')} for {counted(count, 'pair')} of images; give it "
+                    f"{for_all}once for each in their order"
                 )
 
 

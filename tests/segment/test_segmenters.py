@@ -13,6 +13,11 @@ from stepwarp.segment import load_segmenter, save_segmenter
 from .conftest import CARD, KNOWN, SHAPE
 
 
+def test_a_name_that_is_none_is_told_which_ones_segment():
+    with pytest.raises(InputError, match="no weights of that name come with stepwarp: there are brain-any"):
+        load_segmenter("nothing")
+
+
 def test_what_is_written_is_what_is_read(tiny, tiny_state):
     assert [(each.id, each.name, each.brain) for each in tiny.structures] == [
         (2, "white", True),

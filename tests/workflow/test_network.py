@@ -261,6 +261,7 @@ def test_what_a_mask_excludes_does_not_reach_the_network(brains, run, weights):
     ("choice", "hint"),
     [
         ({"weights": "brain-t2"}, "brain-t2: is no file, and no weights of that name come with stepwarp"),
+        ({"weights": "/"}, "/: is a folder. Give the file of weights in it"),
         ({"steps": 3}, "no network to run them"),
         ({"refine": False}, "that is affine_only"),
         ({"weights": "x", "affine_only": True}, "affine_only ends before the network"),
@@ -298,7 +299,7 @@ def test_a_shipped_file_that_was_changed_is_refused(tmp_path, run, monkeypatch):
         run(weights="toy")
     monkeypatch.setitem(SHIPPED, "toy", hashlib.sha256(path.read_bytes()).hexdigest())
     assert run(weights="toy", refine=False).record["network"]["path"] == str(path)
-    with pytest.raises(InputError, match="Did you mean 'toy'"):
+    with pytest.raises(InputError, match="did you mean 'toy'"):
         run(weights="toyy")
 
 

@@ -227,11 +227,18 @@ def test_the_record_and_the_line_for_ants_say_it(value, said):
     ("lowest", "outside", "said"), [(-1024, None, True), (-1024, -1024.0, False), (-50, None, False)]
 )
 def test_water_around_a_cropped_ct_is_remarked(lowest, outside, said):
-    values = torch.linspace(lowest, 1500, 512).reshape(8, 8, 8)
+    values = torch.cat([torch.full((64,), float(lowest)), torch.linspace(lowest, 1500, 448)]).reshape(8, 8, 8)
     moving = prepare(Image(values, Grid.isotropic((8, 8, 8))), None, TrustRules(), outside)
     remarks = outside_remarks(moving)
     assert bool(remarks) == said
     assert all(f"--outside {lowest}" in remark for remark in remarks)
+
+
+def test_noise_around_a_magnetic_resonance_image_is_no_air_of_a_ct():
+    noise = 600 * torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(0))
+    noise[4:12, 4:12, 4:12] += 2000
+    assert noise.min() < -1024
+    assert not outside_remarks(prepare(Image(noise, Grid.isotropic(noise.shape)), None, TrustRules(), None))
 
 
 def test_a_volume_of_the_images_shape_in_another_place_is_noted():

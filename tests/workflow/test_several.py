@@ -122,6 +122,7 @@ def test_pairs_that_cannot_be_are_refused_before_the_search(both, recipe, monkey
         ({"similarity": ["lncc"] * 3}, "--similarity is given 3 times for 2 pairs of images"),
         ({"similarity": ["lncc", "lnc"]}, "similarity 'lnc' does not exist; did you mean 'lncc'"),
         ({"pair_weight": (1, 2, 3)}, "--pair-weight is given 3 times for 2 pairs"),
+        ({"pair_weight": (3,)}, "--pair-weight is given 1 time for 2 pairs of images; give it once for each"),
         ({"pair_weight": (1, 0)}, "pair_weight.1: Input should be greater than 0"),
     ],
 )

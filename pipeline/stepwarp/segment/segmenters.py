@@ -108,7 +108,7 @@ def load_segmenter(source: str | Path = SHIPPED_SEGMENTER, device: torch.device 
     """The segmenter in a file, or of the name of a shipped one, on a device.
 
     Raises InputError for a file that is damaged, or that holds no segmenter, or another than it says."""
-    path = weights_path(source)
+    path = weights_path(source, SHIPPED_SEGMENTERS)
     said, state = read_checkpoint(path)
     if said.get("kind") != "segmenter":
         raise InputError(f"{path}: holds no segmenter. Those that come with stepwarp: {', '.join(SHIPPED_SEGMENTERS)}.")

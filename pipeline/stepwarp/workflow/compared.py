@@ -88,8 +88,8 @@ class ComparedPair:
         explained = max(self.seen.of_moving, self.seen.of_fixed)
         text = f"{self.name}: " if self.name else ""
         text += (
-            f"the images are of different contrasts: a rising line explains {max(self.seen.line, 0):.0%} of the "
-            f"variance of one and a curve {explained:.0%}; they were compared by mutual information"
+            f"the images were taken for different contrasts: a rising line explains {max(self.seen.line, 0):.0%} of "
+            f"the variance of one and a curve {explained:.0%}; they were compared by mutual information"
         )
         return f"{text}, and then by local correlation of greys mapped onto one contrast" if deformed else text
 

@@ -22,8 +22,8 @@ from stepwarp.workflow.verdict import foreground
 
 #: A mask that leaves less of the subject than this may be one of what to leave out.
 _LEAST_TRUSTED = 0.1
-#: Intensities below this are those of air in a CT (HU).
-_AIR = -500.0
+#: Intensities of air and lungs in a CT are below the first of these (HU), those of fat and all else above the second.
+_AIR, _FAT = -700.0, -200.0
 _LARGEST = torch.finfo(torch.float32).max
 
 #: What `files.as_image` and `files.as_mask` take.
@@ -139,8 +139,9 @@ def mask_remarks(fixed: PreparedImage, moving: PreparedImage) -> tuple[list[str]
 def outside_remarks(moving: PreparedImage) -> list[str]:
     """A sentence where what becomes of the surroundings is likely wrong: a cropped CT, around which is no water."""
     image = moving.image
-    lowest = float(image.data.min())
-    if image.outside != 0 or lowest > _AIR:
+    lowest, airy = float(image.data.min()), image.data < _AIR
+    # Of noise around 0 there would be more between the two.
+    if image.outside != 0 or airy.sum() <= ((image.data < _FAT) & ~airy).sum():
         return []
     return [
         f"the moved image is 0 where the moving one ends, and the moving one goes down to {lowest:.4g}; for the air "

@@ -165,6 +165,8 @@ def _judge_overlap(of_fixed: float, of_moving: float, fails: list[str], checks: 
     if of_fixed < _OVERLAP_CHECK:
         text += f", and {of_moving:.0%} of the moving subject one inside the fixed image"
     overlap = max(of_fixed, of_moving)
+    if overlap < _OVERLAP_FAIL:
+        text += f": less than {_OVERLAP_FAIL:.0%} of either can be compared"
     (fails if overlap < _OVERLAP_FAIL else checks if overlap < _OVERLAP_CHECK else good).append(text)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 from stepwarp.errors import InputError
 from stepwarp.files import sha256
+from stepwarp.recipes import nearest
 
 #: name -> SHA-256 of `weights/NAME.safetensors` in the package.
 SHIPPED: dict[str, str] = {
@@ -20,14 +21,18 @@ SHIPPED_SEGMENTERS: dict[str, str] = {
 }
 
 
-def weights_path(source: str | Path) -> Path:
+def weights_path(source: str | Path, shipped: Iterable[str] = SHIPPED) -> Path:
     """The file that holds the weights `source`: the name of shipped ones, or a path.
 
-    Raises InputError for neither, and for a shipped file that is not the one that was released."""
+    shipped: the names to think of for what is neither. Raises InputError for that, and for a shipped file that is not
+    the one that was released."""
     if isinstance(source, str) and source in SHIPPED | SHIPPED_SEGMENTERS:
         return _released(source)
     if not Path(source).exists():
-        raise InputError(f"{source}: is no file, and no weights of that name come with stepwarp. {_hint(str(source))}")
+        hint = nearest(str(source), shipped)
+        raise InputError(f"{source}: is no file, and no weights of that name come with stepwarp: {hint}")
+    if Path(source).is_dir():
+        raise InputError(f"{source}: is a folder. Give the file of weights in it.")
     return Path(source)
 
 
@@ -38,10 +43,3 @@ def _released(name: str) -> Path:
     if sha256(path) != (SHIPPED | SHIPPED_SEGMENTERS)[name]:
         raise InputError(f"{path}: is not the file that was released as '{name}'. Install stepwarp again.")
     return path
-
-
-def _hint(name: str) -> str:
-    near = difflib.get_close_matches(name, SHIPPED, 1)
-    if near:
-        return f"Did you mean '{near[0]}'?"
-    return f"There are {', '.join(SHIPPED)}." if SHIPPED else "None come with it yet: give a file."
