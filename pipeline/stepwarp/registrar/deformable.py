@@ -163,8 +163,8 @@ def optimise(
     _check_sizes(subjects, around)
     voxels = _mean_volume(subjects, affine) / abs(float(np.linalg.det(fixed.grid.linear)))
     pairs = [
-        _Pair(subjects, make_similarity(settings)),
-        *(_Pair(each.subjects(), each.similarity, each.weight) for each in further),
+        _ComparedSubjects(subjects, make_similarity(settings)),
+        *(_ComparedSubjects(each.subjects(), each.similarity, each.weight) for each in further),
     ]
     trace: list[dict[str, float]] = []
     stopped = "every level was run"
@@ -265,7 +265,7 @@ def _mean_volume(subjects: tuple[ImagedSubject, ImagedSubject], affine: Affine) 
 
 
 @dataclass(frozen=True, eq=False)
-class _Pair:
+class _ComparedSubjects:
     """A pair of images, by the subjects in them. weight: beside the first pair's."""
 
     subjects: tuple[ImagedSubject, ImagedSubject]
