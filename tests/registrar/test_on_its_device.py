@@ -51,7 +51,7 @@ def prepared(subjects, *several):
     grid = subjects[0].blocks(level.factors, 2).grid
     for side in sides:
         side.enter(grid)
-    pairs = [deformable._Pair(subjects, deformable.make_similarity(each)) for each in several]
+    pairs = [deformable._ComparedSubjects(subjects, deformable.make_similarity(each)) for each in several]
     return level, sides, [pair.on(grid, level.edge, sides) for pair in pairs]
 
 
