@@ -243,19 +243,19 @@ class RegisterOptions(Strict):
 
     def weight_of(self, pair: int) -> float:
         """What it counts beside the others."""
-        return self.pair_weight[pair] if len(self.pair_weight) > 1 else 1.0
+        return self.pair_weight[pair] if self.pair_weight else 1.0
 
     def check_pairs(self, count: int) -> None:
         """InputError where what can be said of each pair of images is said of more or fewer than there are."""
         similarities = 1 if isinstance(self.similarity, str) else len(self.similarity)
-        for name, given, for_all in (
-            ("similarity", similarities, "once for all, or "),
-            ("pair-weight", len(self.pair_weight) or count, ""),
+        for name, given, allowed, how in (
+            ("similarity", similarities, (1, count), "once for all, or once for each"),
+            ("pair-weight", len(self.pair_weight), (0, count), "once for each"),
         ):
-            if given != count and not (for_all and given == 1):
+            if given not in allowed:
                 raise InputError(
-                    f"--{name} is given {counted(given, 'time')} for {counted(count, 'pair')} of images; give it "
-                    f"{for_all}once for each in their order"
+                    f"--{name} is given {counted(given, 'time')} for {counted(count, 'pair')} of images; give it {how} "
+                    "in their order"
                 )
 
 

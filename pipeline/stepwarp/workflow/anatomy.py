@@ -17,7 +17,6 @@ from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import sha256
 from stepwarp.geometry import Affine, Image, LabelMap, Transform
-from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
 from stepwarp.options import RegisterOptions
 from stepwarp.registrar.subject import ImagedSubject
@@ -105,8 +104,7 @@ def _stripped(image: PreparedImage) -> PreparedImage:
     mask = canonical(Image(found.mask.data.float(), found.mask.grid, found.mask.name))
     if image.mask is not None:
         mask = Image(torch.minimum(mask.data, image.mask.data), mask.grid, mask.name)
-    scaled = scale_intensities(canonical(image.image), mask)
-    return replace(image, mask=mask, scaled=scaled, found_mask=found.mask)
+    return replace(image.masked(mask), found_mask=found.mask)
 
 
 def _one_shows_more(fixed: PreparedImage, moving: PreparedImage) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from stepwarp import files
 from stepwarp.errors import InputError
 from stepwarp.geometry import Image
 from stepwarp.geometry.grid import float64
-from stepwarp.geometry.intensities import scale_intensities
-from stepwarp.geometry.orientation import canonical
 from stepwarp.kernels import sampling
 from stepwarp.layout import FURTHER_MOVED
 from stepwarp.options import RegisterOptions
@@ -127,5 +124,4 @@ def _masked(image: PreparedImage, mask: Image | None) -> PreparedImage:
     data = sampling.warp(mask.data[None, None], still, to_index, "nearest", outside="border")[0, 0]
     if not data.any():
         raise InputError(f"{image.image.name}: the mask {mask.name} leaves nothing of it.")
-    own = Image(data, grid, mask.name)
-    return replace(image, mask=own, scaled=scale_intensities(canonical(image.image), own))
+    return image.masked(Image(data, grid, mask.name))

@@ -46,6 +46,10 @@ class PreparedImage:
     anatomy: Segmentation | None = None
     found_mask: LabelMap | None = None
 
+    def masked(self, mask: Image) -> PreparedImage:
+        """With another mask, in RAS order on the scaled image's grid, and scaled by what that trusts."""
+        return replace(self, mask=mask, scaled=scale_intensities(canonical(self.image), mask))
+
     def to(self, device: torch.device) -> PreparedImage:
         """What is registered, on a device. The image as read stays: it is for the network alone, and for the result."""
         mask = None if self.mask is None else self.mask.to(device)
