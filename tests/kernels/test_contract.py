@@ -277,10 +277,9 @@ def test_a_wild_displacement_touches_no_wild_memory(name: str, shape: tuple[int,
             assert result.isnan().any(), "the damage stays visible"
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e60])
 @pytest.mark.parametrize("shape", [(6, 5, 7), (6, 5)], ids=str)
-def test_maps_of_which_a_search_has_lost_hold_lead_out_of_the_image_without_a_word(shape, bad: float, device):
+def test_maps_of_which_a_search_has_lost_hold_lead_out_of_the_image(shape, bad: float, device):
     matrices = torch.eye(len(shape) + 1, dtype=torch.float64, device=device).repeat(2, 1, 1)
     matrices[0, :-1, -1] = bad
     image = torch.ones(1, 1, *shape, device=device)
