@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from stepwarp.benchmark.statistics import compared, described, signed_rank_p
-from stepwarp.evaluation.bootstrap import interval
+from stepwarp.evaluation.bootstrap import interval, interval_over_people
 
 
 def test_a_few_values_described_by_hand():
@@ -33,6 +33,29 @@ def test_the_interval_is_that_of_scipy(n):
 
 def test_equal_values_have_no_interval_to_speak_of():
     assert interval(np.full(6, 0.25)) == (0.25, 0.25)
+
+
+def test_people_and_not_pairs_were_drawn():
+    """Where a pair is what its people are, an interval over pairs is far too narrow, that over people about right."""
+    people, covered = 10, np.zeros(2)
+    pairs = list(itertools.permutations(map(str, range(people)), 2))
+    for seed in range(60):
+        person = np.random.default_rng(seed).normal(size=people)
+        values = np.array([person[int(a)] + person[int(b)] for a, b in pairs])
+        covered += [low <= 0 <= high for low, high in (interval(values), interval_over_people(values, pairs))]
+    assert covered[0] / 60 < 0.7
+    assert covered[1] / 60 > 0.8
+
+
+def test_pairs_that_share_nobody_are_as_good_as_independent():
+    values = np.random.default_rng(0).normal(size=40)
+    low, high = interval_over_people(values, [(f"{n} fixed", f"{n} moving") for n in range(40)])
+    np.testing.assert_allclose([low, high], interval(values), atol=0.25 * values.std())
+
+
+def test_one_pair_is_no_draw_of_people():
+    with pytest.raises(ValueError, match="1 pairs of 2 people"):
+        interval_over_people(np.array([1.0]), [("a", "b")])
 
 
 @pytest.mark.parametrize("n", [1, 2, 6, 25])
