@@ -177,7 +177,9 @@ def line_of(rows: list[dict[str, Any]], kind: str, weights: str) -> list[str]:
     )
     people = [(a, b) for a, b in (pair.split("_") for pair in own)]
     if kind == "as scanned":
-        low, high = interval_over_people(gain, people)
+        found = interval_over_people(gain, people)
+        assert found is not None
+        low, high = found
         said, fits = f"{said} ({low:+.4f} to {high:+.4f})", fits and low > LEAST_LOWER
     return [
         f"{kind} ({len(own)})",

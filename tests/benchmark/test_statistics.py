@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from stepwarp.benchmark.statistics import compared, described, signed_rank_p
+from stepwarp.benchmark.statistics import added_by_people, compared, described, signed_rank_p
 from stepwarp.evaluation.bootstrap import interval, interval_over_people
 
 
@@ -54,8 +54,21 @@ def test_pairs_that_share_nobody_are_as_good_as_independent():
 
 
 def test_one_pair_is_no_draw_of_people():
-    with pytest.raises(ValueError, match="1 pairs of 2 people"):
-        interval_over_people(np.array([1.0]), [("a", "b")])
+    assert interval_over_people(np.array([1.0]), [("a", "b")]) is None
+    found = compared(np.array([0.7, 0.6]), np.array([0.6, 0.55]), "higher", [("a", "b"), ("b", "a")])
+    assert (found["ci95"], found["p_wilcoxon"], found["wins"]) == (None, None, 2)
+
+
+def test_what_people_add_is_found_and_tested():
+    """Six of them cannot say more than one in 32, however many their pairs."""
+    each = dict(zip("abcdef", np.arange(6.0) + 0.5, strict=True))
+    pairs = list(itertools.permutations(each, 2))
+    values = np.array([(each[a] + each[b]) / 2 for a, b in pairs])
+    np.testing.assert_allclose(added_by_people(values, pairs), list(each.values()), atol=1e-12)
+    found = compared(values, np.zeros(30), "higher", pairs)
+    assert found["p_wilcoxon"] == pytest.approx(2 / 64)
+    assert found["ci95"][0] < 3 < found["ci95"][1]
+    assert added_by_people(values[:6], [*zip("abcdef", "bcdefa", strict=True)]) is None  # a ring of an even number
 
 
 @pytest.mark.parametrize("n", [1, 2, 6, 25])

@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -189,6 +190,36 @@ def test_the_worst_come_first_by_the_best_truth_there_is(worse_to_better):
 def test_the_worst_come_first():
     assert [case["pair"] for case in summary()["cases"] if case["method"] == "ours"] == ["p2", "p1", "p3"]
     assert summary()["cases"][3]["status"] == "failed"
+
+
+def of_four_people(people):
+    cases = [
+        done(pair, method, dice + 0.01 * n, tre_mm={"mean": 2.0})
+        for n, pair in enumerate(people)
+        for method, dice in (("ours", 0.5 + 0.01 * n), ("theirs", 0.4))
+    ]
+    manifest = {"name": "a", "split": None, "pairs": list(people), "label_groups": {"first": [1]}}
+    titles = {"ours": "Ours", "theirs": "Theirs"}
+    return summarise(cases, manifest=manifest, titles=titles, baseline="theirs", environment={}, people=people)
+
+
+def test_where_pairs_share_people_intervals_and_tests_are_about_people():
+    found = of_four_people({f"{a}{b}": (a, b) for a, b in itertools.permutations("abcd", 2)})
+    assert "people" in found["statistics"]["ci95"]
+    assert "people" in found["statistics"]["p_wilcoxon"]
+    for values in (found["methods"]["ours"]["metrics"], found["groups"]["first"]["ours"]):
+        beside = values["mean_dice"]["against_baseline"]
+        assert (beside["n"], beside["wins"]) == (12, 12)
+        assert beside["p_wilcoxon"] == pytest.approx(2 / 16)
+    assert "people" in table_of(found)
+    assert found["notes"] == []
+
+
+def test_too_few_shared_people_are_told():
+    found = of_four_people({"ab": ("a", "b"), "bc": ("b", "c"), "cd": ("c", "d"), "da": ("d", "a")})
+    assert "people" not in found["statistics"]["ci95"]
+    assert any("pairs share people" in note for note in found["notes"])
+    assert found["methods"]["ours"]["metrics"]["mean_dice"]["against_baseline"]["p_wilcoxon"] == pytest.approx(2 / 16)
 
 
 def test_groups_of_labels_are_averaged_per_case():

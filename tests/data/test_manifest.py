@@ -332,6 +332,7 @@ def test_label_names_from_a_file(tmp_path):
     ("name", "split", "count"),
     [
         *(("oasis", "validation", 6), ("oasis_rescans", "validation", 1), ("templates", "validation", 1)),
+        ("oasis_people", "validation", 30),
         ("chest", "test", 2),
     ],
 )

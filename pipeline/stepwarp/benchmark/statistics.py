@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata, wilcoxon
 
-from stepwarp.evaluation.bootstrap import interval
+from stepwarp.evaluation.bootstrap import interval, interval_over_people
 from stepwarp.evaluation.metric import Direction
 
+#: The two people of each pair, where pairs share them.
+People = Sequence[tuple[str, str]]
+
 TEST = "Wilcoxon's signed-rank test on pairs, two-sided, exact up to 200 pairs, ties by mid-ranks, equal pairs left out"
+TEST_ON_PEOPLE = (
+    "the same on people: a pair's difference is taken for the mean of what each of its two people adds, which least"
+    " squares find; none where the pairs do not determine that"
+)
 
 #: Up to this many pairs that differ, all signs are counted; beyond, the normal approximation is as good.
 _EXACT = 200
@@ -18,8 +26,10 @@ _EXACT = 200
 _EQUAL = 1e-9
 
 
-def described(values: np.ndarray) -> dict[str, Any]:
-    """{n, mean, sd, median, q30, ci95} of values (N,), N at least 1; sd (N - 1) and ci95 are None for a single one."""
+def described(values: np.ndarray, people: People | None = None) -> dict[str, Any]:
+    """{n, mean, sd, median, q30, ci95} of values (N,), N at least 1; sd (N - 1) and ci95 are None for a single one.
+
+    people: of each pair, where pairs share them. Then ci95 is None for pairs that do not tell their people apart."""
     several = len(values) > 1
     return {
         "n": len(values),
@@ -27,13 +37,16 @@ def described(values: np.ndarray) -> dict[str, Any]:
         "sd": float(values.std(ddof=1)) if several else None,
         "median": float(np.median(values)),
         "q30": float(np.quantile(values, 0.3)),
-        "ci95": list(interval(values)) if several else None,
+        "ci95": _interval(values, people),
     }
 
 
-def compared(values: np.ndarray, baseline: np.ndarray, better: Direction) -> dict[str, Any]:
+def compared(
+    values: np.ndarray, baseline: np.ndarray, better: Direction, people: People | None = None
+) -> dict[str, Any]:
     """A method beside the baseline on the same N pairs, in the same order: what `against_baseline` of a summary holds.
 
+    people: as of `described`. Then the test is that on people.
     difference: mean of value minus baseline. wins, losses: pairs on which the method is better and worse than the
     baseline; None where neither end of the metric is better."""
     differences = values - baseline
@@ -43,12 +56,34 @@ def compared(values: np.ndarray, baseline: np.ndarray, better: Direction) -> dic
     return {
         "n": len(differences),
         "difference": float(differences.mean()),
-        "ci95": list(interval(differences)) if len(differences) > 1 else None,
-        "p_wilcoxon": signed_rank_p(differences),
+        "ci95": _interval(differences, people),
+        "p_wilcoxon": signed_rank_p(differences) if people is None else _p_on_people(differences, people),
         "wins": wins,
         "losses": losses,
         "ties": ties,
     }
+
+
+def added_by_people(values: np.ndarray, people: People) -> np.ndarray | None:
+    """What each person adds to values (N,) that are the mean of what their two people add, by least squares; None
+    where the pairs do not determine it. In the order of the people's names."""
+    names, numbers = np.unique(np.array(people), return_inverse=True)
+    takes_part = np.zeros((len(values), len(names)))
+    np.add.at(takes_part, (np.arange(len(values))[:, None], numbers.reshape(-1, 2)), 0.5)
+    found, _, rank, _ = np.linalg.lstsq(takes_part, values)
+    return found if rank == len(names) else None
+
+
+def _interval(values: np.ndarray, people: People | None) -> list[float] | None:
+    if people is None:
+        return list(interval(values)) if len(values) > 1 else None
+    found = None if added_by_people(values, people) is None else interval_over_people(values, people)
+    return found and list(found)
+
+
+def _p_on_people(differences: np.ndarray, people: People) -> float | None:
+    each = added_by_people(differences, people)
+    return None if each is None else signed_rank_p(each)
 
 
 def signed_rank_p(differences: np.ndarray) -> float | None:

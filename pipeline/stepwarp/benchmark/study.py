@@ -64,6 +64,15 @@ class BenchmarkStudy:
         chosen = [pair for pair in pairs(self.manifest, root, self.split) if pair.id in wanted]
         return plan(chosen, self.methods, asked)
 
+    def _people(self) -> dict[str, tuple[str, str]]:
+        """Of each pair of the split."""
+        images = self.manifest.images
+        return {
+            pair.id: (images[pair.fixed].subject or pair.fixed, images[pair.moving].subject or pair.moving)
+            for pair in self.manifest.all_pairs()
+            if pair.id in self.ids
+        }
+
     def conclude(self, out: Path) -> dict[str, Any]:
         """Write summary.json, table.md, cases.csv and index.html from all cases that the folder holds of this split,
         those of other methods included; the summary."""
@@ -86,6 +95,7 @@ class BenchmarkStudy:
             titles={name: method.title for name, method in METHODS.items()},
             baseline=self.baseline,
             environment=read_record(places.environment) if places.environment.exists() else {},
+            people=self._people(),
         )
         write_record(places.summary, summary)
         write_text(places.table, table_of(summary), overwrite=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stepwarp.benchmark.statistics import TEST, compared, described
+from stepwarp.benchmark.statistics import TEST, TEST_ON_PEOPLE, People, added_by_people, compared, described
 from stepwarp.evaluation import metrics
-from stepwarp.evaluation.bootstrap import INTERVAL
+from stepwarp.evaluation.bootstrap import INTERVAL, INTERVAL_OVER_PEOPLE
 from stepwarp.evaluation.metric import Direction, Metric
 from stepwarp.files.tables import csv_text, guarded
 from stepwarp.printable import counted
@@ -29,12 +29,15 @@ def summarise(
     titles: Mapping[str, str],
     baseline: str,
     environment: Mapping[str, Any],
+    people: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
     """What summary.json holds.
 
     cases: as their files. manifest: {name, split, pairs: [ids], label_groups: {name: labels}}. titles: method ->
     title, in the order of the tables; cases of other methods are left out. A method is compared with the baseline on
-    the pairs where both have the metric."""
+    the pairs where both have the metric. people: of each pair; where they are in several, and the pairs tell what each
+    of them adds, it is people that intervals and tests are about."""
+    by_people = None if people is None or not _tells_people_apart(people) else people
     chosen = {name: [case for case in cases if case["method"] == name] for name in titles}
     chosen = {name: found for name, found in chosen.items() if found}
     rows = {name: [row(case) for case in found] for name, found in chosen.items()}
@@ -42,10 +45,15 @@ def summarise(
         "manifest": dict(manifest),
         "baseline": baseline,
         "environment": dict(environment),
-        "notes": _notes(cases, baseline),
-        "statistics": {"ci95": INTERVAL, "p_wilcoxon": TEST, "higher_is_better": _directions()},
-        "methods": {name: _method(titles[name], found, rows, name, baseline) for name, found in chosen.items()},
-        "groups": {group: _group(chosen, set(labels), baseline) for group, labels in manifest["label_groups"].items()},
+        "notes": _notes(cases, baseline, people if by_people is None else None),
+        "statistics": _statistics(by_people is not None),
+        "methods": {
+            name: _method(titles[name], found, rows, name, baseline, by_people) for name, found in chosen.items()
+        },
+        "groups": {
+            group: _group(chosen, set(labels), baseline, by_people)
+            for group, labels in manifest["label_groups"].items()
+        },
         "cases": [one for found in rows.values() for one in sorted(found, key=_worst_first)],
     }
 
@@ -58,6 +66,21 @@ def row(case: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and not (metric.key in _OF_SURFACES and _leaves_out_lost(case)):
             flat[metric.key] = value
     return flat
+
+
+def _tells_people_apart(people: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether pairs share people, and say what each of them adds."""
+    return _share_people(people) and added_by_people(np.zeros(len(people)), list(people.values())) is not None
+
+
+def _share_people(people: Mapping[str, tuple[str, str]]) -> bool:
+    every = [person for pair in people.values() for person in pair]
+    return len(set(every)) < len(every)
+
+
+def _statistics(by_people: bool) -> dict[str, Any]:
+    interval, test = (INTERVAL_OVER_PEOPLE, f"{TEST}, {TEST_ON_PEOPLE}") if by_people else (INTERVAL, TEST)
+    return {"ci95": interval, "p_wilcoxon": test, "higher_is_better": _directions()}
 
 
 def _directions() -> dict[str, bool | None]:
@@ -105,7 +128,12 @@ def table_of(summary: Mapping[str, Any]) -> str:
 
 
 def _method(
-    title: str, cases: Sequence[Mapping[str, Any]], rows: Mapping[str, list[dict]], name: str, baseline: str
+    title: str,
+    cases: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, list[dict]],
+    name: str,
+    baseline: str,
+    people: Mapping[str, tuple[str, str]] | None,
 ) -> dict[str, Any]:
     absent = [case["reason"] for case in cases if case["status"] == "absent"]
     reference = rows.get(baseline, []) if name != baseline else []
@@ -114,12 +142,15 @@ def _method(
         "cases": sum(case["status"] == "done" for case in cases),
         "failed": sum(case["status"] == "failed" for case in cases),
         "absent": absent[0] if len(absent) == len(cases) else None,
-        "metrics": _summaries(rows[name], reference, metrics.shown("benchmark")),
+        "metrics": _summaries(rows[name], reference, metrics.shown("benchmark"), people),
     }
 
 
 def _summaries(
-    rows: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]], wanted: Iterable[Metric]
+    rows: Sequence[Mapping[str, Any]],
+    reference: Sequence[Mapping[str, Any]],
+    wanted: Iterable[Metric],
+    people: Mapping[str, tuple[str, str]] | None,
 ) -> dict[str, Any]:
     """The summary of each metric that a row has, beside the rows of the baseline."""
     result = {}
@@ -130,17 +161,26 @@ def _summaries(
             continue
         both = [pair for pair in own if pair in other]
         here, there = (np.array([table[pair] for pair in both]) for table in (own, other))
-        result[key] = described(np.array(list(own.values()))) | {
-            "against_baseline": compared(here, there, metric.better) if both else None
+        result[key] = described(np.array(list(own.values())), _of(people, own)) | {
+            "against_baseline": compared(here, there, metric.better, _of(people, both)) if both else None
         }
     return result
 
 
-def _group(chosen: Mapping[str, Sequence[Mapping[str, Any]]], labels: set[int], baseline: str) -> dict[str, Any]:
+def _of(people: Mapping[str, tuple[str, str]] | None, pairs: Iterable[str]) -> People | None:
+    return None if people is None else [people[pair] for pair in pairs]
+
+
+def _group(
+    chosen: Mapping[str, Sequence[Mapping[str, Any]]],
+    labels: set[int],
+    baseline: str,
+    people: Mapping[str, tuple[str, str]] | None,
+) -> dict[str, Any]:
     """{method: {each metric that labels have, as in the summary of a method}} over the labels of a group."""
     rows = {name: [_group_row(case, labels) for case in cases] for name, cases in chosen.items()}
     found = {
-        name: _summaries(own, rows.get(baseline, []) if name != baseline else [], _of_labels())
+        name: _summaries(own, rows.get(baseline, []) if name != baseline else [], _of_labels(), people)
         for name, own in rows.items()
     }
     return {name: values for name, values in found.items() if values}
@@ -169,10 +209,14 @@ def _worst_first(one: Mapping[str, Any]) -> tuple[bool, float]:
     return True, 0.0 if metric is None else one[metric.key] * (1 if metric.better == "higher" else -1)
 
 
-def _notes(cases: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
-    """What makes cases less comparable than they look."""
+def _notes(
+    cases: Sequence[Mapping[str, Any]], baseline: str, people: Mapping[str, tuple[str, str]] | None
+) -> list[str]:
+    """What makes cases less comparable than they look. people: of each pair, where nothing tells them apart."""
     runs = [case["run"] for case in cases if "run" in case]
     notes = []
+    if people is not None and _share_people(people):
+        notes.append("pairs share people, and are too few to tell: intervals and tests take them for independent")
     if any(map(_leaves_out_lost, cases)):
         notes.append("cases judged before lost labels counted have no HD95 and ASD here: judge them again")
     if penalised := _penalised(cases):
@@ -204,13 +248,15 @@ def _against(summary: Mapping[str, Any]) -> list[str]:
             if found:
                 extent = " to ".join(metric.plain(end, signed=True) for end in found["ci95"] or ())
                 counts = " / ".join("-" if found[key] is None else str(found[key]) for key in _COUNTS)
-                difference, p = metric.plain(found["difference"], signed=True), f"{found['p_wilcoxon']:.3g}"
+                p = "" if found["p_wilcoxon"] is None else f"{found['p_wilcoxon']:.3g}"
+                difference = metric.plain(found["difference"], signed=True)
                 rows.append([_text(method["title"]), metric.column, difference, extent, p, counts])
     if not rows:
         return []
     baseline = summary["methods"].get(summary["baseline"], {}).get("title", summary["baseline"])
     head = ["method", "metric", "difference", "95 % interval", "p", "better / worse / equal"]
-    note = f"Differences are of pairs. Interval: {INTERVAL}. p: {TEST}."
+    statistics = summary["statistics"]
+    note = f"Differences are of pairs. Interval: {statistics['ci95']}. p: {statistics['p_wilcoxon']}."
     return ["", f"Against {_text(baseline)}:", "", *_markdown(head, rows), "", note]
 
 

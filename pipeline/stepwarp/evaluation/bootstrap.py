@@ -39,13 +39,13 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def interval_over_people(values: np.ndarray, pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
+def interval_over_people(values: np.ndarray, pairs: Sequence[tuple[str, str]]) -> tuple[float, float] | None:
     """The 95 % confidence interval of the mean of values (N,), one for each pair of two people; see
-    INTERVAL_OVER_PEOPLE.
+    INTERVAL_OVER_PEOPLE. None for so few pairs that many draws hold none.
 
     Pairs that share a person are not independent, and an interval that takes them so is too narrow: with 30 ordered
     pairs of six people it is people who were drawn (the pigeonhole bootstrap of Owen 2007, both ways of a pair being
-    drawn by the same people). Raises ValueError for so few pairs that many draws hold none."""
+    drawn by the same people)."""
     people, numbers = np.unique(np.array(pairs), return_inverse=True)
     fixed, moving = numbers.reshape(-1, 2).T
     drawn = _resamples(len(people))
@@ -53,7 +53,7 @@ def interval_over_people(values: np.ndarray, pairs: Sequence[tuple[str, str]]) -
     weights = often[:, fixed] * often[:, moving]
     total = weights.sum(1)
     if (total == 0).mean() > _MOST_EMPTY:
-        raise ValueError(f"{len(pairs)} pairs of {len(people)} people are too few to resample people")
+        return None
     means = (weights @ values)[total > 0] / total[total > 0]
     low, high = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return float(low), float(high)
