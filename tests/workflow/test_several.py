@@ -93,6 +93,16 @@ def test_a_mask_holds_for_every_image_of_its_subject(both, recipe, found):
     assert torch.equal(one.warp.displacement, other.warp.displacement)
 
 
+def test_a_wrong_pair_that_led_the_first_one_astray_is_named(brains, recipe, monkeypatch):
+    monkeypatch.setattr("stepwarp.workflow.search.with_doubted_anatomy", lambda fixed, moving, *_: (fixed, moving))
+    wrong = Image(brains.moving.data.flip(1, 2).contiguous(), brains.moving.grid, "wrong")
+    images, weights = ([brains.fixed] * 2, [brains.moving, wrong]), [1, 30]
+    found = register(*images, preset=recipe, similarity="lncc", pair_weight=weights, threads=1, escalate=False)
+    verdict = found.record["verdict"]
+    assert verdict["status"] == "fail"
+    assert "pair 2 had a say in this, and may be of other subjects: try without" in verdict["reasons"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -114,6 +114,9 @@ def search(plan: SearchRequest, fixed: PreparedImage, moving: PreparedImage, clo
         good, doubtful = judge_further(measures, other.name, multimodal=other.multimodal)
         known, checks = [*known, *good], [*checks, *doubtful]
     verdict = judge(measures, notes, checks, multimodal=pairs[0].multimodal)
+    if verdict["status"] == "fail" and pairs[1:]:
+        others = " and ".join(other.name for other in pairs[1:])
+        known.insert(0, f"{others} had a say in this, and may be of other subjects: try without")
     verdict["reasons"] += known
     return SearchResult(fit, deformation, tried, given, measures, verdict, pairs, pair.steps())
 
