@@ -20,10 +20,11 @@ def small_unet(dims: int) -> UNet:
     [
         lambda dims: VectorField(small_unet(dims)),
         lambda dims: Velocity(small_unet(dims)),
+        lambda dims: Velocity(small_unet(dims), kernel=[(1.0, 0.4), (3.0, 0.6)]),
         lambda dims: Matrix(Encoder(dims, (4, 8))),
         lambda dims: TwoStep(Matrix(Encoder(dims, (4,))), Velocity(small_unet(dims))),
     ],
-    ids=["field", "velocity", "matrix", "two"],
+    ids=["field", "velocity", "momentum", "matrix", "two"],
 )
 def test_before_training_nothing_moves_and_every_weight_can_learn(make, dims, grid, noise):
     step = make(dims)
@@ -85,6 +86,22 @@ def test_a_velocity_followed_back_undoes_it(dims, grid, noise, steps, inside):
     points = inside(grid)
     away = (there(points) - points).norm(dim=-1).max()
     assert ((back @ there)(points) - points).norm(dim=-1).max() < 0.05 * away
+
+
+def test_a_velocity_is_its_momentum_smoothed_by_a_sum_of_gaussians(noise, steps):
+    """One point of momentum becomes Gaussians as wide in mm on any grid; constant momentum stays what it is."""
+    for mm in (1.0, 2.0):
+        grid = Grid.isotropic((41, 41), mm)
+        point = torch.zeros(2, *grid.shape)
+        point[0, 20, 20] = 1e-3 / mm**2
+        kernel = [(3.0, 0.25), (6.0, 0.75)]
+        found = Velocity(steps.Constant(point), 0, kernel=kernel)(noise(grid), noise(grid)).displacement[0]
+        away = mm * (grid.indices()[0] - 20).norm(dim=0)
+        expected = sum(w * torch.exp(-(away**2) / (2 * s**2)) / (2 * np.pi * s**2) for s, w in kernel)
+        torch.testing.assert_close(found[0], 1e-3 * expected, atol=3e-7, rtol=0)
+        assert found[1].abs().max() == 0
+    still = Velocity(steps.Constant(torch.ones(2, *grid.shape)), 0, kernel=kernel)(noise(grid), noise(grid))
+    torch.testing.assert_close(still.displacement[:, :, 18:23, 18:23], torch.ones(2, 2, 5, 5), atol=0.05, rtol=0)
 
 
 def test_what_networks_find_has_an_inverse(dims, grid, noise, steps):

@@ -4,6 +4,7 @@ Each takes a network of both images' tensors (B, C, *grid), fixed first."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from stepwarp.geometry import Affine, DisplacementField
 from stepwarp.geometry.grid import float64
-from stepwarp.kernels import sampling
+from stepwarp.kernels import sampling, smoothing
 from stepwarp.kernels.precision import in_full_precision
 from stepwarp.registrar.steps.images import Images
 from stepwarp.registrar.steps.step import Step
@@ -42,23 +43,40 @@ class Velocity(Step):
     """A network's D channels as a stationary velocity, followed for one unit of time by scaling and squaring.
 
     Of a velocity that is smooth for its grid the result is invertible. squarings: the velocity is first divided by
-    2^squarings; then the map is composed with itself as often."""
+    2^squarings; then the map is composed with itself as often. kernel: (standard deviation in mm, weight) of
+    Gaussians; where there are any, the output is a momentum, and the velocity is what their sum makes of it (vector
+    momentum-parameterised stationary velocity fields, Shen et al. 2019; sums of kernels, Risser et al. 2011)."""
 
-    def __init__(self, net: nn.Module, squarings: int = 6, scale: float = 1.0, unit: Unit = "voxels") -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        squarings: int = 6,
+        scale: float = 1.0,
+        unit: Unit = "voxels",
+        kernel: Sequence[tuple[float, float]] = (),
+    ) -> None:
         super().__init__()
         self.net = net
         self.squarings = squarings
         self.scale = scale
         self.unit: Unit = unit
+        self.kernel = tuple(kernel)
 
     def forward(self, fixed: Images, moving: Images) -> DisplacementField:
-        velocity = _vectors(self.net, fixed, moving, self.scale, self.unit)
-        with in_full_precision(velocity):
+        vectors = _vectors(self.net, fixed, moving, self.scale, self.unit)
+        with in_full_precision(vectors):
+            velocity = vectors if not self.kernel else self._smoothed(vectors, float(fixed.grid.spacing.mean()))
             return DisplacementField(exponential(velocity, self.squarings), fixed.grid)
+
+    def _smoothed(self, momentum: Tensor, mm: float) -> Tensor:
+        """mm: length of a voxel."""
+        parts = [weight * smoothing.gaussian(momentum, sigma / mm) for sigma, weight in self.kernel]
+        return torch.stack(parts).sum(0)
 
     @property
     def title(self) -> str:
-        return f"Velocity of {type(self.net).__name__}, {self.squarings} squarings"
+        what = "Momentum" if self.kernel else "Velocity"
+        return f"{what} of {type(self.net).__name__}, {self.squarings} squarings"
 
 
 class Matrix(Step):
