@@ -11,7 +11,6 @@ from stepwarp.registrar.steps.settings import StepSettings
 from stepwarp.registrar.steps.step import Step
 from stepwarp.registrar.steps.steps import Unit, Velocity
 
-
 _Positive = Annotated[float, Field(gt=0, le=1000)]
 
 
