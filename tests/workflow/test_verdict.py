@@ -20,6 +20,7 @@ GOOD = {
     "volume_ratio": 1.1,
     "stretch": 1.1,
     "subject_mm": 150.0,
+    "voxel_mm": 1.0,
     "information": {"mm": 4.0, "affine": 0.14, "final": 0.4},
     "similarity_affine": {"ncc": 0.9, "lncc": 0.4, "mutual_information": 0.3},
     "similarity": {"ncc": 0.95, "lncc": 0.6, "mutual_information": 0.4},
@@ -215,6 +216,13 @@ def test_the_smaller_subject_must_have_partners(of_fixed, of_moving, status):
     verdict = judge(GOOD | {"overlap": of_fixed, "overlap_of_moving": of_moving})
     assert verdict["status"] == status
     assert any(f"{of_fixed:.0%} of the fixed subject" in each for each in verdict["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("voxel", "residual", "status"), [(4.0, 0.48, "pass"), (4.0, 0.52, "check"), (2, 0.42, "pass")]
+)
+def test_an_inverse_on_coarse_voxels_need_not_be_more_exact_than_they_are(voxel, residual, status):
+    assert judge(with_("inverse_residual.p95_mm", residual) | {"voxel_mm": voxel})["status"] == status
 
 
 def test_of_different_contrasts_the_information_tells_gain_and_loss_not_the_correlation():
