@@ -9,7 +9,7 @@ WORKERS := $(shell $(PYTHON) -c "import os; print(os.cpu_count() * 3 // 2)")
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 CORE := kernels geometry losses registrar files
 
-.PHONY: demo test quick slow lint kernels clean
+.PHONY: demo test quick slow lint kernels results clean
 
 demo: .venv/ready
 	$(BIN)/stepwarp demo --out demo --force
@@ -35,6 +35,10 @@ lint: .venv/ready-dev
 # Machine code for this processor, which the first run would make otherwise.
 kernels: .venv/ready-dev
 	$(BIN)/python -c "from stepwarp.kernels.cpu import kernel_files; kernel_files.prepare()"
+
+# Every number that is committed, anew: days, resumable, and the data are needed.
+results: .venv/ready-dev
+	benchmarks/all.sh
 
 clean:
 	rm -rf .venv demo dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

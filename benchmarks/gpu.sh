@@ -8,24 +8,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] && export STEPWARP_DATA=$1
-done=benchmarks/work/gpu
-mkdir -p "$done"
-failed=()
-
-part() {
-    local name=$1
-    shift
-    if [ -e "$done/$name.done" ]; then
-        echo "== $name: done before"
-        return
-    fi
-    echo "== $name: $*"
-    if "$@" 2>&1 | tee "$done/$name.log"; then
-        touch "$done/$name.done"
-    else
-        failed+=("$name")
-    fi
-}
+. benchmarks/parts.sh gpu
 
 make .venv/ready-dev || exit 1
 if ! .venv/bin/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
@@ -40,7 +23,4 @@ part kernels .venv/bin/python benchmarks/kernels.py --device cuda
 part pairs .venv/bin/python benchmarks/gpu_pairs.py
 part flights .venv/bin/python benchmarks/gpu_pairs.py --in-flight
 part training .venv/bin/python benchmarks/training_throughput.py --device cuda
-if [ ${#failed[@]} -gt 0 ]; then
-    echo "failed: ${failed[*]}; see $done"
-    exit 1
-fi
+conclude
