@@ -80,6 +80,17 @@ def test_what_is_no_head_is_refused_and_leaves_nothing(run, head_file, found, tm
     assert [path.name for path in tmp_path.iterdir()] == ["head.nii.gz"]
 
 
+def test_a_label_map_is_refused_before_anybody_looks_at_it(run, head_file, found, tmp_path):
+    labels = np.zeros((12, 14, 16), np.uint8)
+    labels[3:9, 3:9, 3:9] = 7
+    labels[5:7, 5:7, 5:7] = 9
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), head_file)
+    done = run("segment", head_file, "--out", tmp_path / "out")
+    assert done.code == 3
+    assert "head.nii.gz: holds labels, whole numbers in patches" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_replaced_unasked_and_nothing_of_others_at_all(run, head_file, found, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

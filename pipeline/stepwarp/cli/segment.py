@@ -59,7 +59,7 @@ def segment(
 
     The network (brain-any) was trained on images painted from label maps, and sees voxels of 2 mm: small structures are
     rough, and the volumes no measurement for a diagnosis. The header has to say rightly which way is up and how large
-    voxels are. An image that shows no head is refused, with the reason."""
+    voxels are. An image that shows no head is refused, with the reason, and so is a label map."""
     check_files([image])
     check_out(out, SEGMENTED, overwrite=force, default="anatomy")
     from stepwarp.workflow.segment import claimed, segment_image

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stepwarp import files
+from stepwarp.errors import InputError
 from stepwarp.files.json import write_json
 from stepwarp.files.tables import csv_text
+from stepwarp.geometry import Image
 from stepwarp.kernels.precision import without_tf32
 from stepwarp.layout import MASK, SEGMENTATION, SEGMENTED, STRUCTURES, VOLUMES
 from stepwarp.machine import device_name
@@ -21,6 +25,7 @@ from stepwarp.version import __version__
 from stepwarp.workflow.anatomy import described_segmenter, require_head, shipped_segmenter
 from stepwarp.workflow.clock import Clock
 from stepwarp.workflow.device import chosen_device, use_threads
+from stepwarp.workflow.kinds import kind_of
 from stepwarp.workflow.result_folder import ResultFolder
 from stepwarp.workflow.subjects import Source, described_image
 
@@ -95,7 +100,8 @@ def segment_image(
     Raises
     ------
     InputError
-        For an image that cannot be used, for one that shows no head, and for weights that are no segmenter's.
+        For an image that cannot be used, for one that shows no head, for a label map in its place, and for weights that
+        are no segmenter's.
     """
     place = chosen_device(device)
     used = use_threads(threads)
@@ -104,6 +110,7 @@ def segment_image(
         shipped = weights == SHIPPED_SEGMENTER
         segmenter = shipped_segmenter(place) if shipped else load_segmenter(weights, place)
         image = files.as_image(source, trust=rules, unnamed="the image")
+        _refuse_labels(image)
     with clock.stage("structures"):
         found = segment(image, segmenter)
         require_head(found)
@@ -121,3 +128,10 @@ def segment_image(
         "volumes_ml": volumes,
     }
     return SegmentedImage(found, record)
+
+
+def _refuse_labels(image: Image) -> None:
+    """InputError for a label map, which may well look like a head."""
+    values = image.data.numpy()
+    if np.array_equal(values, np.trunc(values)) and kind_of(values.astype(np.int64)) == "labels":
+        raise InputError(f"{image.name}: holds labels, whole numbers in patches. Give the scan that they are of.")
