@@ -88,7 +88,7 @@ def evaluate(
     report("similarity", 0, 1)
     result["similarity"] = _of_images(fixed, moving, transform, inside)
     report("similarity", 1, 1)
-    return _json_ready(result)
+    return json_ready(result)
 
 
 def measured_in(fixed: Image, mask: LabelMap | None = None) -> tuple[Tensor, str]:
@@ -254,10 +254,12 @@ def _of_images(fixed: Image, moving: Image, transform: Transform, inside: Tensor
     return {when: similarities(a, b.warp(map_, onto=a.grid), inside) for when, map_ in maps.items()}
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """The same with floats of six digits, and null for those that are not finite."""
     if isinstance(value, dict):
-        return {key: _json_ready(item) for key, item in value.items()}
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
