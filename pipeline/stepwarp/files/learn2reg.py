@@ -42,7 +42,8 @@ def read_learn2reg(path: str | Path, fixed: Grid, moving: Grid) -> Transform:
 
 @np.errstate(over="ignore")  # what single precision does not hold becomes infinite, and that is refused
 def read_displacement(path: str | Path, fixed: Grid) -> np.ndarray:
-    """The displacement in a .nii, .nii.gz or .npz, (3, *fixed.shape) voxels, with the digits that the file has.
+    """The displacement in a .nii, .nii.gz or .npz, (3, *fixed.shape) voxels, float32 or, where that does not hold the
+    file's numbers, float64.
 
     Raises InputError for a damaged file, one of another shape than the fixed grid asks for, values that are not finite,
     an archive with several arrays that fit, and a file that another program wrote (which)."""
@@ -51,7 +52,7 @@ def read_displacement(path: str | Path, fixed: Grid) -> np.ndarray:
     broken = int((~np.isfinite(values.astype(np.float32))).any(0).sum())
     if broken:
         raise InputError(f"{path}: {broken} displacements are NaN or infinite. Compute it again.")
-    return values
+    return values.astype(np.float32 if np.can_cast(values.dtype, np.float32) else np.float64, copy=False)
 
 
 def learn2reg_transform(displacement: np.ndarray, fixed: Grid, moving: Grid) -> Transform:
