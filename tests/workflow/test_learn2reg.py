@@ -187,7 +187,7 @@ def test_what_is_missing_or_of_the_wrong_shape_is_a_row_that_says_so(task):
     task.predict("disp_0002_0003.npz", np.zeros((3, 20, 18, 15), np.float32))
     result = task.evaluate()
     first, second, third = result["pairs"]
-    assert "holds no disp_0001_0002.npz or disp_0001_0002.nii.gz or" in first["reason"]
+    assert "holds no disp_0001_0002 or disp_0001_0000_0002_0000, .npz or .nii.gz" in first["reason"]
     assert "20 x 18 x 15 numbers where the fixed image" in second["reason"]
     assert second["prediction"].endswith("disp_0002_0003.npz")
     assert third == expected

@@ -135,8 +135,7 @@ def evaluate(
         return
     _refuse(of_a_task, "Without --learn2reg one pair is judged")
     if fixed is None or moving is None:
-        lacking = " and ".join(name for name in ("--fixed", "--moving") if of_a_pair[name] is None)
-        raise InputError(f"{lacking} is missing. Give both images, or --learn2reg and --predictions.")
+        raise InputError("a pair needs --fixed and --moving. Give both images, or --learn2reg and --predictions.")
     check_files(
         [fixed, moving, fixed_labels, moving_labels, label_names, fixed_landmarks, moving_landmarks, mask],
     )
@@ -187,9 +186,10 @@ def _evaluate_task(
     with shown_progress(silent=as_json) as progress:
         result = evaluate_learn2reg(config, predictions, data=data, trust=tuple(trust or ()), progress=progress)
     _give(result, out, force, as_json, print_task)
-    reasons = [row["reason"] for row in result["pairs"] if "reason" in row]
-    if reasons:
-        raise InputError(f"{len(reasons)} of {counted(len(result['pairs']), 'pair')} have no result: {reasons[0]}")
+    without = sum("reason" in row for row in result["pairs"])
+    if without:
+        of = counted(len(result["pairs"]), "pair")
+        raise InputError(f"{without} of {of} {worded(without, 'has', 'have')} no result; the rows say why.")
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ def print_evaluation(result: Mapping[str, Any], everything: bool) -> None:
 
 def print_task(result: Mapping[str, Any]) -> None:
     """The numbers of `evaluate_learn2reg`: a row for each pair, then what the challenge makes of all of them."""
-    screen = console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    screen = console(soft_wrap=True, width=1000)  # a narrow terminal may break a line, but not cut a number
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column(f"{cell(result['task'])}\n", no_wrap=True)
     for measure in result["measures"]:

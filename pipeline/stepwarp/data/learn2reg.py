@@ -100,11 +100,10 @@ class EvaluationPair(BaseModel):
 
     @property
     def predictions(self) -> tuple[str, ...]:
-        """The names that the displacement of this pair may have, in the order in which the script looks for them."""
+        """The names, without suffix, that the displacement of this pair may have, in the order of the script."""
         (fixed, first), (moving, second) = self._numbers
         short = (f"disp_{fixed}_{moving}",) if self._is_plain else ()
-        stems = (*short, f"disp_{fixed}_{first}_{moving}_{second}")
-        return tuple(stem + suffix for stem in stems for suffix in (".npz", ".nii.gz"))
+        return (*short, f"disp_{fixed}_{first}_{moving}_{second}")
 
     def folder_of_points(self, dest: str) -> str:
         """What takes the place of `images`: keypoints of images 0 and 2 of a subject lie in keypoints02Tr/."""

@@ -26,7 +26,7 @@ from stepwarp.evaluation.regularity import non_diffeomorphic_volume
 from stepwarp.files import TrustRules, read_image, read_labels, read_landmarks, sha256
 from stepwarp.files.learn2reg import learn2reg_transform, read_displacement
 from stepwarp.geometry import DisplacementField, Grid, Image, LabelMap, Transform, Volume
-from stepwarp.printable import counted
+from stepwarp.printable import counted, worded
 from stepwarp.progress import Progress, ProgressReport, silent
 from stepwarp.version import __version__
 
@@ -116,7 +116,7 @@ def evaluate_learn2reg(
 
 
 @dataclass(frozen=True, eq=False)
-class _Pair:
+class _ReadPair:
     """What is read of a case. Label maps and mask lie on their images' grids. displacement: (3, I, J, K) voxels."""
 
     fixed: Image
@@ -142,14 +142,17 @@ def _row(case: EvaluationCase, config: EvaluationConfig, folder: Path, trust: Tr
 
 
 def _prediction(case: EvaluationCase, folder: Path) -> Path:
-    names = case.pair.predictions
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if not found:
-        raise InputError(f"{folder}: holds no {' or '.join(names)}. Predict this pair, or check the file's name.")
-    return found[0]
+    stems = case.pair.predictions
+    names = [stem + suffix for stem in stems for suffix in (".npz", ".nii.gz")]
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise InputError(
+            f"{folder}: holds no {' or '.join(stems)}, .npz or .nii.gz. Predict this pair, or check the file's name."
+        )
+    return found
 
 
-def _read(case: EvaluationCase, config: EvaluationConfig, prediction: Path, trust: TrustRules) -> _Pair:
+def _read(case: EvaluationCase, config: EvaluationConfig, prediction: Path, trust: TrustRules) -> _ReadPair:
     fixed, moving = (read_image(path, trust=trust) for path in case.images)
     _check_shape(config, fixed)
     displacement = read_displacement(prediction, fixed.grid)
@@ -160,7 +163,7 @@ def _read(case: EvaluationCase, config: EvaluationConfig, prediction: Path, trus
         labels = in_fixed, in_moving
     mask = None if case.mask is None else _by_voxel(read_labels(case.mask, trust=trust), fixed)
     transform = learn2reg_transform(displacement, fixed.grid, moving.grid)
-    return _Pair(fixed, moving, labels, mask, displacement, transform)
+    return _ReadPair(fixed, moving, labels, mask, displacement, transform)
 
 
 def _check_shape(config: EvaluationConfig, fixed: Image) -> None:
@@ -183,7 +186,7 @@ def _by_voxel(volume: V, image: Image) -> V:
     return replace(volume, grid=image.grid)
 
 
-def _theirs(pair: _Pair, case: EvaluationCase, config: EvaluationConfig, trust: TrustRules) -> Values:
+def _theirs(pair: _ReadPair, case: EvaluationCase, config: EvaluationConfig, trust: TrustRules) -> Values:
     """By the challenge's definitions."""
     values: Values = {}
     if pair.labels is not None:
@@ -204,7 +207,7 @@ def _theirs(pair: _Pair, case: EvaluationCase, config: EvaluationConfig, trust: 
     return values
 
 
-def _their_errors(pair: _Pair, files: tuple[Path, Path], trust: TrustRules) -> np.ndarray:
+def _their_errors(pair: _ReadPair, files: tuple[Path, Path], trust: TrustRules) -> np.ndarray:
     if _are_maps(files):
         fixed, moving = _landmark_maps(pair, files, trust)
         return learn2reg.centre_errors(fixed, learn2reg.warped_labels(moving, pair.displacement))
@@ -212,7 +215,7 @@ def _their_errors(pair: _Pair, files: tuple[Path, Path], trust: TrustRules) -> n
     return learn2reg.landmark_errors(pair.displacement, fixed, moving, pair.moving.grid.spacing)
 
 
-def _share_in_moving(pair: _Pair) -> float:
+def _share_in_moving(pair: _ReadPair) -> float:
     """LUMIR's percentage of non-diffeomorphic volume: where the moving image is above 0, inside of its outermost
     voxels, although the displacement is one of the fixed image."""
     grid = Grid.isotropic(pair.fixed.grid.shape)
@@ -228,7 +231,7 @@ def _share_in_moving(pair: _Pair) -> float:
     return non_diffeomorphic_volume(field, inside).percent if inside.any() else math.nan
 
 
-def _ours(pair: _Pair, case: EvaluationCase, config: EvaluationConfig, trust: TrustRules) -> Values:
+def _ours(pair: _ReadPair, case: EvaluationCase, config: EvaluationConfig, trust: TrustRules) -> Values:
     """By the definitions of `evaluate`; labels are those of the config, and the mask is its, where it has one."""
     truth: dict[str, Any] = {}
     if pair.labels is not None:
@@ -253,7 +256,7 @@ def _ours(pair: _Pair, case: EvaluationCase, config: EvaluationConfig, trust: Tr
     return values
 
 
-def _world_points(pair: _Pair, files: tuple[Path, Path], trust: TrustRules) -> tuple[np.ndarray, np.ndarray]:
+def _world_points(pair: _ReadPair, files: tuple[Path, Path], trust: TrustRules) -> tuple[np.ndarray, np.ndarray]:
     """Points that match by row, RAS mm; of maps, the centres of the landmarks that both of them hold."""
     if not _are_maps(files):
         fixed, moving = _points(pair, files, trust)
@@ -268,7 +271,7 @@ def _are_maps(files: tuple[Path, Path]) -> bool:
     return files[0].suffix != ".csv"
 
 
-def _points(pair: _Pair, files: tuple[Path, Path], trust: TrustRules) -> tuple[np.ndarray, np.ndarray]:
+def _points(pair: _ReadPair, files: tuple[Path, Path], trust: TrustRules) -> tuple[np.ndarray, np.ndarray]:
     """The rows of two lists, voxels."""
     grids = pair.fixed.grid, pair.moving.grid
     lists = [read_landmarks(path, "voxel", grid) for path, grid in zip(files, grids, strict=True)]
@@ -282,7 +285,7 @@ def _points(pair: _Pair, files: tuple[Path, Path], trust: TrustRules) -> tuple[n
     return in_fixed, in_moving
 
 
-def _landmark_maps(pair: _Pair, files: tuple[Path, Path], trust: TrustRules) -> tuple[np.ndarray, np.ndarray]:
+def _landmark_maps(pair: _ReadPair, files: tuple[Path, Path], trust: TrustRules) -> tuple[np.ndarray, np.ndarray]:
     images = pair.fixed, pair.moving
     fixed, moving = (
         _by_voxel(read_labels(path, trust=trust), image).data.numpy() for path, image in zip(files, images, strict=True)
@@ -313,8 +316,8 @@ def _notes(config: EvaluationConfig, cases: list[EvaluationCase], rows: list[dic
     without = [row["pair"] for row in rows if "reason" in row]
     if without:
         notes.append(
-            f"{len(without)} of {counted(len(rows), 'pair')} have no result, and are in no mean; the challenge's "
-            "script gives no number at all then"
+            f"{len(without)} of {counted(len(rows), 'pair')} {worded(len(without), 'has', 'have')} no result: what is "
+            "said of all is of the others, where the challenge's script gives no number at all"
         )
     unmasked = [case.pair.id for case in cases if config.masked and case.mask is None]
     if unmasked:
