@@ -20,7 +20,7 @@ from stepwarp.data.learn2reg import (
 )
 from stepwarp.errors import InputError
 from stepwarp.evaluation import learn2reg
-from stepwarp.evaluation.evaluate import evaluate, json_ready
+from stepwarp.evaluation.evaluate import json_ready, measured_in, of_field, of_labels
 from stepwarp.evaluation.landmarks import target_registration_error
 from stepwarp.evaluation.regularity import non_diffeomorphic_volume
 from stepwarp.files import TrustRules, read_image, read_labels, read_landmarks, sha256
@@ -233,27 +233,30 @@ def _share_in_moving(pair: _ReadPair) -> float:
 
 def _ours(pair: _ReadPair, case: EvaluationCase, config: EvaluationConfig, trust: TrustRules) -> Values:
     """By the definitions of `evaluate`; labels are those of the config, and the mask is its, where it has one."""
-    truth: dict[str, Any] = {}
-    if pair.labels is not None:
-        scored = {label for measure in config.of_metrics("dice", "hd95") for label in measure.labels}
-        there = {int(n) for labels in pair.labels for n in torch.unique(labels.data)}
-        truth = dict(zip(("fixed_labels", "moving_labels"), pair.labels, strict=True)) | {
-            "ignore_labels": there - scored
-        }
-    found = evaluate(pair.fixed, pair.moving, pair.transform, mask=pair.mask, **truth)
+    field = of_field(pair.transform, pair.fixed.grid, measured_in(pair.fixed, pair.mask)[0])
     values: Values = {}
     for measure in config.of_metrics("sdlogj"):
-        values[measure.name], values[_FOLDINGS] = _number(found["std_log_jacobian"]), found["folds"]["count"]
+        values[measure.name], values[_FOLDINGS] = _number(field["std_log_jacobian"]), field["folds"]["count"]
     for measure in config.of_metrics("ndv"):
-        values[measure.name] = _number(found["ndv"]["percent"])
+        values[measure.name] = field["ndv"]["percent"]
+    scores = _our_scores(pair, config)
     for measure in config.of_metrics("dice", "hd95"):
         key = "dice" if measure.metric == "dice" else "hd95_mm"
-        of_label = [found["labels"].get(str(label)) for label in measure.labels]
-        values[measure.name] = _mean(scores[key] for scores in of_label if scores is not None)
+        values[measure.name] = _mean(scores[n][key] for n in measure.labels if n in scores)
     for measure in config.of_metrics("tre"):
         fixed, moving = _world_points(pair, case.points[measure.name], trust)
         values[measure.name] = _mean(target_registration_error(pair.transform, fixed, moving))
     return values
+
+
+def _our_scores(pair: _ReadPair, config: EvaluationConfig) -> dict[int, Mapping[str, float]]:
+    """Of each label that a measure is of and that both maps hold."""
+    if pair.labels is None:
+        return {}
+    wanted = {label for measure in config.of_metrics("dice", "hd95") for label in measure.labels}
+    others = {int(n) for labels in pair.labels for n in torch.unique(labels.data)} - wanted
+    found = of_labels(*pair.labels, pair.transform, frozenset(others))
+    return {int(label): scores for label, scores in found["labels"].items()}
 
 
 def _world_points(pair: _ReadPair, files: tuple[Path, Path], trust: TrustRules) -> tuple[np.ndarray, np.ndarray]:
