@@ -1,9 +1,12 @@
 import json
+import re
 
 import pytest
 
 import stepwarp.workflow.evaluate as module
+import stepwarp.workflow.learn2reg as tasks
 from stepwarp.errors import InputError
+from stepwarp.progress import ProgressReport
 
 RESULT = {
     "stepwarp": "0",
@@ -184,3 +187,100 @@ def test_bad_input_is_one_line_and_exit_code_3(run, monkeypatch, two_files, tmp_
     result = run("evaluate", "-f", two_files[0], "-m", two_files[1])
     assert (result.code, result.out) == (3, "")
     assert result.err.endswith("stepwarp: labels.nii.gz: lies 5 mm away.\n")
+
+
+def summary(value):
+    return dict.fromkeys(("mean", "std", "30", "70"), value)
+
+
+TASK = {
+    "stepwarp": "0",
+    "task": "OASIS",
+    "measures": [
+        {"name": "DSC", "metric": "dice", "stepwarp": "mean_dice"},
+        {"name": "HD95", "metric": "hd95", "stepwarp": "mean_hd95_mm"},
+    ],
+    "pairs": [
+        {
+            "pair": "0001_0000<--0002_0000",
+            "prediction": "a.npz",
+            "learn2reg": {"DSC": 0.7123456, "HD95": None},
+            "stepwarp": {"DSC": 0.75, "HD95": 3.21},
+        },
+        {"pair": "0002_0000<--0003_0000", "prediction": None, "reason": "predictions: holds no disp_0002_0003."},
+    ],
+    "aggregates": {
+        "DSC": {"learn2reg": summary(0.7), "stepwarp": summary(0.8)},
+        "HD95": {"learn2reg": summary(None), "stepwarp": summary(3.2)},
+    },
+    "notes": ["one label is lost"],
+}
+
+
+@pytest.fixture
+def task(monkeypatch):
+    """What the workflow of a task was called with, and what it returns."""
+    made = {"calls": [], "result": TASK}
+
+    def fake(config, predictions, *, progress, **options):
+        made["calls"].append({"config": config, "predictions": predictions, **options})
+        progress(ProgressReport("pairs", 0, 2))
+        return made["result"]
+
+    monkeypatch.setattr(tasks, "evaluate_learn2reg", fake)
+    return made
+
+
+def test_a_task_of_learn2reg_is_a_table_with_a_row_for_each_pair(run, task, two_files, tmp_path):
+    result = run("evaluate", "--learn2reg", two_files[0], "--predictions", "there", "--data", "D", "--trust", "qform")
+    assert [(str(c.pop("predictions")), str(c.pop("data")), c) for c in task["calls"]] == [
+        ("there", "D", {"config": two_files[0], "trust": ("qform",)})
+    ]
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert lines[:2] == ["OASIS Learn2Reg stepwarp Learn2Reg stepwarp", "DSC Dice HD95 HD95, mm"]
+    assert "0001_0000<--0002_0000 0.71235 0.7500 - 3.21" in lines
+    assert "0002_0000<--0003_0000 no result" in lines
+    assert [line for line in lines if line.endswith("- 3.20")] == [
+        f"{name} 0.70000 0.8000 - 3.20" for name in ("mean", "std", "30 %", "70 %")
+    ]
+    assert "0002_0000<--0003_0000: predictions: holds no disp_0002_0003." in lines
+    assert lines[-1] == "note: one label is lost"
+    assert "pairs\n" in result.err
+    assert result.code == 3
+    assert result.err.endswith("stepwarp: 1 of 2 pairs has no result; the rows say why.\n")
+
+
+def test_a_task_is_written_and_printed_as_json_although_a_pair_failed(run, task, two_files, tmp_path):
+    arguments = (
+        "evaluate",
+        "--learn2reg",
+        two_files[0],
+        "--predictions",
+        tmp_path,
+        "--json",
+        "-o",
+        tmp_path / "a.json",
+    )
+    result = run(*arguments)
+    assert result.code == 3
+    assert json.loads(result.out) == json.loads((tmp_path / "a.json").read_text()) == TASK
+    assert run(*arguments).code == 4
+    task["result"] = TASK | {"pairs": TASK["pairs"][:1]}
+    assert run(*arguments, "--force").code == 0
+
+
+def test_what_one_pair_and_a_task_need_is_not_mixed(run, calls, task, two_files):
+    a, b = two_files
+    for arguments, said in (
+        (("--learn2reg", a, "--predictions", b, "-f", a, "--all"), "--fixed, --all: not here.* leave them out"),
+        (("--learn2reg", a), "--learn2reg needs --predictions"),
+        (("-f", a, "-m", b, "--data", "D"), "--data: not here.* leave it out"),
+        (("-f", a), "a pair needs --fixed and --moving"),
+        ((), "a pair needs --fixed and --moving"),
+        (("--learn2reg", a.with_name("absent.json"), "--predictions", b), "absent.json: does not exist"),
+    ):
+        result = run("evaluate", *arguments)
+        assert result.code == 3
+        assert re.search(said, result.err)
+    assert not calls
+    assert not task["calls"]

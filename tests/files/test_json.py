@@ -3,6 +3,7 @@ import json
 import pytest
 
 from stepwarp.data.formats import read_foreign
+from stepwarp.data.learn2reg import read_evaluation_config
 from stepwarp.data.manifest import read_manifest
 from stepwarp.errors import InputError
 from stepwarp.files import read_landmarks, write_text
@@ -12,6 +13,7 @@ from stepwarp.workflow.folders import RegistrationFolder
 
 READERS = {
     "manifest.json": read_manifest,
+    "config.json": read_evaluation_config,
     "points.mrk.json": read_landmarks,
     "names.json": read_label_names,
     "list.json": lambda path: read_foreign(path, path.parent),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -28,8 +28,38 @@ def print_evaluation(result: Mapping[str, Any], everything: bool) -> None:
         _print_labels(screen, result["labels"], everything)
     if "tre_mm" in result:
         _print_landmarks(screen, result["tre_mm"]["landmarks"], everything)
-    for note in result["notes"]:
-        screen.print(f"[yellow]note[/]: {cell(note)}")
+    _print_notes(screen, result["notes"])
+
+
+def print_task(result: Mapping[str, Any]) -> None:
+    """The numbers of `evaluate_learn2reg`: a row for each pair, then what the challenge makes of all of them."""
+    screen = console(soft_wrap=True, width=1000)  # a narrow terminal may break a line, but not cut a number
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(f"{cell(result['task'])}\n", no_wrap=True)
+    for measure in result["measures"]:
+        table.add_column(f"Learn2Reg\n{cell(measure['name'])}", justify="right", no_wrap=True)
+        table.add_column(f"stepwarp\n{METRICS[measure['stepwarp']].column}", justify="right", no_wrap=True)
+    for row in result["pairs"]:
+        table.add_row(cell(row["pair"]), *(["no result"] if "reason" in row else _both(row, result["measures"])))
+    for key, name in {"mean": "mean", "std": "std", "30": "30 %", "70": "70 %"}.items():
+        sides = {
+            side: {name: found[side][key] for name, found in result["aggregates"].items() if side in found}
+            for side in ("learn2reg", "stepwarp")
+        }
+        table.add_row(name, *_both(sides, result["measures"]), style="bold")
+    screen.print(table)
+    for row in result["pairs"]:
+        if "reason" in row:
+            screen.print(f"[yellow]{cell(row['pair'])}[/]: {cell(row['reason'])}")
+    _print_notes(screen, result["notes"])
+
+
+def _both(row: Mapping[str, Mapping[str, float | None]], measures: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Of each measure the challenge's number, with the digits that its script prints, and ours."""
+    for measure in measures:
+        theirs, ours = (row[side].get(measure["name"]) for side in ("learn2reg", "stepwarp"))
+        yield "-" if theirs is None else f"{theirs:.5f}"
+        yield "-" if ours is None else METRICS[measure["stepwarp"]].plain(ours)
 
 
 def _rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -83,6 +113,11 @@ def _penalty(result: Mapping[str, Any]) -> str:
 def _landmark_rows(tre: Mapping[str, Any]) -> list[tuple[str, str]]:
     left_out = [("  left out", ", ".join(tre["left_out"]))] if tre["left_out"] else []
     return [("landmarks", str(tre["count"])), *left_out]
+
+
+def _print_notes(screen: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        screen.print(f"[yellow]note[/]: {cell(note)}")
 
 
 def _print_labels(screen: Console, labels: Mapping[str, Mapping[str, Any]], everything: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,12 @@ def evaluate(
     labels = _pair(fixed_labels, moving_labels, "labels")
     if labels is not None:
         labels = on_grid_of(labels[0], fixed), on_grid_of(labels[1], moving)
-        result |= _of_labels(*labels, transform, frozenset(ignore_labels), label_names or {}, report)
+        result |= of_labels(*labels, transform, frozenset(ignore_labels), label_names or {}, report)
     landmarks = _pair(fixed_landmarks, moving_landmarks, "landmarks")
     if landmarks is not None:
         result["tre_mm"] = _of_landmarks(*landmarks, transform, tuple(unreliable_landmarks))
     report("regularity", 0, 1)
-    result |= _of_field(transform, fixed.grid, inside)
+    result |= of_field(transform, fixed.grid, inside)
     if inverse is not None:
         residual = inverse_consistency(transform, inverse, fixed.grid, inside)
         result["inverse_mm"] = {
@@ -88,7 +89,7 @@ def evaluate(
     report("similarity", 0, 1)
     result["similarity"] = _of_images(fixed, moving, transform, inside)
     report("similarity", 1, 1)
-    return _json_ready(result)
+    return json_ready(result)
 
 
 def measured_in(fixed: Image, mask: LabelMap | None = None) -> tuple[Tensor, str]:
@@ -116,14 +117,15 @@ def _pair(fixed: Any, moving: Any, what: str) -> tuple[Any, Any] | None:
     return None if fixed is None else (fixed, moving)
 
 
-def _of_labels(
+def of_labels(
     fixed: LabelMap,
     moving: LabelMap,
     transform: Transform,
     ignored: frozenset[int],
-    names: Mapping[int, str],
-    report: Report,
+    names: Mapping[int, str] = MappingProxyType({}),
+    report: Report = lambda stage, done, total: None,
 ) -> dict[str, Any]:
+    """What `evaluate` says of labels, of maps that lie on the grids of their images."""
     report("labels", 0, 1)
     in_fixed, in_moving = label_ids(fixed) - ignored, label_ids(moving) - ignored
     scored = sorted(in_fixed & in_moving)
@@ -230,7 +232,8 @@ def _matched(fixed: Landmarks, moving: Landmarks, left_out: frozenset[str]) -> t
     return names, np.array([points[0][n] for n in names]), np.array([points[1][n] for n in names])
 
 
-def _of_field(transform: Transform, grid: Grid, inside: Tensor) -> dict[str, Any]:
+def of_field(transform: Transform, grid: Grid, inside: Tensor) -> dict[str, Any]:
+    """What `evaluate` says of a transform alone: folds, volumes and displacements inside a mask on the fixed grid."""
     field = transform.on(grid)
     lengths = field.millimetres().norm(dim=-1)[inside].double().numpy()
     ndv = non_diffeomorphic_volume(field, inside)
@@ -254,10 +257,12 @@ def _of_images(fixed: Image, moving: Image, transform: Transform, inside: Tensor
     return {when: similarities(a, b.warp(map_, onto=a.grid), inside) for when, map_ in maps.items()}
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """The same with floats of six digits, and null for those that are not finite."""
     if isinstance(value, dict):
-        return {key: _json_ready(item) for key, item in value.items()}
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

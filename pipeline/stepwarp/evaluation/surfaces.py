@@ -73,6 +73,12 @@ def largest_distance(grid: Grid) -> float:
     return float(pdist(grid.corners()).max())
 
 
+def nearest(points: np.ndarray, surface: np.ndarray) -> np.ndarray:
+    """The distance of each point (N, D) to the nearest of a surface's points."""
+    tree = cKDTree(surface, leafsize=16, balanced_tree=False, compact_nodes=False)
+    return tree.query(points, workers=torch.get_num_threads())[0]
+
+
 def _differs_from_a_neighbour(ids: np.ndarray) -> np.ndarray:
     """Where a face neighbour holds another value, or lies beyond the grid."""
     result = np.zeros(ids.shape, bool)
@@ -86,12 +92,6 @@ def _differs_from_a_neighbour(ids: np.ndarray) -> np.ndarray:
 
 
 def _between(a: np.ndarray, b: np.ndarray) -> SurfaceDistance:
-    to_b, to_a = _nearest(a, b), _nearest(b, a)
+    to_b, to_a = nearest(a, b), nearest(b, a)
     hd95 = max(np.percentile(to_b, 95), np.percentile(to_a, 95))
     return SurfaceDistance(float(hd95), float((to_a.sum() + to_b.sum()) / (len(to_a) + len(to_b))))
-
-
-def _nearest(points: np.ndarray, surface: np.ndarray) -> np.ndarray:
-    """The distance of each point (N, D) to the nearest of a surface's points."""
-    tree = cKDTree(surface, leafsize=16, balanced_tree=False, compact_nodes=False)
-    return tree.query(points, workers=torch.get_num_threads())[0]

@@ -33,20 +33,32 @@ def is_learn2reg(path: str | Path) -> bool:
     return len(shape) == 4 and 3 in (shape[0], shape[3])
 
 
-@np.errstate(over="ignore")  # what single precision does not hold becomes infinite, and that is refused
 def read_learn2reg(path: str | Path, fixed: Grid, moving: Grid) -> Transform:
     """The displacement in a .nii, .nii.gz or .npz as a map of the fixed world to the moving world.
+
+    Raises InputError as `read_displacement`."""
+    return learn2reg_transform(read_displacement(path, fixed), fixed, moving)
+
+
+@np.errstate(over="ignore")  # what single precision does not hold becomes infinite, and that is refused
+def read_displacement(path: str | Path, fixed: Grid) -> np.ndarray:
+    """The displacement in a .nii, .nii.gz or .npz, (3, *fixed.shape) voxels, float32 or, where that does not hold the
+    file's numbers, float64.
 
     Raises InputError for a damaged file, one of another shape than the fixed grid asks for, values that are not finite,
     an archive with several arrays that fit, and a file that another program wrote (which)."""
     path = Path(path)
     values = _displacement(path, _in_npz(path) if nifti.suffix_of(path) == ".npz" else {"": _in_nifti(path)}, fixed)
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    broken = int((~np.isfinite(values)).any(0).sum())
+    broken = int((~np.isfinite(values.astype(np.float32))).any(0).sum())
     if broken:
         raise InputError(f"{path}: {broken} displacements are NaN or infinite. Compute it again.")
-    field = DisplacementField(torch.from_numpy(values)[None], fixed, outside="zero")
-    return Composition.of(_same_index(fixed, moving), field)
+    return values.astype(np.float32 if np.can_cast(values.dtype, np.float32) else np.float64, copy=False)
+
+
+def learn2reg_transform(displacement: np.ndarray, fixed: Grid, moving: Grid) -> Transform:
+    """A displacement (3, *fixed.shape), voxels, as a map of the fixed world to the moving world."""
+    values = torch.from_numpy(np.ascontiguousarray(displacement, dtype=np.float32))
+    return Composition.of(_same_index(fixed, moving), DisplacementField(values[None], fixed, outside="zero"))
 
 
 def write_learn2reg(path: str | Path, transform: Transform, fixed: Grid, moving: Grid, overwrite: bool = False) -> None:
