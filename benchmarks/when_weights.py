@@ -9,6 +9,9 @@ guide (structures_as_guide.py). They would be a default if on no kind of pair th
 end of its interval were above -.001, if no pair lost more than .005 Dice or .1 mm, and if they took less than 3 s.
 Intervals are by a bootstrap over people where there are several, since pairs that share one are not independent.
 
+In the end how sure the segmenter of `brain-t1-labels` is of brains of its study and of others: whether that could tell
+where to step back.
+
 Cases that are done stay, so it can be interrupted; remove cases.jsonl to begin afresh. Writes results/when_weights/
 {cases.jsonl, results.json, table.md}; an hour on one processor."""
 
@@ -32,9 +35,13 @@ from stepwarp.evaluation.bootstrap import interval_over_people
 from stepwarp.evaluation.landmarks import target_registration_error
 from stepwarp.evaluation.overlap import dice, mean_dice
 from stepwarp.files import read_image, read_labels, read_landmarks
-from stepwarp.geometry import Composition, Image, LabelMap
+from stepwarp.geometry import Affine, Composition, Image, LabelMap
 from stepwarp.geometry.intensities import scale_intensities
+from stepwarp.geometry.orientation import canonical
 from stepwarp.machine import machine
+from stepwarp.networks.segmenter import Segmenter
+from stepwarp.registrar.steps.segmented import BRAIN
+from stepwarp.registrar.weights import load_weights, weights_path
 
 from contrasts import AVERAGES, every, laid_out  # isort: skip
 from heads import PEOPLE, Person  # isort: skip
@@ -49,6 +56,8 @@ GUIDED_BY = 10.0
 #: Voxels averaged along each axis for a small image.
 SMALL = 4
 PARTS = {"upper half outside the field of view": cut_off, "a third of the slices": slab}
+SURE = "how sure the segmenter is"
+TEMPLATES = ("templates/tpl-MNIColin27_brain_T1w.nii.gz", "templates/tpl-MNI152NLin2009cAsym_brain_T1w.nii.gz")
 #: What must hold of a default besides a mean not below 0: the lower end of its interval, the worst pair, seconds.
 LEAST_LOWER, WORST, MOST_SECONDS = -0.001, {"dice": -0.005, "mm": -0.1}, 3.0
 
@@ -76,6 +85,19 @@ def cases(root: Path) -> Iterator[tuple[dict[str, str], Callable[[], dict[str, A
         for a, b in itertools.permutations(AVERAGES, 2):
             what = {"kind": "averages of other contrasts", "pair": f"{a}_{b}", "unit": "mm", "weights": weights}
             yield what, partial(averages, root / "multimodal", a, b, weights)
+    names = [*TEMPLATES, *(f"multimodal/avg152{name}.nii.gz" for name in AVERAGES)]
+    for name, path in {**{scan.id: scan.image for scan in scans.values()}, **{n: root / n for n in names}}.items():
+        yield {"kind": SURE, "pair": name, "unit": "probability", "weights": "brain-t1-labels"}, partial(sure, path)
+
+
+def sure(path: Path) -> dict[str, Any]:
+    """The mean probability, over a brain, of what the segmenter takes each voxel for."""
+    registrar = load_weights(weights_path("brain-t1-labels"))
+    (segmenter,) = (part for part in registrar.step.modules() if isinstance(part, Segmenter))
+    image = canonical(read_image(path))
+    seen = registrar.recipe.prepare(image, image, Affine.identity(3)).fixed.data
+    likeliest = segmenter.expected(seen[None, None], torch.eye(segmenter.classes))[0].amax(0)
+    return {"value": round(float(likeliest[seen > BRAIN].mean()), 4)}
 
 
 def small(image: Image, labels: LabelMap) -> tuple[Image, LabelMap]:
@@ -150,7 +172,10 @@ def registered(fixed: Image, moving: Image, weights: str) -> tuple[stepwarp.Regi
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line for each kind of pair and weights; changes are such that more is better."""
+    """A line for each kind of pair and weights, where more is better of a change; then how sure it is of what."""
+    certain = [["brain", "mean probability of the likeliest structure"], ["---"] * 2]
+    certain += [[Path(row["pair"]).name, f"{row['value']:.3f}"] for row in rows if row["kind"] == SURE]
+    rows = [row for row in rows if row["kind"] != SURE]
     lines = [
         ["pairs", "weights", "used", "without", "with", "change: mean (interval)", "worst pair", "more CPU s", "fit"]
     ]
@@ -158,7 +183,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines += [
         line_of(rows, kind, weights) for kind in dict.fromkeys(row["kind"] for row in rows) for weights in WEIGHTS[1:]
     ]
-    return laid_out(lines) + "\n"
+    return f"{laid_out(lines)}\n\n{laid_out(certain)}\n"
 
 
 def line_of(rows: list[dict[str, Any]], kind: str, weights: str) -> list[str]:
