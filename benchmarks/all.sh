@@ -41,5 +41,6 @@ for script in deformable_models invariances presets_in_order contrasts several_c
     part "$script" $python "benchmarks/$script.py"
 done
 part mnist .venv/bin/stepwarp mnist all --out benchmarks/work/mnist
+part figures $python benchmarks/figures.py
 part readme $python benchmarks/readme.py
 conclude
