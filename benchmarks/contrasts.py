@@ -204,14 +204,18 @@ def every(kept: Path, all_cases: Iterable[tuple[dict[str, str], Callable[[], dic
     return rows
 
 
+def concluded(out: Path, text: str, preset: str, threads: int, name: str = "table") -> None:
+    """Write a table, and on what machine it was made, beside the file that keeps its rows; and print it."""
+    (out / "results.json").write_text(json.dumps({"preset": preset, "machine": machine(threads)}, indent=1) + "\n")
+    (out / f"{name}.md").write_text(text)
+    print(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the data root; $STEPWARP_DATA by default")
-    root = data_root(parser.parse_args().data, "oasis")
-    rows = every(OUT / "cases.jsonl", cases(root))
-    (OUT / "results.json").write_text(json.dumps({"preset": PRESET, "machine": machine(THREADS)}, indent=1) + "\n")
-    (OUT / "table.md").write_text(table(rows))
-    print(table(rows))
+    rows = every(OUT / "cases.jsonl", cases(data_root(parser.parse_args().data, "oasis")))
+    concluded(OUT, table(rows), PRESET, THREADS)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Writes results/several_contrasts/{SPLIT.jsonl, results.json, SPLIT.md}."""
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,11 @@ import numpy as np
 import torch
 
 import stepwarp
-from contrasts import FACTOR, KINDS, PRESET, SHOWN, THREADS, every, scores, shown
+from contrasts import FACTOR, KINDS, PRESET, SHOWN, THREADS, concluded, every, scores, shown
 from stepwarp.data.manifest import Pair, data_root, pairs, read_manifest
 from stepwarp.files import read_image
 from stepwarp.geometry import Image
 from stepwarp.geometry.intensities import scale_intensities
-from stepwarp.machine import machine
 
 OUT = Path(__file__).parent / "results" / "several_contrasts"
 GREYS = KINDS["abs(x - .6)"]
@@ -91,9 +89,7 @@ def main() -> None:
     given = parser.parse_args()
     chosen = pairs(read_manifest("oasis"), data_root(given.data, "oasis"), given.split, verify=False)
     rows = every(OUT / f"{given.split}.jsonl", cases(chosen))
-    (OUT / "results.json").write_text(json.dumps({"preset": PRESET, "machine": machine(THREADS)}, indent=1) + "\n")
-    (OUT / f"{given.split}.md").write_text(table(rows))
-    print(table(rows))
+    concluded(OUT, table(rows), PRESET, THREADS, given.split)
 
 
 if __name__ == "__main__":

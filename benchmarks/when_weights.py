@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -38,12 +37,11 @@ from stepwarp.files import read_image, read_labels, read_landmarks
 from stepwarp.geometry import Affine, Composition, Image, LabelMap
 from stepwarp.geometry.intensities import scale_intensities
 from stepwarp.geometry.orientation import canonical
-from stepwarp.machine import machine
 from stepwarp.networks.segmenter import Segmenter
 from stepwarp.registrar.steps.segmented import BRAIN
 from stepwarp.registrar.weights import load_weights, weights_path
 
-from contrasts import AVERAGES, every, laid_out  # isort: skip
+from contrasts import AVERAGES, concluded, every, laid_out  # isort: skip
 from heads import PEOPLE, Person  # isort: skip
 from spoilt_scans import cut_off, slab  # isort: skip
 from structures_as_guide import guide  # isort: skip
@@ -221,11 +219,8 @@ def line_of(rows: list[dict[str, Any]], kind: str, weights: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the data root; $STEPWARP_DATA by default")
-    root = data_root(parser.parse_args().data, "oasis")
-    rows = every(OUT / "cases.jsonl", cases(root))
-    (OUT / "results.json").write_text(json.dumps({"preset": PRESET, "machine": machine(THREADS)}, indent=1) + "\n")
-    (OUT / "table.md").write_text(table(rows))
-    print(table(rows))
+    rows = every(OUT / "cases.jsonl", cases(data_root(parser.parse_args().data, "oasis")))
+    concluded(OUT, table(rows), PRESET, THREADS)
 
 
 if __name__ == "__main__":
