@@ -158,13 +158,17 @@ def test_fixed_image_lands_where_ants_puts_it(any_folder, tmp_path):
     assert (np.abs(ours.data.numpy() - theirs) > 1e-3 * np.ptp(theirs)).mean() < 1e-3
 
 
-def test_moving_image_lands_where_simpleitk_puts_it(any_folder, tmp_path):
-    out, _ = carried(tmp_path, any_folder.path, any_folder.moving, "moved.nii.gz")
+WAYS = {"linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline3}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_moving_image_lands_where_simpleitk_puts_it(any_folder, tmp_path, way):
+    out, _ = carried(tmp_path, any_folder.path, any_folder.moving, "moved.nii.gz", interpolation=way)
     fixed, moving = (sitk.ReadImage(str(path)) for path in (any_folder.fixed, any_folder.moving))
     field = sitk.DisplacementFieldTransform(sitk.ReadImage(any_folder.files[0], sitk.sitkVectorFloat64))
     # SimpleITK, too, applies the last of a composite first.
     chain = sitk.CompositeTransform([sitk.ReadTransform(any_folder.files[1]), field])
-    theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, chain, sitk.sitkLinear)).transpose(2, 1, 0)
+    theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, chain, WAYS[way])).transpose(2, 1, 0)
     assert np.abs(read_image(out).data.numpy() - theirs).max() < 1e-3 * np.ptp(theirs)
 
 
@@ -375,9 +379,10 @@ def test_lost_labels_are_told(folder, tmp_path):
     assert any("77" in note for note in done.notes)
 
 
-def test_linear_labels_are_refused(folder, tmp_path):
-    with pytest.raises(InputError, match="--labels with --interpolation linear"):
-        carried(tmp_path, folder.path, folder.moving, "out.nii.gz", labels=True, interpolation="linear")
+@pytest.mark.parametrize("way", ["linear", "cubic", "sinc"])
+def test_labels_have_nothing_in_between(folder, tmp_path, way):
+    with pytest.raises(InputError, match=f"--labels with --interpolation {way}"):
+        carried(tmp_path, folder.path, folder.moving, "out.nii.gz", labels=True, interpolation=way)
 
 
 # What is said, and what is refused.

@@ -176,6 +176,20 @@ def test_nan_stays_where_it_is_and_touches_nothing_else(carry, interpolation):
     assert "nan outside" in done.how
 
 
+@pytest.mark.parametrize(("way", "theirs"), [("cubic", sitk.sitkBSpline3), ("sinc", sitk.sitkLanczosWindowedSinc)])
+def test_whatever_the_interpolation_an_image_ends_alike(carry, way, theirs):
+    values = air(-1000.0)
+    out, done = carry(values, interpolation=way)
+    np.testing.assert_allclose(out, by_simpleitk(values, -1000.0, theirs), atol=1e-2)
+    assert "-1000 outside" in done.how
+    missing, _ = carry(values, interpolation=way, outside=np.nan)
+    beyond, _ = carry(values, outside=np.nan)
+    np.testing.assert_array_equal(np.isnan(missing), np.isnan(beyond))
+    values[5, 5, 5] = np.nan
+    with pytest.raises(InputError, match=f"NaN, which --interpolation {way} would spread"):
+        carry(values, interpolation=way)
+
+
 def test_nan_in_a_label_map_is_no_label(carry):
     values = np.where(ball(8), 3, np.nan)
     values[9:11, 9:11, 9:11] = 2**24 + 1

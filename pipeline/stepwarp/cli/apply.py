@@ -60,9 +60,12 @@ def apply(
         ),
     ] = None,
     interpolation: Annotated[
-        Literal["auto", "linear", "nearest"],
+        Literal["auto", "linear", "nearest", "cubic", "sinc"],
         typer.Option(
-            "--interpolation", "-n", help="auto: nearest for label maps, known by their values; linear for images."
+            "--interpolation",
+            "-n",
+            help="auto: nearest for label maps, known by their values; linear for images. cubic: B-spline through the "
+            "voxels, as BSpline of ANTs; sinc: Lanczos' windowed sinc. These two may overshoot.",
         ),
     ] = "auto",
     labels: Annotated[bool, typer.Option("--labels", help="All images among the inputs are label maps.")] = False,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,18 +37,20 @@ from stepwarp.files.landmarks import LANDMARK_SUFFIXES, keeps_source
 from stepwarp.files.point_tables import PointTable
 from stepwarp.files.tables import Space
 from stepwarp.files.voxels import integers
-from stepwarp.geometry import Grid, Image, LabelMap, Volume
+from stepwarp.geometry import CubicImage, Grid, Image, LabelMap, SincImage, Volume
 from stepwarp.geometry.background import background
-from stepwarp.kernels import sampling
 from stepwarp.printable import counted, worded
 from stepwarp.workflow.journey import Journey, PointMap, Side, load, plan
 from stepwarp.workflow.kinds import kind_of
 from stepwarp.workflow.subjects import check_outside
 
-Interpolation = Literal["auto", "linear", "nearest"]
+Interpolation = Literal["auto", "linear", "nearest", "cubic", "sinc"]
 Kind = Literal["image", "labels", "landmarks"]
 
 _VOLUME_SUFFIXES = (".nii", ".nii.gz")
+_FOR_LABELS = ("auto", "nearest")
+_SMOOTH: dict[str, type[Image]] = {"cubic": CubicImage, "sinc": SincImage}
+_WORDS = {"cubic": "cubic B-spline", "sinc": "windowed sinc"}
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ def apply(
         Use the inverse of the whole chain.
     reference : str or Path, optional
         An image on whose grid volumes land; with one folder, by default, the grid of its image `target`.
-    interpolation : {"auto", "linear", "nearest"}
-        "auto" reads label maps from the nearest voxel, images linearly.
+    interpolation : {"auto", "linear", "nearest", "cubic", "sinc"}
+        "auto" reads label maps from the nearest voxel, images linearly; "cubic" is the cubic B-spline that passes
+        through the voxels, "sinc" Lanczos' windowed sinc, for images without NaN: see `geometry.resampling`.
     labels : bool
         All volumes are label maps.
     outside : float, optional
@@ -140,8 +143,10 @@ def apply(
             "images and landmarks go opposite ways through transform files. Apply these in two calls, or give the "
             "folder of the registration."
         )
-    if labels and interpolation == "linear":
-        raise InputError("--labels with --interpolation linear: labels have no values in between. Leave one out.")
+    if labels and interpolation not in _FOR_LABELS:
+        raise InputError(
+            f"--labels with --interpolation {interpolation}: labels have no values in between. Leave one out."
+        )
     if reference is not None and kinds == {True}:
         raise InputError(f"--reference {reference}: landmarks need no grid. Leave it out.")
     if labels and outside is not None:
@@ -221,12 +226,12 @@ def read_volume(
 ) -> tuple[Volume, str]:
     """A source of `files.as_either` as the type that is read in the right way between voxels, and why, in words."""
     stated = "labels" if labels else stated_kind(source)
-    if stated == "labels" and interpolation != "linear":
+    if stated == "labels" and interpolation in _FOR_LABELS:
         return as_labels(source, trust=trust), "label map as stated, nearest voxel"
     voxels, grid = as_either(source, trust=trust)
     if interpolation == "nearest":
         return _nearest_image(voxels, grid, outside), "nearest voxel as asked for"
-    kind, decision = "image", "linear as asked for"
+    kind, decision = "image", f"{_WORDS.get(interpolation, interpolation)} as asked for"
     if interpolation == "auto" and stated is not None:
         decision = "image as stated, linear"
     elif interpolation == "auto":
@@ -238,14 +243,21 @@ def read_volume(
         decision = "label map by its values (whole numbers in patches), nearest voxel"
         return LabelMap(voxels.labels(), grid, voxels.name), decision
     data, missing = voxels.intensities()
-    return Image(data, grid, voxels.name, missing=missing).surrounded(outside), decision
+    smooth = _SMOOTH.get(interpolation)
+    if smooth is None:
+        return Image(data, grid, voxels.name, missing=missing).surrounded(outside), decision
+    if missing is not None:
+        raise InputError(
+            f"{voxels.name}: holds NaN, which --interpolation {interpolation} would spread. Say linear, or fill it."
+        )
+    return smooth(data, grid, voxels.name).surrounded(outside), decision
 
 
 def continues(volume: Volume, outside: float) -> bool:
     """Whether what the moving image was said to be outside can be meant for another image of its space: NaN for any,
     a number for one whose own values reach it. -1000 for the air of a CT is nothing for a map of probabilities, nor for
     numbers that were asked for from the nearest voxel, which may be labels."""
-    if volume.interpolation != "linear":
+    if volume.interpolation == "nearest":
         return False
     return math.isnan(outside) or bool(volume.data.min() <= outside <= volume.data.max())
 
@@ -253,7 +265,7 @@ def continues(volume: Volume, outside: float) -> bool:
 class _NearestImage(Image):
     """Values that are read from the nearest voxel, where that is asked for: in whatever type holds them exactly."""
 
-    interpolation: ClassVar[sampling.Interpolation] = "nearest"
+    interpolation = "nearest"
 
 
 def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite: bool) -> list[tuple[Path, Path]]:

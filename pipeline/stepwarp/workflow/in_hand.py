@@ -53,7 +53,7 @@ def carry(
         if reference is not None:
             raise InputError("points need no grid to land on; leave the reference out")
         return _sent(what, send, space, grids[source])
-    if labels and (interpolation == "linear" or outside is not None):
+    if labels and (interpolation not in ("auto", "nearest") or outside is not None):
         raise InputError("labels have no values in between, and are 0 outside; leave interpolation and outside out")
     check_outside(outside)
     rules = TrustRules.of(trust)

@@ -45,7 +45,7 @@ class Registration(RegisteredPair):
             The image that it belongs to and the one it is brought to; by default from moving to fixed, points as well.
         reference : image or path, optional
             An image on whose grid volumes land; by default that of the image `target`.
-        interpolation : {"auto", "linear", "nearest"}
+        interpolation : {"auto", "linear", "nearest", "cubic", "sinc"}
             As in `workflow.apply.apply`: "auto" reads label maps, known by their type or their values, from the nearest
             voxel, and images linearly.
         labels : bool
