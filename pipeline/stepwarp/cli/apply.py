@@ -30,7 +30,8 @@ def apply(
         path_option(
             "--input",
             "-i",
-            help="An image, a label map, or landmarks (.csv, .tsv, .fcsv, .mrk.json); repeat it for several.",
+            help="An image, a label map, landmarks (.csv, .tsv, .fcsv, .mrk.json), a surface (.gii) or streamlines "
+            "(.trk, .tck); repeat it for several.",
         ),
     ],
     output: Annotated[
@@ -83,9 +84,9 @@ def apply(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Carry images, label maps and landmarks along a registration.
+    """Carry images, label maps, landmarks, surfaces and streamlines along a registration.
 
-    With the FOLDER of a registration, say where the inputs come from and where they go; images and landmarks alike go
+    With the FOLDER of a registration, say where the inputs come from and where they go; images and points alike go
     from the moving image to the fixed one unless --from or --to says otherwise, and the right one of the two maps is
     chosen for each:
 
@@ -94,7 +95,7 @@ def apply(
       stepwarp apply -t result --from fixed -i fixed_points.csv -o in_moving.csv
 
     With transform FILES, as with antsApplyTransforms and antsApplyTransformsToPoints, a point meets the first one
-    first: images come from the space where the chain ends into the one where it starts, and landmarks go the other way:
+    first: images come from the space where the chain ends into the one where it starts, and points go the other way:
 
     \b
       stepwarp apply -t 1Warp.nii.gz -t 0GenericAffine.mat -r fixed.nii.gz \\

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from stepwarp.errors import InputError
 from stepwarp.progress import Progress, silent
 from stepwarp.workflow import in_hand, outputs
-from stepwarp.workflow.apply import Interpolation, Space
+from stepwarp.workflow.apply import Space
 from stepwarp.workflow.journey import Side
+from stepwarp.workflow.reading import Interpolation
 from stepwarp.workflow.registered import RegisteredPair
 from stepwarp.workflow.trace import save_trace
 
