@@ -385,6 +385,32 @@ def test_labels_have_nothing_in_between(folder, tmp_path, way):
         carried(tmp_path, folder.path, folder.moving, "out.nii.gz", labels=True, interpolation=way)
 
 
+def test_partial_volumes_are_linear_and_sum_to_one(folder, tmp_path):
+    labels = labels_on(folder.moving_grid)
+    source = tmp_path / "labels.nii.gz"
+    write_volume(source, labels)
+    out, done = carried(tmp_path, folder.path, source, "parts.nii.gz", partial_volumes=True)
+    parts = nib.load(out)
+    listed = json.loads((tmp_path / "parts.json").read_text())["LabelMap"]
+    assert listed == sorted({0, *labels.data.unique().tolist()})
+    assert parts.shape == (*folder.fixed_grid.shape, len(listed))
+    np.testing.assert_allclose(parts.affine, folder.fixed_grid.affine, atol=1e-5)
+    values = np.asarray(parts.dataobj)
+    assert values.dtype == np.float32
+    assert values.min() >= 0
+    np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
+    assert done.kind == "labels"
+    value = listed[-1]
+    write_volume(tmp_path / "one.nii.gz", Image((labels.data == value).float(), labels.grid))
+    one, _ = carried(tmp_path, folder.path, tmp_path / "one.nii.gz", "alone.nii.gz", interpolation="linear")
+    np.testing.assert_allclose(values[..., -1], np.asarray(nib.load(one).dataobj), atol=1e-6)
+    for options in ({"interpolation": "nearest"}, {"outside": 3}):
+        with pytest.raises(InputError, match="--partial-volumes with"):
+            carried(tmp_path, folder.path, source, "again.nii.gz", partial_volumes=True, **options)
+    with pytest.raises(OutputError, match=r"parts\.json"):
+        carried(tmp_path, folder.path, source, "parts.nii", partial_volumes=True)
+
+
 # What is said, and what is refused.
 
 

@@ -70,6 +70,14 @@ def apply(
         ),
     ] = "auto",
     labels: Annotated[bool, typer.Option("--labels", help="All images among the inputs are label maps.")] = False,
+    partial_volumes: Annotated[
+        bool,
+        typer.Option(
+            "--partial-volumes",
+            help="All images among the inputs are label maps, and become how much of each voxel every label fills, "
+            "linearly: a fourth axis, whose labels a .json beside the output lists.",
+        ),
+    ] = False,
     space: Annotated[
         Literal["ras", "lps", "voxel"] | None,
         typer.Option(
@@ -115,6 +123,7 @@ def apply(
         reference=reference,
         interpolation=interpolation,
         labels=labels,
+        partial_volumes=partial_volumes,
         space=space,
         trust=tuple(trust or ()),
         outside=outside,

@@ -66,7 +66,7 @@ class Streamlines:
         if self.path.suffix.lower() == ".trk":
             return ("its header is kept, and names the grid of the image that the streamlines come from",)
         header = _opened(self.path)[0].header
-        renamed = any(_writable(header)[key] is not value for key, value in header.items())
+        renamed = any(isinstance(value, str) and _writable(header)[key] != value for key, value in header.items())
         return ("colons in its header are written as semicolons",) if renamed else ()
 
     def _batches(self) -> Iterator[list[np.ndarray]]:

@@ -23,6 +23,7 @@ from stepwarp.files import (
     TrustRules,
     check_file_target,
     read_image,
+    read_labels,
     read_landmarks,
     sha256,
     write_landmarks,
@@ -36,6 +37,7 @@ from stepwarp.files.tables import Space
 from stepwarp.geometry import Grid, LabelMap, Volume
 from stepwarp.printable import counted, worded
 from stepwarp.workflow.journey import Journey, PointMap, Side, load, plan
+from stepwarp.workflow.partial_volumes import list_of, write_partial_volumes
 from stepwarp.workflow.reading import FOR_LABELS, Interpolation, continues, read_volume
 from stepwarp.workflow.subjects import check_outside
 
@@ -71,6 +73,7 @@ def apply(
     reference: str | Path | None = None,
     interpolation: Interpolation = "auto",
     labels: bool = False,
+    partial_volumes: bool = False,
     outside: float | None = None,
     space: Space | None = None,
     trust: str | Sequence[str] | None = None,
@@ -103,6 +106,10 @@ def apply(
         through the voxels, "sinc" Lanczos' windowed sinc, for images without NaN: see `geometry.resampling`.
     labels : bool
         All volumes are label maps.
+    partial_volumes : bool
+        All volumes are label maps, and become how much of each voxel their labels fill, by linear interpolation: four
+        axes, the last one for the labels, which a .json beside it lists as "LabelMap". Label 0 is among them, so that
+        they sum to 1.
     outside : float, optional
         What images become where their own grid ends (NaN for nothing); by default what the registration of the folder
         was given, if that can be meant for the image, see `continues`; else their own background, the most frequent
@@ -136,7 +143,9 @@ def apply(
             "images and points go opposite ways through transform files. Apply these in two calls, or give the "
             "folder of the registration."
         )
-    if labels and interpolation not in FOR_LABELS:
+    if partial_volumes:
+        _refuse_for_partial_volumes(jobs, interpolation, outside, overwrite)
+    elif labels and interpolation not in FOR_LABELS:
         raise InputError(
             f"--labels with --interpolation {interpolation}: labels have no values in between. Leave one out."
         )
@@ -152,7 +161,7 @@ def apply(
     grid = journey.grid if reference is None else read_image(reference, trust=rules).grid
     if grid is None and False in kinds:
         raise InputError("volumes need a grid to land on. Name an image that has it with --reference.")
-    carrier = _Carrier(journey, grid, interpolation, labels, outside, space, rules, overwrite)
+    carrier = _Carrier(journey, grid, interpolation, labels, partial_volumes, outside, space, rules, overwrite)
     done = [carrier.carry(*job) for job in jobs]
     return [*done[:-1], replace(done[-1], notes=(*done[-1].notes, *rules.notes()))]
 
@@ -165,6 +174,7 @@ class _Carrier:
     grid: Grid | None
     interpolation: Interpolation
     labels: bool
+    partial_volumes: bool
     outside: float | None
     space: Space | None
     trust: TrustRules
@@ -181,7 +191,9 @@ class _Carrier:
     def carry(self, path: Path, output: Path) -> Applied:
         if is_landmarks(path):
             return self._carry_landmarks(path, output)
-        return self._carry_shape(path, output) if is_shape(path) else self._carry_volume(path, output)
+        if is_shape(path):
+            return self._carry_shape(path, output)
+        return self._carry_parts(path, output) if self.partial_volumes else self._carry_volume(path, output)
 
     def _carry_volume(self, path: Path, output: Path) -> Applied:
         volume, decision, said = self._read(path)
@@ -193,8 +205,18 @@ class _Carrier:
         how += f"place through {self.lookup}"
         notes = (*self.journey.notes, *self.lookup.notes, *said, *_elsewhere(volume, self.journey.left))
         if isinstance(volume, LabelMap) and isinstance(warped, LabelMap):
-            return Applied(path, output, "labels", how, (*notes, *_lost_labels(volume, warped)))
+            return Applied(path, output, "labels", how, (*notes, *_lost(label_changes(volume, warped).lost)))
         return Applied(path, output, "image", how, notes)
+
+    def _carry_parts(self, path: Path, output: Path) -> Applied:
+        labels = read_labels(path, trust=self.trust)
+        refuse_wrong_side(labels, self.journey)
+        assert self.grid is not None
+        values, lost = write_partial_volumes(output, labels, self.lookup.transform, self.grid, self.overwrite)
+        how = f"label map, partial volumes of {counted(len(values), 'label')} (listed in {list_of(output)}), linear, "
+        how += f"all of label 0 outside; {self.journey.words}: each voxel of the new grid looks up its place through "
+        notes = (*self.journey.notes, *self.lookup.notes, *_elsewhere(labels, self.journey.left), *_lost(lost))
+        return Applied(path, output, "labels", f"{how}{self.lookup}", notes)
 
     def _read(self, path: Path) -> tuple[Volume, str, tuple[str, ...]]:
         """A volume, why it is read as it is, and a note where what it is outside comes from the registration."""
@@ -251,6 +273,18 @@ def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite
             raise InputError(f"{output}: what {path} becomes is written as {', '.join(suffixes)}. Choose such a name.")
         check_file_target(output, overwrite)
     return jobs
+
+
+def _refuse_for_partial_volumes(
+    jobs: list[tuple[Path, Path]], interpolation: Interpolation, outside: float | None, overwrite: bool
+) -> None:
+    if interpolation not in ("auto", "linear"):
+        raise InputError(f"--partial-volumes with --interpolation {interpolation}: they are linear. Leave one out.")
+    if outside is not None:
+        raise InputError("--partial-volumes with --outside: label maps are 0 outside. Leave one out.")
+    for path, output in jobs:
+        if not _is_points(path):
+            check_file_target(list_of(output), overwrite)
 
 
 def is_landmarks(path: Path) -> bool:
@@ -311,8 +345,7 @@ def _elsewhere(volume: Volume, left: Grid | None) -> tuple[str, ...]:
     )
 
 
-def _lost_labels(volume: LabelMap, warped: LabelMap) -> tuple[str, ...]:
-    lost = label_changes(volume, warped).lost
+def _lost(lost: Sequence[int]) -> tuple[str, ...]:
     return (
         (f"{counted(len(lost), 'label is', 'labels are')} no longer there: {', '.join(map(str, lost[:20]))}",)
         if lost
