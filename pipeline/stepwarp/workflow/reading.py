@@ -45,14 +45,19 @@ def read_volume(
         decision = "label map by its values (whole numbers in patches), nearest voxel"
         return LabelMap(voxels.labels(), grid, voxels.name), decision
     data, missing = voxels.intensities()
+    return read_by(Image(data, grid, voxels.name, missing=missing).surrounded(outside), interpolation), decision
+
+
+def read_by(image: Image, interpolation: Interpolation) -> Image:
+    """An image as the type that is read so between its voxels; InputError where its gaps forbid that."""
     smooth = _SMOOTH.get(interpolation)
     if smooth is None:
-        return Image(data, grid, voxels.name, missing=missing).surrounded(outside), decision
-    if missing is not None:
+        return image
+    if image.missing is not None:
         raise InputError(
-            f"{voxels.name}: holds NaN, which --interpolation {interpolation} would spread. Say linear, or fill it."
+            f"{image.name}: holds NaN, which --interpolation {interpolation} would spread. Say linear, or fill it."
         )
-    return smooth(data, grid, voxels.name).surrounded(outside), decision
+    return smooth(image.data, image.grid, image.name, image.outside)
 
 
 def continues(volume: Volume, outside: float) -> bool:
