@@ -14,7 +14,7 @@ from stepwarp.kernels import sampling
 Smooth = Literal["cubic", "sinc"]
 
 #: Positions of so many voxels are held in memory at a time.
-_AT_ONCE = 2**20
+_AT_ONCE = 2**19
 
 
 def resample(image: Tensor, displacement: Tensor, matrix: Tensor, interpolation: Smooth) -> Tensor:

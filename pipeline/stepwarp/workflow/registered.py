@@ -68,5 +68,21 @@ class RegisteredPair:
         return tuple(self.as_interpolated(image).warp(self.transform, self.fixed.grid) for image in self.further)
 
     def as_interpolated(self, moving: Image) -> Image:
-        """A moving image as the type that is read between voxels as the settings say."""
+        """A moving image as the type that is read between its voxels as the settings say.
+
+        Parameters
+        ----------
+        moving : Image
+            One without gaps, unless it is to be read linearly.
+
+        Returns
+        -------
+        Image
+            The same values on the same grid.
+
+        Raises
+        ------
+        InputError
+            For an image with gaps that would be read across them.
+        """
         return read_by(moving, interpolation_of(self.record))
