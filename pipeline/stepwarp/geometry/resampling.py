@@ -24,8 +24,8 @@ def resample(image: Tensor, displacement: Tensor, matrix: Tensor, interpolation:
     displacement: (D, *out) voxels of its own grid. matrix: (D+1, D+1), index of that grid -> index of the image.
     interpolation: "cubic" is the cubic B-spline that passes through all voxels, mirrored at the image's end (Unser,
     1999); "sinc" is Lanczos' windowed sinc over ten voxels along each axis, which goes on as at the image's end and
-    changes a constant by up to 0.4 %. Both are SimpleITK's. Returns (*out) in the type of the image, at least float32,
-    on its device."""
+    whose weights do not quite sum to 1. Both are SimpleITK's. Returns (*out) in the type of the image, at least
+    float32, on its device."""
     import SimpleITK as sitk
 
     values = image.detach().cpu().to(torch.promote_types(image.dtype, torch.float32)).contiguous()
