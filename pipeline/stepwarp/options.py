@@ -197,6 +197,14 @@ class RegisterOptions(Strict):
         ),
     ] = None
 
+    interpolation: Annotated[
+        Literal["linear", "cubic"],
+        OptionHelp(
+            "How the moving image is read for Warped.nii.gz. cubic: the cubic B-spline through its voxels, BSpline of "
+            "ANTs, which may overshoot. The search is linear all the same."
+        ),
+    ] = "linear"
+
     _changed: Preset = PrivateAttr()
 
     @classmethod

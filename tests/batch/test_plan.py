@@ -90,7 +90,7 @@ def test_options_that_a_version_did_not_have_hold_as_they_do_now(source, places)
 def test_a_preset_is_what_it_holds_whatever_it_is_called(source, places, tmp_path):
     names = {"affine_only", "transform", "similarity", "device", "time_budget", "weights", "steps", "refine"}
     names |= {"preset", "escalate", "trust", "outside"}
-    later = {"strip", "structures"}
+    later = {"strip", "structures", "interpolation"}
     assert identity(RegisterOptions()).keys() == names | later, "as in the records of earlier versions, and later ones"
     pretend(places, plan(source, RegisterOptions(), places)[0])
     own = tmp_path / "own.yaml"

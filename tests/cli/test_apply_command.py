@@ -24,7 +24,8 @@ def calls(monkeypatch):
 def test_options_reach_the_workflow(run, calls, two_files, tmp_path):
     a, b = two_files
     text = (
-        f"-t {tmp_path} -t x.mat -i {a} -i {b} -o c -o d --from fixed --to moving --inverse -r {a} -n nearest --labels"
+        f"-t {tmp_path} -t x.mat -i {a} -i {b} -o c -o d --from fixed --to moving --inverse -r {a} -n nearest --labels "
+        "--partial-volumes"
     )
     assert (
         run("apply", *text.split(), *["--space", "lps", "--trust", "qform", "--outside", "-1024", "--force"]).code == 0
@@ -40,6 +41,7 @@ def test_options_reach_the_workflow(run, calls, two_files, tmp_path):
             "reference": a,
             "interpolation": "nearest",
             "labels": True,
+            "partial_volumes": True,
             "space": "lps",
             "trust": ("qform",),
             "outside": -1024.0,

@@ -46,6 +46,7 @@ def test_defaults_reach_the_workflow(run, fake_register, two_files, tmp_path):
             "trace": False,
             "trust": (),
             "outside": None,
+            "interpolation": "linear",
         }
     ]
 
@@ -54,7 +55,7 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
     mask = two_files[0]
     text = f"--fixed-mask {mask} --moving-mask {mask} --preset best --affine-only --transform rigid --similarity mi"
     text += " --device cpu --threads 3 --max-memory 2G --time-budget 12.5 --trust sform --outside -1000 --force"
-    text += " --strip --structures"
+    text += " --strip --structures --interpolation cubic"
     text += " --no-escalate --set levels.0.iterations=3 --set radius=3 --initial warp.nii.gz --initial [a.mat,1]"
     assert register(run, two_files, tmp_path / "out", *text.split()).code == 0
     assert fake_register.saved == [(tmp_path / "out", True)]
@@ -83,6 +84,7 @@ def test_options_reach_the_workflow(run, fake_register, two_files, tmp_path):
         "trace": False,
         "trust": ("sform",),
         "outside": -1000.0,
+        "interpolation": "cubic",
     }
 
 

@@ -158,13 +158,17 @@ def test_fixed_image_lands_where_ants_puts_it(any_folder, tmp_path):
     assert (np.abs(ours.data.numpy() - theirs) > 1e-3 * np.ptp(theirs)).mean() < 1e-3
 
 
-def test_moving_image_lands_where_simpleitk_puts_it(any_folder, tmp_path):
-    out, _ = carried(tmp_path, any_folder.path, any_folder.moving, "moved.nii.gz")
+WAYS = {"linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline3}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_moving_image_lands_where_simpleitk_puts_it(any_folder, tmp_path, way):
+    out, _ = carried(tmp_path, any_folder.path, any_folder.moving, "moved.nii.gz", interpolation=way)
     fixed, moving = (sitk.ReadImage(str(path)) for path in (any_folder.fixed, any_folder.moving))
     field = sitk.DisplacementFieldTransform(sitk.ReadImage(any_folder.files[0], sitk.sitkVectorFloat64))
     # SimpleITK, too, applies the last of a composite first.
     chain = sitk.CompositeTransform([sitk.ReadTransform(any_folder.files[1]), field])
-    theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, chain, sitk.sitkLinear)).transpose(2, 1, 0)
+    theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, chain, WAYS[way])).transpose(2, 1, 0)
     assert np.abs(read_image(out).data.numpy() - theirs).max() < 1e-3 * np.ptp(theirs)
 
 
@@ -375,9 +379,36 @@ def test_lost_labels_are_told(folder, tmp_path):
     assert any("77" in note for note in done.notes)
 
 
-def test_linear_labels_are_refused(folder, tmp_path):
-    with pytest.raises(InputError, match="--labels with --interpolation linear"):
-        carried(tmp_path, folder.path, folder.moving, "out.nii.gz", labels=True, interpolation="linear")
+@pytest.mark.parametrize("way", ["linear", "cubic", "sinc"])
+def test_labels_have_nothing_in_between(folder, tmp_path, way):
+    with pytest.raises(InputError, match=f"--labels with --interpolation {way}"):
+        carried(tmp_path, folder.path, folder.moving, "out.nii.gz", labels=True, interpolation=way)
+
+
+def test_partial_volumes_are_linear_and_sum_to_one(folder, tmp_path):
+    labels = labels_on(folder.moving_grid)
+    source = tmp_path / "labels.nii.gz"
+    write_volume(source, labels)
+    out, done = carried(tmp_path, folder.path, source, "parts.nii.gz", partial_volumes=True)
+    parts = nib.load(out)
+    listed = json.loads((tmp_path / "parts.json").read_text())["LabelMap"]
+    assert listed == sorted({0, *labels.data.unique().tolist()})
+    assert parts.shape == (*folder.fixed_grid.shape, len(listed))
+    np.testing.assert_allclose(parts.affine, folder.fixed_grid.affine, atol=1e-5)
+    values = np.asarray(parts.dataobj)
+    assert values.dtype == np.float32
+    assert values.min() >= 0
+    np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
+    assert done.kind == "labels"
+    value = listed[-1]
+    write_volume(tmp_path / "one.nii.gz", Image((labels.data == value).float(), labels.grid))
+    one, _ = carried(tmp_path, folder.path, tmp_path / "one.nii.gz", "alone.nii.gz", interpolation="linear")
+    np.testing.assert_allclose(values[..., -1], np.asarray(nib.load(one).dataobj), atol=1e-6)
+    for options in ({"interpolation": "nearest"}, {"outside": 3}):
+        with pytest.raises(InputError, match="--partial-volumes with"):
+            carried(tmp_path, folder.path, source, "again.nii.gz", partial_volumes=True, **options)
+    with pytest.raises(OutputError, match=r"parts\.json"):
+        carried(tmp_path, folder.path, source, "parts.nii", partial_volumes=True)
 
 
 # What is said, and what is refused.

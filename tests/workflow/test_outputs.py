@@ -21,10 +21,12 @@ from stepwarp.errors import InputError, OutputError, VerificationError
 from stepwarp.files import read_image, read_transform, write_volume
 from stepwarp.geometry import Affine, Composition, DisplacementField, Grid, Image
 from stepwarp.layout import FURTHER_MOVED, MASKS, NAMES, RECORD, REPORT
+from stepwarp.report.text import methods
 from stepwarp.workflow import outputs, result_folder
 from stepwarp.workflow.folders import RegistrationFolder
 from stepwarp.workflow.outputs import check_target
 from stepwarp.workflow.register import register
+from stepwarp.workflow.subjects import ants_options
 
 LPS = np.array([-1.0, -1.0, 1.0])
 #: Of a registration that found no mask by itself.
@@ -97,11 +99,11 @@ def left_over(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def by_ants(folder, reference, moving, names, inverted=None):
+def by_ants(folder, reference, moving, names, inverted=None, by="linear"):
     """What antsApplyTransforms makes of an image of the folder, as an array in the order of nibabel."""
     onto, image = (ants.image_read(str(folder / f"{name}.nii.gz")) for name in (reference, moving))
     chain = [str(folder / name) for name in names]
-    return ants.apply_transforms(onto, image, chain, whichtoinvert=inverted).numpy()
+    return ants.apply_transforms(onto, image, chain, whichtoinvert=inverted, interpolator=by).numpy()
 
 
 def test_a_whole_folder_with_its_page_and_its_record(tmp_path, fresh):
@@ -122,6 +124,27 @@ def test_a_whole_folder_with_its_page_and_its_record(tmp_path, fresh):
     assert record["self_check"]["reader"] == "SimpleITK"
     assert json.loads(json.dumps(fresh.record)) == record
     assert "<html" in (out / "report.html").read_text()[:500].lower()
+
+
+def test_a_cubic_moved_image_is_that_of_ants_and_its_record_says_so(tmp_path, fresh, no_page):
+    settings = fresh.record["settings"] | {"interpolation": "cubic"}
+    out = replace(fresh, record=fresh.record | {"settings": settings}).save(tmp_path / "out")
+    record = json.loads((out / "registration.json").read_text())
+    assert record["self_check"]["voxel_error"] <= 1e-3
+    assert ants_options(record, ["W"]).startswith("-t W -n BSpline")
+    assert "interpolated once, by cubic B-splines," in methods(record, "A", "B", "voxels")
+    for name, image in (("fixed", fresh.fixed), ("moving", fresh.moving)):
+        write_volume(out / f"{name}.nii.gz", image)
+    names, ours = ["1Warp.nii.gz", "0GenericAffine.mat"], read_image(out / "Warped.nii.gz").data.numpy()
+    cubic, linear = (by_ants(out, "fixed", "moving", names, by=way) for way in ("bSpline", "linear"))
+    well_inside = inner(fresh.moving.grid, fresh.transform(voxels(fresh.fixed.grid)))
+    spread = np.ptp(ours)
+    assert np.abs(cubic - ours)[well_inside].max() < 1e-3 * spread
+    assert np.abs(linear - ours)[well_inside].max() > 1e-2 * spread
+    said = replace(fresh, record=fresh.record | {"settings": settings})
+    vars(said)["moved"] = fresh.moved  # linear, whatever the record says
+    with pytest.raises(VerificationError, match="do not say what was computed"):
+        said.save(tmp_path / "wrong")
 
 
 def test_the_files_say_what_was_computed(saved, brains):

@@ -13,6 +13,7 @@ from stepwarp.files import TrustRules, proof, read_image, sha256, write_affine, 
 from stepwarp.geometry import Affine, Grid, Image, LabelMap
 from stepwarp.workflow import apply as apply_module
 from stepwarp.workflow.apply import apply
+from stepwarp.workflow.register import register
 from stepwarp.workflow.subjects import ants_options, described_inputs, outside_remarks, prepare
 
 GRID = Grid((20, 22, 24), np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -176,6 +177,25 @@ def test_nan_stays_where_it_is_and_touches_nothing_else(carry, interpolation):
     assert "nan outside" in done.how
 
 
+@pytest.mark.parametrize(("way", "theirs"), [("cubic", sitk.sitkBSpline3), ("sinc", sitk.sitkLanczosWindowedSinc)])
+def test_whatever_the_interpolation_an_image_ends_alike(carry, way, theirs):
+    values = air(-1000.0)
+    out, done = carry(values, interpolation=way)
+    np.testing.assert_allclose(out, by_simpleitk(values, -1000.0, theirs), atol=1e-2)
+    assert "-1000 outside" in done.how
+    missing, _ = carry(values, interpolation=way, outside=np.nan)
+    beyond, _ = carry(values, outside=np.nan)
+    np.testing.assert_array_equal(np.isnan(missing), np.isnan(beyond))
+    values[5, 5, 5] = np.nan
+    with pytest.raises(InputError, match=f"NaN, which --interpolation {way} would spread"):
+        carry(values, interpolation=way)
+
+
+def test_an_image_with_gaps_is_not_searched_for_long_if_it_is_to_be_read_by_splines():
+    with pytest.raises(InputError, match="holds NaN, which --interpolation cubic would spread"):
+        register(Image(torch.from_numpy(air(0.0)), GRID), (air(np.nan), GRID.affine), interpolation="cubic")
+
+
 def test_nan_in_a_label_map_is_no_label(carry):
     values = np.where(ball(8), 3, np.nan)
     values[9:11, 9:11, 9:11] = 2**24 + 1
@@ -219,6 +239,8 @@ def test_the_proof_compares_what_is_outside_and_leaves_out_what_is_missing(tmp_p
 def test_the_record_and_the_line_for_ants_say_it(value, said):
     subject = prepare(Image(torch.from_numpy(air(value)), GRID), None, None)
     record = {"inputs": described_inputs(subject, subject)}
+    said_of_cubic = ants_options(record | {"settings": {"interpolation": "cubic"}}, ["a.mat"])
+    assert said_of_cubic == said.replace("a.mat", "a.mat -n BSpline")
     assert record["inputs"]["moving"]["outside"] == ("nan" if np.isnan(value) else value)
     assert ants_options(record, ["a.mat"]) == said
 

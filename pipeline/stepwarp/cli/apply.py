@@ -30,7 +30,8 @@ def apply(
         path_option(
             "--input",
             "-i",
-            help="An image, a label map, or landmarks (.csv, .tsv, .fcsv, .mrk.json); repeat it for several.",
+            help="An image, a label map, landmarks (.csv, .tsv, .fcsv, .mrk.json), a surface (.gii) or streamlines "
+            "(.trk, .tck); repeat it for several.",
         ),
     ],
     output: Annotated[
@@ -60,12 +61,23 @@ def apply(
         ),
     ] = None,
     interpolation: Annotated[
-        Literal["auto", "linear", "nearest"],
+        Literal["auto", "linear", "nearest", "cubic", "sinc"],
         typer.Option(
-            "--interpolation", "-n", help="auto: nearest for label maps, known by their values; linear for images."
+            "--interpolation",
+            "-n",
+            help="auto: nearest for label maps, known by their values; linear for images. cubic: B-spline through the "
+            "voxels, as BSpline of ANTs; sinc: Lanczos' windowed sinc. These two may overshoot.",
         ),
     ] = "auto",
     labels: Annotated[bool, typer.Option("--labels", help="All images among the inputs are label maps.")] = False,
+    partial_volumes: Annotated[
+        bool,
+        typer.Option(
+            "--partial-volumes",
+            help="All images among the inputs are label maps, and become how much of each voxel every label fills, "
+            "linearly: a fourth axis, whose labels a .json beside the output lists.",
+        ),
+    ] = False,
     space: Annotated[
         Literal["ras", "lps", "voxel"] | None,
         typer.Option(
@@ -80,9 +92,9 @@ def apply(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Carry images, label maps and landmarks along a registration.
+    """Carry images, label maps, landmarks, surfaces and streamlines along a registration.
 
-    With the FOLDER of a registration, say where the inputs come from and where they go; images and landmarks alike go
+    With the FOLDER of a registration, say where the inputs come from and where they go; images and points alike go
     from the moving image to the fixed one unless --from or --to says otherwise, and the right one of the two maps is
     chosen for each:
 
@@ -91,7 +103,7 @@ def apply(
       stepwarp apply -t result --from fixed -i fixed_points.csv -o in_moving.csv
 
     With transform FILES, as with antsApplyTransforms and antsApplyTransformsToPoints, a point meets the first one
-    first: images come from the space where the chain ends into the one where it starts, and landmarks go the other way:
+    first: images come from the space where the chain ends into the one where it starts, and points go the other way:
 
     \b
       stepwarp apply -t 1Warp.nii.gz -t 0GenericAffine.mat -r fixed.nii.gz \\
@@ -111,6 +123,7 @@ def apply(
         reference=reference,
         interpolation=interpolation,
         labels=labels,
+        partial_volumes=partial_volumes,
         space=space,
         trust=tuple(trust or ()),
         outside=outside,

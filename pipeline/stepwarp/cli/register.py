@@ -74,7 +74,8 @@ def register(
       FixedMask.nii.gz     the brain that was found in the fixed image, with --strip or
       MovingMask.nii.gz    of a whole head and a stripped one; and in the moving image
 
-    antsApplyTransforms -t 1Warp.nii.gz -t 0GenericAffine.mat gives Warped.nii.gz. Before the files get their names,
+    antsApplyTransforms -t 1Warp.nii.gz -t 0GenericAffine.mat (with -n BSpline, if --interpolation cubic was asked for)
+    gives Warped.nii.gz. Before the files get their names,
     SimpleITK reads them back, and they are compared with what was computed.
 
     Several contrasts of one subject drive one registration: --fixed T1a --moving T1b --fixed T2a --moving T2b, in

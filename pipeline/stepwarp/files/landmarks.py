@@ -60,8 +60,7 @@ class Landmarks:
 
     def count_outside(self, grid: Grid) -> int:
         """How many points lie in none of a grid's voxels."""
-        index = grid.index(self.points)
-        return int(((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any(1).sum())
+        return grid.count_outside(self.points)
 
 
 def read_landmarks(

@@ -10,8 +10,8 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -172,13 +172,19 @@ def write_nifti(
         raise OutputError(f"{path}: would hold values that are not finite. Nothing was written.")
     values = values.detach().cpu() if missing is None else torch.where(missing, math.nan, values.detach()).cpu()
     header = _new_header(path, values, affine, intent)
-    first_axis_fastest = values.permute(*reversed(range(values.ndim))).contiguous().numpy()
-    with atomic_path(path, overwrite) as temporary, temporary.open("wb") as file:
-        if suffix_of(path) == ".nii":
-            _write(cast(BinaryIO, file), header, first_axis_fastest)
-        else:
-            with igzip.IGzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as stream:
-                _write(cast(BinaryIO, stream), header, first_axis_fastest)
+    with _written(path, header, overwrite) as stream:
+        _write(stream, values)
+
+
+def write_nifti_series(
+    path: Path, volumes: Iterable[Tensor], shape: tuple[int, ...], affine: np.ndarray, *, overwrite: bool = False
+) -> None:
+    """Write float32 volumes (i, j, k), which are made one after the other, as one file of a shape (i, j, k, number of
+    them); else as `write_nifti`."""
+    header = _new_header(path, torch.empty(1).expand(shape), affine, "none")
+    with _written(path, header, overwrite) as stream:
+        for volume in volumes:
+            _write(stream, volume.detach().cpu())
 
 
 @contextmanager
@@ -320,10 +326,22 @@ def _new_header(path: Path, values: Tensor, affine: np.ndarray, intent: str) -> 
     return header
 
 
-def _write(stream: BinaryIO, header: Nifti1Header, values: np.ndarray) -> None:
-    stream.write(header.binaryblock)
-    stream.write(bytes(4))  # no extensions follow
-    stream.write(values.data.cast("B"))
+@contextmanager
+def _written(path: Path, header: Nifti1Header, overwrite: bool) -> Iterator[BinaryIO]:
+    """A file with this header, to which voxels are to be added."""
+    with atomic_path(path, overwrite) as temporary, temporary.open("wb") as file:
+        packed = (
+            nullcontext(file) if suffix_of(path) == ".nii" else igzip.IGzipFile("", "wb", _GZIP_LEVEL, file, mtime=0)
+        )
+        with packed as stream:
+            stream.write(header.binaryblock)
+            stream.write(bytes(4))  # no extensions follow
+            yield cast(BinaryIO, stream)
+
+
+def _write(stream: BinaryIO, values: Tensor) -> None:
+    first_axis_fastest = values.permute(*reversed(range(values.ndim))).contiguous().numpy()
+    stream.write(first_axis_fastest.data.cast("B"))
 
 
 def _truncated(path: Path) -> CutOffError:

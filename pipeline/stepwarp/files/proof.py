@@ -49,7 +49,8 @@ def voxel_error(chain: sitk.Transform, transform: Transform, moving: Image, move
         stored = sitk.ReadImage(plain, kind)
     sparse = stored[::_STRIDE, ::_STRIDE, ::_STRIDE]
     outside = 0.0 if math.isnan(moving.outside) else moving.outside
-    resampled = sitk.Resample(_to_sitk(moving), sparse, chain, sitk.sitkLinear, outside, kind)
+    way = sitk.sitkBSpline3 if moving.interpolation == "cubic" else sitk.sitkLinear
+    resampled = sitk.Resample(_to_sitk(moving), sparse, chain, way, outside, kind)
     difference = np.abs(sitk.GetArrayViewFromImage(resampled) - sitk.GetArrayViewFromImage(sparse)).T
     decided = _away_from_edges(sparse, transform, moving.grid) & _known(moving, sparse, chain)
     spread = float(moving.data.max() - moving.data.min())

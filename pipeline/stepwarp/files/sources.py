@@ -176,7 +176,7 @@ def _with_gaps(volume: Volume) -> Tensor:
 def _numbers(volume: Volume, wanted: np.dtype) -> np.ndarray:
     """The values (i, j, k) of a volume in the wanted type, or in one that holds them."""
     values = _with_gaps(volume).detach().cpu().numpy()
-    if volume.interpolation == "linear" or volume.missing is not None:
+    if volume.interpolation != "nearest" or volume.missing is not None:
         return values.astype(wanted if wanted.kind == "f" else np.float32)
     converted = values.astype(wanted)
     return converted if (converted == values).all() else values

@@ -106,7 +106,7 @@ def write_volume(path: str | Path, volume: Volume, overwrite: bool = False, dtyp
 
     Raises OutputError if the file exists and `overwrite` is false, cannot be written, or a value does not fit."""
     path = Path(path)
-    intensities = volume.interpolation == "linear" and volume.data.dtype != torch.float64
+    intensities = volume.interpolation != "nearest" and volume.data.dtype != torch.float64
     default = torch.float32 if intensities else volume.data.dtype
     data = _converted(volume.data, dtype or default, path)
     missing = volume.missing if data.is_floating_point() else None

@@ -6,15 +6,17 @@ meant, on its device and differentiable."""
 
 from stepwarp.geometry.grid import Grid
 from stepwarp.geometry.transform import Affine, Composition, DisplacementField, Transform, inverse_residual
-from stepwarp.geometry.volume import Image, LabelMap, Volume
+from stepwarp.geometry.volume import CubicImage, Image, LabelMap, SincImage, Volume
 
 __all__ = [
     "Affine",
     "Composition",
+    "CubicImage",
     "DisplacementField",
     "Grid",
     "Image",
     "LabelMap",
+    "SincImage",
     "Transform",
     "Volume",
     "inverse_residual",

@@ -103,6 +103,11 @@ class Grid:
         inverse = self.inverse_affine
         return points @ inverse[:-1, :-1].T + inverse[:-1, -1]
 
+    def count_outside(self, points: np.ndarray) -> int:
+        """How many world points (N, D) lie in none of the voxels."""
+        index = self.index(points)
+        return int(((index < -0.5) | (index > np.array(self.shape) - 0.5)).any(1).sum())
+
     def corners(self) -> np.ndarray:
         """World points (2^D, D) of the corner voxels' centres."""
         d = self.ndim

@@ -20,7 +20,7 @@ def png(volume: Volume) -> bytes:
     upright = canonical(volume)
     values, spacing = upright.data.detach().cpu().double().numpy(), upright.grid.spacing
     values = values / magnitude(values)
-    low, high = np.percentile(values, (1, 99.5)) if volume.interpolation == "linear" else (values.min(), values.max())
+    low, high = np.percentile(values, (1, 99.5)) if volume.interpolation != "nearest" else (values.min(), values.max())
     grey = (np.clip((values - low) / max(high - low, np.finfo(float).tiny), 0, 1) * 255).astype(np.uint8)
     tiles = []
     for axis in (2, 1, 0):

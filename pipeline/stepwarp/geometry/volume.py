@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from stepwarp.geometry.background import background
 from stepwarp.geometry.grid import Grid, float64
+from stepwarp.geometry.resampling import Smooth, resample
 from stepwarp.geometry.transform import Affine, Composition, DisplacementField, Transform
 from stepwarp.kernels import sampling
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
+
+
+Interpolation = Literal["linear", "nearest", "cubic", "sinc"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,7 @@ class Volume:
     outside: float = 0.0
     missing: Tensor | None = None
 
-    interpolation: ClassVar[sampling.Interpolation]
+    interpolation: ClassVar[Interpolation]
     _what: ClassVar[str] = "values"
 
     def __post_init__(self) -> None:
@@ -93,16 +97,17 @@ class Volume:
     def warp(self, transform: Transform, onto: Grid | None = None) -> Self:
         """This volume pulled back: at each voxel x of `onto` (own grid by default), its value at transform(x).
 
-        The one place where voxels are interpolated, and once: an affine after a field is one read, not two. What is
-        missing has no influence on what is not: a voxel whose nearest one is missing is missing, any other one is read
-        from those of its neighbours that are not."""
+        Voxels are interpolated here alone, and once: an affine after a field is one read, not two. What is missing has
+        no influence on what is not: a voxel whose nearest one is missing is missing, any other one is read from those
+        of its neighbours that are not."""
         onto = self.grid if onto is None else onto
         if self.data.dtype == torch.float64 and self.interpolation == "linear":
             return self._warp_in_units(transform, onto)
         affine, field = _split(transform, onto)
         matrix = float64(onto.index_map_to(self.grid, affine.matrix))
+        own: sampling.Interpolation = "nearest" if self.interpolation == "nearest" else "linear"
 
-        def read(values: Tensor, interpolation: sampling.Interpolation = self.interpolation) -> Tensor:
+        def read(values: Tensor, interpolation: sampling.Interpolation = own) -> Tensor:
             displacement = field.displacement.to(values.device)
             return sampling.warp(values[None, None], displacement, matrix, interpolation)[0, 0]
 
@@ -147,7 +152,7 @@ class Volume:
 class Image(Volume):
     """Intensities, read by linear interpolation; 0 outside, unless said otherwise."""
 
-    interpolation: ClassVar[sampling.Interpolation] = "linear"
+    interpolation: ClassVar[Interpolation] = "linear"
 
     def coarser(self, factors: int | Sequence[int]) -> Self:
         """Means over blocks of so many voxels, on `grid.coarser(factors)`; a block that reaches beyond counts zeros."""
@@ -161,10 +166,39 @@ class Image(Volume):
         return replace(self, outside=background(self.data, self.missing) if outside is None else float(outside))
 
 
+class _SmoothImage(Image):
+    """An image without gaps that is read from more than its nearest voxels, on the processor and without gradients."""
+
+    interpolation: ClassVar[Smooth]
+
+    def warp(self, transform: Transform, onto: Grid | None = None) -> Self:
+        """As `Volume.warp`; ValueError for an image with missing voxels, which would reach far."""
+        if self.missing is not None:
+            raise ValueError(f"{self.name}: has gaps, and would be read across them")
+        onto = self.grid if onto is None else onto
+        affine, field = _split(transform, onto)
+        matrix = float64(onto.index_map_to(self.grid, affine.matrix))
+        values = resample(self.data, field.displacement[0], matrix, self.interpolation)
+        inside = ~values.isnan()
+        return self._without(torch.where(inside, values, 0), onto, inside, None)
+
+
+class CubicImage(_SmoothImage):
+    """Intensities, read from the cubic B-spline through all voxels: see `resample`."""
+
+    interpolation: ClassVar[Smooth] = "cubic"
+
+
+class SincImage(_SmoothImage):
+    """Intensities, read by Lanczos' windowed sinc: see `resample`."""
+
+    interpolation: ClassVar[Smooth] = "sinc"
+
+
 class LabelMap(Volume):
     """Integer labels, read from the nearest voxel; 0 outside."""
 
-    interpolation: ClassVar[sampling.Interpolation] = "nearest"
+    interpolation: ClassVar[Interpolation] = "nearest"
     _what = "labels"
 
 

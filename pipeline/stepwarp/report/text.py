@@ -93,10 +93,15 @@ def methods(record: Mapping[str, Any], fixed: str, moving: str, grid: str) -> st
         _stages_sentence(record),
         _network_sentence(record),
         "The transform maps points of the fixed image to points of the moving image; the moving image was interpolated "
-        "once, linearly, through the composed transform.",
+        f"once, {_interpolated(record)}, through the composed transform.",
         _run_sentence(record),
     ]
     return " ".join(filter(None, sentences))
+
+
+def _interpolated(record: Mapping[str, Any]) -> str:
+    cubic = record.get("settings", {}).get("interpolation") == "cubic"
+    return "by cubic B-splines" if cubic else "linearly"
 
 
 def _further_sentence(record: Mapping[str, Any]) -> str:

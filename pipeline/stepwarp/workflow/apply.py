@@ -1,4 +1,5 @@
-"""Carries images, label maps and landmarks from one image's space to the other's, each with the map that it needs.
+"""Carries images, label maps, landmarks, surfaces and streamlines from one image's space to the other's, each with the
+map that it needs.
 
 A transform maps points of the fixed world to points of the moving world. An image is carried the other way: every voxel
 of the new grid looks up its value where the map sends it. So an image and a landmark on the same journey need maps of
@@ -7,48 +8,43 @@ is used as antsApplyTransforms and antsApplyTransformsToPoints use it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from stepwarp.errors import InputError
 from stepwarp.evaluation.overlap import label_changes
 from stepwarp.files import (
     Landmarks,
     TrustRules,
-    Voxels,
-    as_either,
-    as_labels,
     check_file_target,
     read_image,
+    read_labels,
     read_landmarks,
     sha256,
-    stated_kind,
     write_landmarks,
     write_volume,
 )
 from stepwarp.files.landmarks import LANDMARK_SUFFIXES, keeps_source
 from stepwarp.files.point_tables import PointTable
+from stepwarp.files.streamlines import STREAMLINE_SUFFIXES, read_streamlines
+from stepwarp.files.surfaces import SURFACE_SUFFIX, Surface, read_surface
 from stepwarp.files.tables import Space
-from stepwarp.files.voxels import integers
-from stepwarp.geometry import Grid, Image, LabelMap, Volume
-from stepwarp.geometry.background import background
-from stepwarp.kernels import sampling
+from stepwarp.geometry import Grid, LabelMap, Volume
 from stepwarp.printable import counted, worded
 from stepwarp.workflow.journey import Journey, PointMap, Side, load, plan
-from stepwarp.workflow.kinds import kind_of
+from stepwarp.workflow.partial_volumes import list_of, write_partial_volumes
+from stepwarp.workflow.reading import FOR_LABELS, Interpolation, continues, read_volume
 from stepwarp.workflow.subjects import check_outside
 
-Interpolation = Literal["auto", "linear", "nearest"]
-Kind = Literal["image", "labels", "landmarks"]
+Kind = Literal["image", "labels", "landmarks", "surface", "streamlines"]
 
 _VOLUME_SUFFIXES = (".nii", ".nii.gz")
+_SHAPE_SUFFIXES = (SURFACE_SUFFIX, *STREAMLINE_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,7 @@ def apply(
     reference: str | Path | None = None,
     interpolation: Interpolation = "auto",
     labels: bool = False,
+    partial_volumes: bool = False,
     outside: float | None = None,
     space: Space | None = None,
     trust: str | Sequence[str] | None = None,
@@ -95,7 +92,8 @@ def apply(
         volumes are brought from the space where it ends to the one where it starts, and landmarks the other way; a call
         with both is refused.
     inputs, outputs : sequence of str or Path
-        Files, as many of one as of the other: volumes, and tables of landmarks, which their names tell apart.
+        Files, as many of one as of the other: volumes, tables of landmarks, surfaces (.gii) and streamlines (.trk,
+        .tck), which their names tell apart. Surfaces and streamlines move as landmarks do, RAS mm, and keep all else.
     source, target : {"fixed", "moving"}, optional
         With one folder, the image that the inputs belong to and the one they are brought to; by default from moving to
         fixed, landmarks as well as images.
@@ -103,10 +101,15 @@ def apply(
         Use the inverse of the whole chain.
     reference : str or Path, optional
         An image on whose grid volumes land; with one folder, by default, the grid of its image `target`.
-    interpolation : {"auto", "linear", "nearest"}
-        "auto" reads label maps from the nearest voxel, images linearly.
+    interpolation : {"auto", "linear", "nearest", "cubic", "sinc"}
+        "auto" reads label maps from the nearest voxel, images linearly; "cubic" is the cubic B-spline that passes
+        through the voxels, "sinc" Lanczos' windowed sinc, for images without NaN: see `geometry.resampling`.
     labels : bool
         All volumes are label maps.
+    partial_volumes : bool
+        All volumes are label maps, and become how much of each voxel their labels fill, by linear interpolation: four
+        axes, the last one for the labels, which a .json beside it lists as "LabelMap". Label 0 is among them, so that
+        they sum to 1.
     outside : float, optional
         What images become where their own grid ends (NaN for nothing); by default what the registration of the folder
         was given, if that can be meant for the image, see `continues`; else their own background, the most frequent
@@ -133,17 +136,24 @@ def apply(
         For what cannot be written.
     """
     jobs = _jobs(inputs, outputs, overwrite)
-    kinds = {is_landmarks(path) for path, _ in jobs}
+    kinds = {_is_points(path) for path, _ in jobs}
     journey = plan(transforms, source, target, inverse)
     if len(kinds) == 2 and not journey.in_folder:
         raise InputError(
-            "images and landmarks go opposite ways through transform files. Apply these in two calls, or give the "
+            "images and points go opposite ways through transform files. Apply these in two calls, or give the "
             "folder of the registration."
         )
-    if labels and interpolation == "linear":
-        raise InputError("--labels with --interpolation linear: labels have no values in between. Leave one out.")
+    if partial_volumes:
+        _refuse_for_partial_volumes(jobs, interpolation, outside, overwrite)
+    elif labels and interpolation not in FOR_LABELS:
+        raise InputError(
+            f"--labels with --interpolation {interpolation}: labels have no values in between. Leave one out."
+        )
     if reference is not None and kinds == {True}:
         raise InputError(f"--reference {reference}: landmarks need no grid. Leave it out.")
+    shape = next((path for path, _ in jobs if is_shape(path)), None)
+    if shape is not None and space not in (None, "ras"):
+        raise InputError(f"--space {space}: {shape} is in RAS mm by its format. Apply it in a call of its own.")
     if labels and outside is not None:
         raise InputError("--labels with --outside: label maps are 0 outside. Leave one out.")
     check_outside(outside)
@@ -151,7 +161,7 @@ def apply(
     grid = journey.grid if reference is None else read_image(reference, trust=rules).grid
     if grid is None and False in kinds:
         raise InputError("volumes need a grid to land on. Name an image that has it with --reference.")
-    carrier = _Carrier(journey, grid, interpolation, labels, outside, space, rules, overwrite)
+    carrier = _Carrier(journey, grid, interpolation, labels, partial_volumes, outside, space, rules, overwrite)
     done = [carrier.carry(*job) for job in jobs]
     return [*done[:-1], replace(done[-1], notes=(*done[-1].notes, *rules.notes()))]
 
@@ -164,6 +174,7 @@ class _Carrier:
     grid: Grid | None
     interpolation: Interpolation
     labels: bool
+    partial_volumes: bool
     outside: float | None
     space: Space | None
     trust: TrustRules
@@ -178,7 +189,11 @@ class _Carrier:
         return load(self.journey.send, self.trust)
 
     def carry(self, path: Path, output: Path) -> Applied:
-        return self._carry_landmarks(path, output) if is_landmarks(path) else self._carry_volume(path, output)
+        if is_landmarks(path):
+            return self._carry_landmarks(path, output)
+        if is_shape(path):
+            return self._carry_shape(path, output)
+        return self._carry_parts(path, output) if self.partial_volumes else self._carry_volume(path, output)
 
     def _carry_volume(self, path: Path, output: Path) -> Applied:
         volume, decision, said = self._read(path)
@@ -190,8 +205,18 @@ class _Carrier:
         how += f"place through {self.lookup}"
         notes = (*self.journey.notes, *self.lookup.notes, *said, *_elsewhere(volume, self.journey.left))
         if isinstance(volume, LabelMap) and isinstance(warped, LabelMap):
-            return Applied(path, output, "labels", how, (*notes, *_lost_labels(volume, warped)))
+            return Applied(path, output, "labels", how, (*notes, *_lost(label_changes(volume, warped).lost)))
         return Applied(path, output, "image", how, notes)
+
+    def _carry_parts(self, path: Path, output: Path) -> Applied:
+        labels = read_labels(path, trust=self.trust)
+        refuse_wrong_side(labels, self.journey)
+        assert self.grid is not None
+        values, lost = write_partial_volumes(output, labels, self.lookup.transform, self.grid, self.overwrite)
+        how = f"label map, partial volumes of {counted(len(values), 'label')} (listed in {list_of(output)}), linear, "
+        how += f"all of label 0 outside; {self.journey.words}: each voxel of the new grid looks up its place through "
+        notes = (*self.journey.notes, *self.lookup.notes, *_elsewhere(labels, self.journey.left), *_lost(lost))
+        return Applied(path, output, "labels", f"{how}{self.lookup}", notes)
 
     def _read(self, path: Path) -> tuple[Volume, str, tuple[str, ...]]:
         """A volume, why it is read as it is, and a note where what it is outside comes from the registration."""
@@ -211,49 +236,23 @@ class _Carrier:
         sent = landmarks.moved(self.send.transform(landmarks.points))
         write_landmarks(output, sent, self.space or "ras", self.overwrite)
         how = f"{counted(len(sent), 'landmark')}; {self.journey.words}: each point goes through {self.send}"
-        outside = _outside(landmarks, self.journey.left)
+        outside = _outside(self._count_outside(landmarks.points), len(landmarks), "landmark")
         notes = (*self.journey.notes, *self.send.notes, *outside, *_not_carried(sent, output))
         return Applied(path, output, "landmarks", how, notes)
 
+    def _carry_shape(self, path: Path, output: Path) -> Applied:
+        shape = read_surface(path) if _ends(path, (SURFACE_SUFFIX,)) else read_streamlines(path)
+        number, outside = 0, 0
+        for points in shape.points():
+            number += len(points)
+            outside += self._count_outside(points)
+        shape.write_moved(output, self.send.transform, self.overwrite)
+        how = f"{counted(number, 'point')}; {self.journey.words}: each point goes through {self.send}"
+        notes = (*self.journey.notes, *self.send.notes, *_outside(outside, number, "point"), *shape.remarks())
+        return Applied(path, output, "surface" if isinstance(shape, Surface) else "streamlines", how, notes)
 
-def read_volume(
-    source: Any, interpolation: Interpolation, labels: bool, outside: float | None, trust: TrustRules
-) -> tuple[Volume, str]:
-    """A source of `files.as_either` as the type that is read in the right way between voxels, and why, in words."""
-    stated = "labels" if labels else stated_kind(source)
-    if stated == "labels" and interpolation != "linear":
-        return as_labels(source, trust=trust), "label map as stated, nearest voxel"
-    voxels, grid = as_either(source, trust=trust)
-    if interpolation == "nearest":
-        return _nearest_image(voxels, grid, outside), "nearest voxel as asked for"
-    kind, decision = "image", "linear as asked for"
-    if interpolation == "auto" and stated is not None:
-        decision = "image as stated, linear"
-    elif interpolation == "auto":
-        kind = kind_of(voxels.labels().numpy()) if voxels.are_whole else "image"
-        decision = "image by its values, linear"
-    if kind == "unsure":
-        raise InputError(f"{voxels.name}: may be an image or a label map. Say --labels, or --interpolation linear.")
-    if kind == "labels":
-        decision = "label map by its values (whole numbers in patches), nearest voxel"
-        return LabelMap(voxels.labels(), grid, voxels.name), decision
-    data, missing = voxels.intensities()
-    return Image(data, grid, voxels.name, missing=missing).surrounded(outside), decision
-
-
-def continues(volume: Volume, outside: float) -> bool:
-    """Whether what the moving image was said to be outside can be meant for another image of its space: NaN for any,
-    a number for one whose own values reach it. -1000 for the air of a CT is nothing for a map of probabilities, nor for
-    numbers that were asked for from the nearest voxel, which may be labels."""
-    if volume.interpolation != "linear":
-        return False
-    return math.isnan(outside) or bool(volume.data.min() <= outside <= volume.data.max())
-
-
-class _NearestImage(Image):
-    """Values that are read from the nearest voxel, where that is asked for: in whatever type holds them exactly."""
-
-    interpolation: ClassVar[sampling.Interpolation] = "nearest"
+    def _count_outside(self, points: np.ndarray) -> int:
+        return 0 if self.journey.left is None else self.journey.left.count_outside(points)
 
 
 def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite: bool) -> list[tuple[Path, Path]]:
@@ -269,16 +268,48 @@ def _jobs(inputs: Sequence[str | Path], outputs: Sequence[str | Path], overwrite
         if output.resolve() in taken:
             raise InputError(f"{output}: is an input or another output as well. Choose another name.")
         taken.add(output.resolve())
-        suffixes = LANDMARK_SUFFIXES if is_landmarks(path) else _VOLUME_SUFFIXES
-        if not output.name.lower().endswith(suffixes):
+        suffixes = _written_as(path)
+        if not _ends(output, suffixes):
             raise InputError(f"{output}: what {path} becomes is written as {', '.join(suffixes)}. Choose such a name.")
         check_file_target(output, overwrite)
     return jobs
 
 
+def _refuse_for_partial_volumes(
+    jobs: list[tuple[Path, Path]], interpolation: Interpolation, outside: float | None, overwrite: bool
+) -> None:
+    if interpolation not in ("auto", "linear"):
+        raise InputError(f"--partial-volumes with --interpolation {interpolation}: they are linear. Leave one out.")
+    if outside is not None:
+        raise InputError("--partial-volumes with --outside: label maps are 0 outside. Leave one out.")
+    for path, output in jobs:
+        if not _is_points(path):
+            check_file_target(list_of(output), overwrite)
+
+
 def is_landmarks(path: Path) -> bool:
     """Whether a file of that name holds landmarks."""
-    return path.name.lower().endswith(LANDMARK_SUFFIXES)
+    return _ends(path, LANDMARK_SUFFIXES)
+
+
+def is_shape(path: Path) -> bool:
+    """Whether a file of that name holds a surface or streamlines."""
+    return _ends(path, _SHAPE_SUFFIXES)
+
+
+def _is_points(path: Path) -> bool:
+    return is_landmarks(path) or is_shape(path)
+
+
+def _written_as(path: Path) -> tuple[str, ...]:
+    """How the names of files end that what a file holds can become."""
+    if is_landmarks(path):
+        return LANDMARK_SUFFIXES
+    return next(((suffix,) for suffix in _SHAPE_SUFFIXES if _ends(path, (suffix,))), _VOLUME_SUFFIXES)
+
+
+def _ends(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(suffixes)
 
 
 def refuse_wrong_side(volume: Volume, journey: Journey) -> None:
@@ -288,25 +319,6 @@ def refuse_wrong_side(volume: Volume, journey: Journey) -> None:
             f"{volume.name}: lies on the grid of the fixed image, and without --from it would be taken for one of the "
             "moving image. Say --from fixed, or --from moving if that is right."
         )
-
-
-def _nearest_image(voxels: Voxels, grid: Grid, outside: float | None) -> Volume:
-    """A volume of which no value changes on the way."""
-    if voxels.are_whole and not voxels.have_gaps:
-        data = voxels.labels()
-        value = background(data) if outside is None else outside
-        if not float(value).is_integer():
-            raise InputError(
-                f"--outside {value:g}: {voxels.name} holds whole numbers and is read from the nearest voxel. Give a "
-                "whole number."
-            )
-        return _NearestImage(integers(data.numpy(), voxels.name, int(value)), grid, voxels.name, value)
-    data, missing = voxels.intensities()
-    exact = torch.from_numpy(np.ascontiguousarray(voxels.values, dtype=np.float64))
-    if missing is not None:
-        exact[missing] = float(data.min())
-    data = data if (exact == data).all() else exact
-    return _NearestImage(data, grid, voxels.name, missing=missing).surrounded(outside)
 
 
 def refuse_nothing(volume: Volume, warped: Volume) -> None:
@@ -333,8 +345,7 @@ def _elsewhere(volume: Volume, left: Grid | None) -> tuple[str, ...]:
     )
 
 
-def _lost_labels(volume: LabelMap, warped: LabelMap) -> tuple[str, ...]:
-    lost = label_changes(volume, warped).lost
+def _lost(lost: Sequence[int]) -> tuple[str, ...]:
     return (
         (f"{counted(len(lost), 'label is', 'labels are')} no longer there: {', '.join(map(str, lost[:20]))}",)
         if lost
@@ -342,13 +353,10 @@ def _lost_labels(volume: LabelMap, warped: LabelMap) -> tuple[str, ...]:
     )
 
 
-def _outside(landmarks: Landmarks, grid: Grid | None) -> tuple[str, ...]:
-    """A note on landmarks beyond the image that they are said to belong to: the wrong side, or LPS taken for RAS."""
-    if grid is None:
-        return ()
-    count = landmarks.count_outside(grid)
+def _outside(count: int, number: int, what: str) -> tuple[str, ...]:
+    """A note on points beyond the image that they are said to belong to: the wrong side, or LPS taken for RAS."""
     text = (
-        f"{count} of {counted(len(landmarks), 'landmark')} {worded(count, 'lies', 'lie')} outside the image "
+        f"{count} of {counted(number, what)} {worded(count, 'lies', 'lie')} outside the image "
         "they should belong to: check --from and --space"
     )
     return (text,) if count else ()

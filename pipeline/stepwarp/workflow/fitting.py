@@ -133,6 +133,7 @@ def _memory_of(request: SearchRequest, fixed: PreparedImage, moving: PreparedIma
     return PairMemory(
         *first,
         affine_only=request.options.affine_only,
+        cubic=request.options.interpolation == "cubic",
         kernels=backend.name_for(request.device) != "reference",
         gpu=request.device.type == "cuda",
         structures=fixed.anatomy is None and _may_be_looked_at(request, *first),

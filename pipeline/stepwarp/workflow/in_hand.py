@@ -15,15 +15,14 @@ from stepwarp.files import Landmarks, TrustRules, as_either, given_back, read_la
 from stepwarp.files.tables import to_ras
 from stepwarp.geometry import Grid, Image, LabelMap, Transform, Volume
 from stepwarp.workflow.apply import (
-    Interpolation,
     Space,
-    continues,
     is_landmarks,
-    read_volume,
+    is_shape,
     refuse_nothing,
     refuse_wrong_side,
 )
 from stepwarp.workflow.journey import Journey, Side, sides
+from stepwarp.workflow.reading import FOR_LABELS, Interpolation, continues, read_volume
 from stepwarp.workflow.subjects import check_outside
 
 if TYPE_CHECKING:
@@ -49,11 +48,13 @@ def carry(
     send, lookup = registration.inverse, registration.transform
     if target == "moving":
         send, lookup = lookup, send
+    if isinstance(what, str | Path) and is_shape(Path(what)):
+        raise InputError(f"{what}: is carried from file to file. Save the registration, and use stepwarp.apply.")
     if _is_points(what):
         if reference is not None:
             raise InputError("points need no grid to land on; leave the reference out")
         return _sent(what, send, space, grids[source])
-    if labels and (interpolation == "linear" or outside is not None):
+    if labels and (interpolation not in FOR_LABELS or outside is not None):
         raise InputError("labels have no values in between, and are 0 outside; leave interpolation and outside out")
     check_outside(outside)
     rules = TrustRules.of(trust)

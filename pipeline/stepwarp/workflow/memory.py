@@ -27,6 +27,8 @@ from stepwarp.workflow.device import free_gpu_memory
 AT_FIRST, _LOADED = 650 * 2**20, 400 * 2**20
 #: Bytes of a single value, and of a vector of three.
 _ONE, _VECTOR = 4, 12
+#: ITK's copy of an image, and the coefficients of its spline in double precision, twice.
+_SPLINE = 4 + 2 * 8
 #: Where a subject lies is seen on every so many voxels along each axis.
 _STRIDE = 4
 #: Voxels around the subject in which the field settles, both sides together; how much further the other one reaches.
@@ -183,8 +185,8 @@ class PairMemory:
     kernels: whether they compute the similarity, and not plain torch. gpu: whether a GPU does. before: bytes that the
     process holds besides the images. network: bytes that one takes on its grid, 0 without one. structures: whether a
     segmenter is yet to look at the first two images, perhaps only where contrasts are in doubt. auto: whether a
-    similarity may turn out to be another than was planned. further: more pairs of images. compared_by: the names of
-    their similarities."""
+    similarity may turn out to be another than was planned. cubic: whether splines read the moving images. further: more
+    pairs of images. compared_by: the names of their similarities."""
 
     fixed: Extent
     moving: Extent
@@ -195,6 +197,7 @@ class PairMemory:
     network: int = 0
     structures: bool = False
     auto: bool = False
+    cubic: bool = False
     further: tuple[tuple[Extent, Extent], ...] = ()
     compared_by: tuple[str, ...] = ()
 
@@ -290,6 +293,7 @@ class PairMemory:
         n, fields = self.fixed.voxels, 0 if self.affine_only else 2 * _VECTOR * self.fixed.voxels
         left = self.before + _LOADED + sum(each.voxels * each.itemsize for each in self._all()) + fields
         left += _ONE * n * len(self.further)
+        left += _SPLINE * max(moving.voxels for _, moving in self._pairs()) if self.cubic else 0
         extra = {"write": (16, 52), "verify": (20, 58), "report": (40, 40)}
         return (
             self._computed("measure", fields + max(9 * f.voxels + 75 * f.shown for f, _ in self._pairs())),

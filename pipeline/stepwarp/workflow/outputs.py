@@ -118,7 +118,11 @@ def _verified(registration: RegisteredPair, folder: Path) -> dict[str, Any]:
     points = _points_inside(registration.fixed)
     point_errors = [proof.point_error(forward, registration.transform, points)]
     voxel_error = proof.voxel_error(
-        forward, registration.transform, registration.moving, registration.moved, folder / MOVED
+        forward,
+        registration.transform,
+        registration.as_interpolated(registration.moving),
+        registration.moved,
+        folder / MOVED,
     )
     del forward  # a field in double precision, as is the one that is read next
     result = {

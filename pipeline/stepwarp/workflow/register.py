@@ -36,6 +36,7 @@ from stepwarp.workflow.fallback import with_the_processor_left
 from stepwarp.workflow.fitting import MemoryPlan, Room, check_reading, search_in_room
 from stepwarp.workflow.initial import begin, read_start
 from stepwarp.workflow.network import Network, read_network
+from stepwarp.workflow.reading import read_by
 from stepwarp.workflow.registration import Registration
 from stepwarp.workflow.search import SearchRequest, SearchResult
 from stepwarp.workflow.several import compared_as_asked, paired, read_further
@@ -76,6 +77,7 @@ def register(
     trace: bool = False,
     trust: str | Sequence[str] | None = None,
     outside: float | None = None,
+    interpolation: Literal["linear", "cubic"] = "linear",
     progress: Progress = silent,
     network: str | Path | Registrar | None = None,
     network_steps: int | None = None,
@@ -153,6 +155,9 @@ def register(
         What the moved image becomes where the moving one ends (NaN for nothing); by default the moving image's own
         background, the most frequent value on its faces if it covers half of them, else 0. It has no influence on the
         search.
+    interpolation : {"linear", "cubic"}
+        How the moving image is read for the moved one, where cubic is the cubic B-spline that passes through its
+        voxels, for images without NaN. It has no influence on the search.
     progress : callable
         Is told the stages and their iterations, as `ProgressReport`.
     network, network_steps : optional
@@ -195,6 +200,7 @@ def register(
         trace=trace,
         trust=trust,
         outside=outside,
+        interpolation=interpolation,
     )
     return register_pair(fixed, moving, options, fixed_mask=fixed_mask, moving_mask=moving_mask, progress=progress)
 
@@ -239,6 +245,8 @@ def _register(
         a = prepare(pairs[0][0], fixed_mask, rules, role="fixed")
         b = prepare(pairs[0][1], moving_mask, rules, options.outside, role="moving")
         others = read_further(pairs[1:], (a, b), rules)
+        for image in (b.image, *(each[1].image for each in others)):
+            read_by(image, options.interpolation)  # refuses now what it cannot read in the end
         stated = read_start(options, rules)
     a, b, stripped = with_anatomy(a, b, options, place, clock)
     further = compared_as_asked(others, (a, b), options)

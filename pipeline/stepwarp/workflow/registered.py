@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from stepwarp.geometry import Affine, Composition, DisplacementField, Image, LabelMap, Transform
+from stepwarp.workflow.reading import read_by
+from stepwarp.workflow.subjects import interpolation_of
 from stepwarp.workflow.trace import TraceStep
 
 
@@ -57,10 +59,30 @@ class RegisteredPair:
 
     @cached_property
     def moved(self) -> Image:
-        """The moving image on the fixed grid, its intensities as read, interpolated once."""
-        return self.moving.warp(self.transform, self.fixed.grid)
+        """The moving image on the fixed grid, its intensities as read, interpolated once, as the settings say."""
+        return self.as_interpolated(self.moving).warp(self.transform, self.fixed.grid)
 
     @cached_property
     def further_moved(self) -> tuple[Image, ...]:
         """The moving images of further pairs, on the grid of the first fixed image as well."""
-        return tuple(image.warp(self.transform, self.fixed.grid) for image in self.further)
+        return tuple(self.as_interpolated(image).warp(self.transform, self.fixed.grid) for image in self.further)
+
+    def as_interpolated(self, moving: Image) -> Image:
+        """A moving image as the type that is read between its voxels as the settings say.
+
+        Parameters
+        ----------
+        moving : Image
+            One without gaps, unless it is to be read linearly.
+
+        Returns
+        -------
+        Image
+            The same values on the same grid.
+
+        Raises
+        ------
+        InputError
+            For an image with gaps that would be read across them.
+        """
+        return read_by(moving, interpolation_of(self.record))

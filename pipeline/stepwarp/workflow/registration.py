@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from stepwarp.errors import InputError
 from stepwarp.progress import Progress, silent
 from stepwarp.workflow import in_hand, outputs
-from stepwarp.workflow.apply import Interpolation, Space
+from stepwarp.workflow.apply import Space
 from stepwarp.workflow.journey import Side
+from stepwarp.workflow.reading import Interpolation
 from stepwarp.workflow.registered import RegisteredPair
 from stepwarp.workflow.trace import save_trace
 
@@ -45,7 +46,7 @@ class Registration(RegisteredPair):
             The image that it belongs to and the one it is brought to; by default from moving to fixed, points as well.
         reference : image or path, optional
             An image on whose grid volumes land; by default that of the image `target`.
-        interpolation : {"auto", "linear", "nearest"}
+        interpolation : {"auto", "linear", "nearest", "cubic", "sinc"}
             As in `workflow.apply.apply`: "auto" reads label maps, known by their type or their values, from the nearest
             voxel, and images linearly.
         labels : bool

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel
 import torch
@@ -120,11 +120,17 @@ def recorded_outside(value: float | None) -> float | str | None:
     return "nan" if value is not None and math.isnan(value) else value
 
 
+def interpolation_of(record: Mapping[str, Any]) -> Literal["linear", "cubic"]:
+    """How the moving image was read for the moved one; earlier versions, which do not say it, read it linearly."""
+    return record.get("settings", {}).get("interpolation", "linear")
+
+
 def ants_options(record: Mapping[str, Any], transforms: Iterable[str]) -> str:
-    """The transforms and the value outside as antsApplyTransforms takes them. It has 0 there by default, and reads NaN
-    as 0, so that neither is said."""
+    """The transforms, the interpolation and the value outside as antsApplyTransforms takes them. It is linear, and has
+    0 there, by default, and reads NaN as 0, so that none of these is said."""
     outside = record["inputs"]["moving"].get("outside", 0)
-    said = [] if outside in (0, "nan") else [f"--default-value {outside:.9g}"]
+    said = [] if interpolation_of(record) == "linear" else ["-n BSpline"]
+    said += [] if outside in (0, "nan") else [f"--default-value {outside:.9g}"]
     return " ".join([*(f"-t {name}" for name in transforms), *said])
 
 
