@@ -1,4 +1,6 @@
-"""Every recipe that comes with stepwarp trains: a few iterations make the loss of a fixed pair fall."""
+"""Every recipe that comes with stepwarp trains: a few iterations make the loss of a fixed pair fall.
+
+What is theirs alone is asked of all of them by test_papers.py; these trainings are slow but for three."""
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ FAMILIES = [
     "tiny",
     "voxelmorph",
 ]
+QUICK = ("quicksilver", "tiny", "voxelmorph")
 
 
 def test_the_recipes_of_trainings_are_told_apart_from_those_of_register():
@@ -30,7 +33,9 @@ def test_the_recipes_of_trainings_are_told_apart_from_those_of_register():
         read_config("fast")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def test_a_family_learns(family, name, tmp_path):
     config = family(name)
     ended = train(config, tmp_path)
