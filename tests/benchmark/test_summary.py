@@ -215,6 +215,12 @@ def test_where_pairs_share_people_intervals_and_tests_are_about_people():
     assert found["notes"] == []
 
 
+def test_two_scans_of_one_person_share_nobody_with_another_pair():
+    found = of_four_people({"aa": ("a", "a"), "bb": ("b", "b"), "cc": ("c", "c")})
+    assert "people" not in found["statistics"]["ci95"]
+    assert found["notes"] == []
+
+
 def test_too_few_shared_people_are_told():
     found = of_four_people({"ab": ("a", "b"), "bc": ("b", "c"), "cd": ("c", "d"), "da": ("d", "a")})
     assert "people" not in found["statistics"]["ci95"]
